@@ -1,0 +1,147 @@
+"""Every exception that leaves the library.
+
+The hierarchy is flat: each class says one thing that can go wrong, derives from
+:class:`IpcError`, and also from the built-in that a reader would expect to catch
+(``ConnectionError``, ``TimeoutError``), so that code which knows nothing of this
+library still handles it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .protocol.envelopes import Envelope
+
+__all__ = [
+    "IpcError",
+    "MessageDefinitionError",
+    "OverloadedError",
+    "ProtocolError",
+    "RemoteError",
+    "RequestCancelledError",
+    "RequestTimeoutError",
+    "SerializationError",
+    "SessionClosedError",
+    "UnhandledRequestError",
+]
+
+
+class IpcError(Exception):
+    """Base class of everything that streamipc raises on purpose."""
+
+
+class MessageDefinitionError(IpcError, TypeError):
+    """A message class can't be defined as it is written.
+
+    Raised by the ``class`` statement itself: a wire name that another class already
+    has, or a wire name that is not a non-empty string.
+    """
+
+
+class SerializationError(IpcError):
+    """A message can't be turned into bytes, or bytes can't be turned into a message.
+
+    In the sender it is raised by the call that sends, before a byte is written; the
+    session lives on. In the receiver the request is answered with it.
+
+    Args:
+        message: what went wrong, naming the type or the path of the field.
+        envelope: set by a serializer whose ``decode`` could read the header of the
+            payload but not its body, so that a request still gets an answer.
+    """
+
+    def __init__(self, message: str, *, envelope: Envelope | None = None) -> None:
+        super().__init__(message)
+        self.envelope = envelope
+
+
+class ProtocolError(IpcError):
+    """The peer broke the rules of the protocol, or a frame is larger than allowed."""
+
+
+class SessionClosedError(IpcError, ConnectionError):
+    """The session has ended, so the message can't be sent or the reply can't come.
+
+    Attributes:
+        returncode: the child's exit status as in :attr:`subprocess.Popen.returncode`
+            (negative: killed by that signal), or ``None`` if there is no child or it
+            has not ended.
+        signal: the name of the signal that killed the child, such as ``"SIGKILL"``,
+            or ``None``.
+        stderr_tail: the last lines that the child wrote to its standard error.
+    """
+
+    def __init__(
+        self,
+        message: str = "the session is closed",
+        *,
+        returncode: int | None = None,
+        signal: str | None = None,
+        stderr_tail: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.returncode = returncode
+        self.signal = signal
+        self.stderr_tail = stderr_tail
+
+
+class RequestTimeoutError(IpcError, TimeoutError):
+    """No reply came in time.
+
+    Raised for the request's own deadline, which ends the request, and for the bound
+    of one ``result(timeout=...)`` call, which leaves the request alive.
+    """
+
+
+class RequestCancelledError(IpcError):
+    """The request was cancelled by the side that had made it.
+
+    In a handler it is raised by ``RequestContext.raise_if_cancelled()``. The caller
+    that cancelled sees ``concurrent.futures.CancelledError``, as with any future.
+    """
+
+
+class RemoteError(IpcError):
+    """The peer's handler raised an exception.
+
+    Attributes:
+        remote_type: qualified name of the exception's class on the other side, such as
+            ``"ValueError"`` or ``"app.errors.NotFound"``.
+        remote_message: its text.
+        remote_traceback: its traceback as text, also shown as the cause of this one.
+    """
+
+    def __init__(self, message: str, remote_type: str = "", remote_traceback: str = "") -> None:
+        super().__init__(f"{remote_type}: {message}" if remote_type else message)
+        self.remote_message = message
+        self.remote_type = remote_type
+        self.remote_traceback = remote_traceback
+        if remote_traceback:
+            self.__cause__ = _RemoteTraceback(remote_traceback)
+
+    def __reduce__(self) -> tuple[type[RemoteError], tuple[str, str, str]]:
+        """Pickle by the three arguments, not by the joined text."""
+        return type(self), (self.remote_message, self.remote_type, self.remote_traceback)
+
+
+class _RemoteTraceback(Exception):
+    """Carries the peer's traceback so that Python prints it above the local one.
+
+    The same device as in :mod:`concurrent.futures.process` and :mod:`multiprocessing.pool`.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text.rstrip()}\n"""'
+
+
+class UnhandledRequestError(IpcError):
+    """The peer has no handler for this request."""
+
+
+class OverloadedError(IpcError):
+    """The peer has as many requests waiting as it is willing to hold; try again later."""
