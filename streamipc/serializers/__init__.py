@@ -1,0 +1,1 @@
+"""Serializers: envelope to payload and back; ``base.py`` is the contract."""

@@ -1,0 +1,386 @@
+"""Envelopes to JSON text and back: which keys each kind has, and their rules.
+
+Keys that are not known here are ignored, so that a later version may add some. The keys
+``kind`` and ``id`` are written first: where the rest can't be parsed, they still tell
+which request is to be answered with an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, cast
+
+from ..exceptions import SerializationError
+from ..messages import ErrorMessage, Message
+from ..protocol.envelopes import (
+    ERROR_CODES,
+    Cancel,
+    Credit,
+    Envelope,
+    ErrorResponse,
+    Notification,
+    Progress,
+    Request,
+    RequestId,
+    Response,
+)
+from ._json_codec import Bad, describe, type_name
+from ._json_free import free_decode, free_encode
+from ._json_records import record_by_name, record_of
+from ._json_text import NotJsonError, find_surrogate, quote, read, write
+
+__all__ = ["decode", "encode"]
+
+_MAX_ID = 2**64 - 1
+_MAX_TEXT_ID = 255
+_MAX_COUNT = 2**32 - 1
+
+# -- writing ---------------------------------------------------------------------------
+
+
+def encode(envelope: Envelope) -> bytes:
+    """Return ``envelope`` as one JSON object in UTF-8."""
+    try:
+        return _WRITERS[type(envelope)](envelope).encode()
+    except SerializationError:
+        raise
+    except Exception as error:
+        # What happened inside is in the text; only a surprise needs its traceback.
+        cause = None if isinstance(error, (Bad, RecursionError)) else error
+        raise _unwritable(envelope, error) from cause
+
+
+def _request(envelope: Request) -> str:
+    message = envelope.message
+    record = record_of(type(message))
+    text = f'{{"kind":"request","id":{_id_text(envelope.id)}{record.head}'
+    if envelope.timeout is not None:
+        text += f',"timeout":{_number_text(envelope.timeout)}'
+    if envelope.metadata:
+        text += f',"metadata":{_metadata_text(envelope.metadata)}'
+    if envelope.window:
+        text += f',"window":{_count_text(envelope.window, "window")}'
+    return f'{text},"body":{write(record.encode(message))}}}'
+
+
+def _notification(envelope: Notification) -> str:
+    message = envelope.message
+    record = record_of(type(message))
+    text = f'{{"kind":"notification"{record.head}'
+    if envelope.metadata:
+        text += f',"metadata":{_metadata_text(envelope.metadata)}'
+    return f'{text},"body":{write(record.encode(message))}}}'
+
+
+def _response(envelope: Response) -> str:
+    return f'{{"kind":"response","id":{_id_text(envelope.id)}{_value_text(envelope.value)}}}'
+
+
+def _progress(envelope: Progress) -> str:
+    return f'{{"kind":"progress","id":{_id_text(envelope.id)}{_value_text(envelope.item)}}}'
+
+
+def _error(envelope: ErrorResponse) -> str:
+    error = envelope.error
+    if envelope.code not in ERROR_CODES:
+        raise SerializationError(
+            f"code: expected one of {', '.join(ERROR_CODES)}, got {envelope.code!r}"
+        )
+    return (
+        f'{{"kind":"error","id":{_id_text(envelope.id)},"code":{quote(envelope.code)},'
+        f'"body":{write(record_of(ErrorMessage).encode(error))}}}'
+    )
+
+
+def _credit(envelope: Credit) -> str:
+    count = _count_text(envelope.count, "count")
+    return f'{{"kind":"credit","id":{_id_text(envelope.id)},"count":{count}}}'
+
+
+def _cancel(envelope: Cancel) -> str:
+    return f'{{"kind":"cancel","id":{_id_text(envelope.id)}}}'
+
+
+_WRITERS: dict[type, Callable[[Any], str]] = {
+    Request: _request,
+    Response: _response,
+    ErrorResponse: _error,
+    Notification: _notification,
+    Progress: _progress,
+    Credit: _credit,
+    Cancel: _cancel,
+}
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, Message):
+        record = record_of(type(value))
+        return f'{record.head},"body":{write(record.encode(value))}'
+    return f',"body":{write(free_encode(value))}'
+
+
+def _id_text(id: RequestId) -> str:  # noqa: A002 - the protocol's own word
+    if type(id) is int and 0 <= id <= _MAX_ID:
+        return str(id)
+    _check_id(id, repr)
+    return quote(cast(str, id))
+
+
+def _check_id(id: Any, show: Callable[[Any], str]) -> None:  # noqa: A002
+    """Refuse what is no id; integers have been looked at already."""
+    if type(id) is str and 1 <= len(id.encode()) <= _MAX_TEXT_ID:
+        return
+    raise SerializationError(
+        f"id: expected an integer from 0 to 2**64-1 or a text of 1 to {_MAX_TEXT_ID} bytes, "
+        f"got {show(id)[:80]}"
+    )
+
+
+def _number_text(value: float) -> str:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float.__repr__(float(value))
+    raise SerializationError(f"timeout: expected seconds as a finite number, got {value!r}")
+
+
+def _count_text(value: int, key: str) -> str:
+    if type(value) is int and 0 <= value <= _MAX_COUNT:
+        return str(value)
+    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {value!r}")
+
+
+def _metadata_text(metadata: Mapping[str, str]) -> str:
+    plain = dict(metadata)
+    for key, value in plain.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise SerializationError(f"metadata[{key!r}]: expected text to text, got {value!r}")
+    return write(plain)
+
+
+def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
+    """Return the sender's error for whatever went wrong."""
+    message = getattr(envelope, "message", None)
+    value = getattr(envelope, "value", getattr(envelope, "item", message))
+    cls = type(value) if isinstance(value, Message) else None
+    where = type_name(cls) if cls is not None else ""
+    if isinstance(error, Bad):
+        text = error.located("body")
+    elif isinstance(error, RecursionError):
+        text = "body: nested too deeply for JSON, or a container holds itself"
+    elif isinstance(error, UnicodeEncodeError):
+        text = f"{_surrogate_path(envelope)}: a text with half of a surrogate pair is not Unicode"
+    elif isinstance(error, KeyError) and type(envelope) not in _WRITERS:
+        text = f"expected an envelope, got {type_name(type(envelope))}"
+    else:
+        text = f"body: can't be written as JSON: {type(error).__name__}: {error}"
+    return SerializationError(_with_type(text, where))
+
+
+def _surrogate_path(envelope: Envelope) -> str:
+    """Return where the text is that could not be encoded."""
+    path: str | None = None
+    for name in envelope.__slots__:
+        value = getattr(envelope, name)
+        if isinstance(value, Message):
+            path = find_surrogate(record_of(type(value)).encode(value), "body")
+        elif name in ("value", "item"):
+            path = find_surrogate(free_encode(value), "body")
+        else:
+            path = find_surrogate(value, name)
+        if path is not None:
+            break
+    return path or "body"
+
+
+def _with_type(text: str, name: str) -> str:
+    return text if not name or name in text else f"{text} (in {name})"
+
+
+# -- reading ---------------------------------------------------------------------------
+
+_KIND = rb'"kind"\s*:\s*"([a-z]+)"\s*'
+_ID = rb'"id"\s*:\s*([0-9]{1,20}|"(?:[^"\\]|\\.){1,255}")\s*'
+_HEAD = re.compile(rb"\s*\{\s*" + _KIND + rb"(?:,\s*" + _ID + rb"[,}])?")
+_HEAD_ID_FIRST = re.compile(rb"\s*\{\s*" + _ID + rb",\s*" + _KIND + rb"[,}]")
+
+
+def decode(payload: memoryview) -> Envelope:
+    """Return the envelope that is written in ``payload``."""
+    try:
+        data, text = read(payload)
+    except Exception as error:
+        raise _unreadable(payload, error) from None
+    kind = data.get("kind")
+    reader = _READERS.get(kind) if type(kind) is str else None
+    if reader is None:
+        raise SerializationError(
+            f"kind: expected one of {', '.join(_READERS)}, got "
+            f"{describe(kind) if 'kind' in data else 'none'}"
+        )
+    try:
+        return reader(data, text)
+    except Exception as error:
+        raise _unfit(data, error) from None
+
+
+def _read_id(data: dict[str, Any]) -> RequestId:
+    if "id" not in data:
+        raise SerializationError(f"id: missing (required for the kind {data['kind']!r})")
+    found = data["id"]
+    if type(found) is int and 0 <= found <= _MAX_ID:
+        return found
+    _check_id(found, describe)
+    return cast(str, found)
+
+
+def _read_message(data: dict[str, Any]) -> Any:
+    name = data.get("type")
+    if type(name) is not str:
+        got = describe(name) if "type" in data else "none"
+        raise SerializationError(f"type: expected the name of a message type, got {got}")
+    record = record_by_name(name)
+    if "body" not in data:
+        raise SerializationError(f"body: missing (the fields of {name})")
+    return record.decode_fields(data["body"])
+
+
+def _read_value(data: dict[str, Any], text: str) -> Any:
+    if data.get("type") is not None:
+        return _read_message(data)
+    body = data.get("body")
+    if '"$' in text or "\\u" in text:
+        return free_decode(body)
+    # No key starts with $, so there is no tag, and the value is what was parsed.
+    return body
+
+
+def _read_metadata(data: dict[str, Any]) -> dict[str, str] | None:
+    metadata = data.get("metadata")
+    if metadata is None:
+        return None
+    if type(metadata) is not dict:
+        raise SerializationError(f"metadata: expected an object, got {describe(metadata)}")
+    for key, value in metadata.items():
+        if type(value) is not str:
+            raise SerializationError(
+                f"metadata[{describe(key)}]: expected text, got {describe(value)}"
+            )
+    return metadata
+
+
+def _read_count(data: dict[str, Any], key: str) -> int:
+    count = data.get(key)
+    if type(count) is int and 0 <= count <= _MAX_COUNT:
+        return count
+    got = describe(count) if key in data else "none"
+    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {got}")
+
+
+def _read_request(data: dict[str, Any], text: str) -> Request:
+    timeout = data.get("timeout")
+    if timeout is not None and type(timeout) is not float:
+        if type(timeout) is not int:
+            raise SerializationError(f"timeout: expected seconds, got {describe(timeout)}")
+        timeout = float(timeout)
+    if timeout is not None and not math.isfinite(timeout):
+        raise SerializationError("timeout: expected a finite number of seconds")
+    return Request(
+        _read_id(data),
+        _read_message(data),
+        timeout,
+        _read_metadata(data) if "metadata" in data else None,
+        _read_count(data, "window") if "window" in data else 0,
+    )
+
+
+def _read_error(data: dict[str, Any], text: str) -> ErrorResponse:
+    id = _read_id(data)  # noqa: A001 - the protocol's own word
+    code = data.get("code", "handler")
+    if type(code) is not str:
+        raise SerializationError(f"code: expected a text, got {describe(code)}")
+    if "body" not in data:
+        raise SerializationError('body: missing (an object with "message", "type", "traceback")')
+    error = record_of(ErrorMessage).decode_fields(data["body"])
+    # A code of a later version is an error all the same.
+    return ErrorResponse(id, error, code if code in ERROR_CODES else "handler")
+
+
+_READERS: dict[str, Callable[[dict[str, Any], str], Envelope]] = {
+    "request": _read_request,
+    "response": lambda data, text: Response(_read_id(data), _read_value(data, text)),
+    "error": _read_error,
+    "notification": lambda data, _: Notification(_read_message(data), _read_metadata(data)),
+    "progress": lambda data, text: Progress(_read_id(data), _read_value(data, text)),
+    "credit": lambda data, _: Credit(_read_id(data), _read_count(data, "count")),
+    "cancel": lambda data, _: Cancel(_read_id(data)),
+}
+
+_NONE: Any = None
+
+# What is left of an envelope whose body can't be read.
+_HEADERS: dict[str, Callable[[Any], Envelope]] = {
+    "request": lambda key: Request(key, _NONE),
+    "response": lambda key: Response(key, None),
+    "error": lambda key: ErrorResponse(key, _NONE),
+    "progress": lambda key: Progress(key, None),
+    "credit": lambda key: Credit(key, 0),
+    "cancel": Cancel,
+}
+
+
+def _header(data: dict[str, Any]) -> Envelope | None:
+    """Return the envelope without its body, if its kind and id could be read."""
+    kind = data["kind"]
+    if kind == "notification":
+        return Notification(_NONE)
+    try:
+        return _HEADERS[kind](_read_id(data)) if kind in _HEADERS else None
+    except SerializationError:
+        return None
+
+
+def _unreadable(payload: memoryview, error: Exception) -> SerializationError:
+    """Return the error for a payload that could not be parsed."""
+    start = bytes(payload[:2048])
+    if start.lstrip()[:1] != b"{":
+        shown = start[:12]
+        return SerializationError(
+            f"this is not JSON: both sides must use the same serializer (the payload starts "
+            f"with {shown!r})"
+        )
+    if isinstance(error, RecursionError):
+        text = "nested too deeply"
+    elif isinstance(error, NotJsonError):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    # The whole can't be parsed, but its first two keys may tell whom to answer.
+    kind = found = None
+    if head := _HEAD.match(start):
+        kind, found = head.groups()
+    elif head := _HEAD_ID_FIRST.match(start):
+        found, kind = head.groups()
+    data: dict[str, Any] = {"kind": kind.decode() if kind else ""}
+    if found is not None:
+        with suppress(ValueError):
+            data["id"] = json.loads(found)
+    return SerializationError(f"the payload is not valid JSON: {text}", envelope=_header(data))
+
+
+def _unfit(data: dict[str, Any], error: Exception) -> SerializationError:
+    """Return the error for an envelope that breaks a rule, with what is left of it."""
+    if isinstance(error, Bad):
+        text = error.located("body")
+    elif isinstance(error, SerializationError):
+        text = str(error)
+    elif isinstance(error, RecursionError):
+        text = "body: nested too deeply"
+    else:
+        text = f"body: can't be read: {type(error).__name__}: {error}"
+    name = data.get("type")
+    return SerializationError(
+        _with_type(text, name if type(name) is str else ""), envelope=_header(data)
+    )

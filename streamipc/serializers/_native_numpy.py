@@ -1,0 +1,129 @@
+"""numpy's arrays, scalars and dtypes, where numpy is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from math import prod
+from pickle import PickleBuffer
+from typing import Any
+
+from ..exceptions import SerializationError
+from ._native_builders import Builder, need
+
+__all__ = ["numpy_reducer"]
+
+Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
+
+
+def numpy_reducer(cls: type) -> Reducer | None:
+    """Return what takes objects of a class of numpy apart, if it is known to be safe."""
+    np: Any = sys.modules.get("numpy")
+    if np is None:
+        return None
+    if cls is np.ndarray:
+        return _reduce_array
+    if issubclass(cls, np.generic):
+        return _reduce_scalar
+    if issubclass(cls, np.dtype):
+        return lambda obj: (_DTYPE, (_spec(obj),))
+    return None
+
+
+def _numpy() -> Any:
+    try:
+        import numpy
+    except ImportError as error:
+        raise SerializationError(
+            "the body holds a numpy array, but numpy can't be imported here"
+        ) from error
+    return numpy
+
+
+def _spec(dtype: Any) -> Any:
+    """Return ``dtype`` as text, or as a list of fields."""
+    if not dtype.hasobject:
+        spec = dtype.str if dtype.names is None else dtype.descr
+        try:
+            if _dtype(spec) == dtype:
+                return spec
+        except (SerializationError, TypeError, ValueError):
+            pass
+    raise SerializationError(
+        f"numpy data of dtype {dtype} can't be sent: only numbers, texts, times and "
+        "records of these can"
+    )
+
+
+def _dtype(spec: Any) -> Any:
+    dtype = _numpy().dtype(_checked(spec, 4))
+    if dtype.hasobject:
+        raise SerializationError("numpy data may not hold Python objects")
+    return dtype
+
+
+def _checked(spec: Any, depth: int) -> Any:
+    """Return ``spec`` if it is of the form that ``dtype.str`` and ``dtype.descr`` have."""
+    if type(spec) is str:
+        return spec
+    if type(spec) is list and depth:
+        for field in spec:
+            if (
+                type(field) is not tuple
+                or not 2 <= len(field) <= 3
+                or type(field[0]) is not str
+                or not all(type(size) is int for size in (field[2:] and need(field[2], tuple)))
+            ):
+                raise SerializationError("a dtype of numpy is malformed")
+            _checked(field[1], depth - 1)
+        return spec
+    raise SerializationError("a dtype of numpy is malformed")
+
+
+def _flat(array: Any) -> Any:
+    """Return the bytes of a contiguous array, without a copy, as an array."""
+    return array.reshape(-1).view(_numpy().uint8) if array.nbytes else b""
+
+
+def _reduce_array(obj: Any) -> tuple[Builder, tuple[Any, ...]]:
+    spec = _spec(obj.dtype)
+    order = "C"
+    flat = obj
+    if not obj.flags.c_contiguous:
+        if obj.flags.f_contiguous:
+            order = "F"
+            flat = obj.T
+        else:
+            flat = obj.copy(order="C")
+    return _ARRAY, (spec, obj.shape, order, PickleBuffer(_flat(flat)))
+
+
+def _build_array(spec: Any, shape: Any, order: Any, data: Any) -> Any:
+    dtype = _dtype(spec)
+    if not all(type(size) is int and size >= 0 for size in need(shape, tuple)):
+        raise SerializationError("the shape of a numpy array is malformed")
+    if need(order, str) not in ("C", "F"):
+        raise SerializationError("the order of a numpy array is neither C nor F")
+    size = memoryview(need(data, memoryview, bytes, bytearray)).nbytes
+    if prod(shape) * dtype.itemsize != size:
+        raise SerializationError(
+            f"a numpy array of shape {shape!r:.200} and dtype {dtype} does not have {size} bytes"
+        )
+    np = _numpy()
+    if not size:
+        return np.empty(shape, dtype, order)
+    return np.frombuffer(data, dtype).reshape(shape, order=order)
+
+
+def _reduce_scalar(obj: Any) -> tuple[Builder, tuple[Any, ...]]:
+    array = _numpy().asarray(obj)  # its dtype has room for one character of an empty text
+    return _SCALAR, (_spec(array.dtype), array.tobytes())
+
+
+def _build_scalar(spec: Any, data: Any) -> Any:
+    return _build_array(spec, (), "C", data)[()]
+
+
+_ARRAY = Builder("numpy_array", _build_array)
+_SCALAR = Builder("numpy_scalar", _build_scalar)
+_DTYPE = Builder("numpy_dtype", _dtype)
