@@ -1,0 +1,454 @@
+"""The state machine of one side of a session: bytes in, events out; commands in, frames out.
+
+Theory of operation
+-------------------
+
+A connection keeps two tables. ``calls`` holds what this side has asked and not yet seen
+answered; ``served`` holds what the other side has asked and this side has not yet
+answered. Each entry is in one state: it stands in its table. Leaving the table is final,
+so a request can't be answered twice, and a reply can't reach another's request.
+
+What an envelope from the peer does depends only on whether its id stands in the table it
+speaks of:
+
+====================  ==========  ===========================  ==============================
+envelope              table       id is there                  id is not there
+====================  ==========  ===========================  ==============================
+Request               served      violation: duplicate id      enters; RequestReceived
+Response, Error       calls       leaves; ReplyReceived        LateReply
+Progress, wanted      calls       ProgressReceived             ignored (late)
+Progress, unwanted    calls       violation                    ignored (late)
+Credit                served      CreditReceived               ignored (it crossed the reply)
+Credit, not positive  served      violation                    violation
+Cancel                served      CancelReceived               ignored (it crossed the reply)
+Notification          none        NotificationReceived         NotificationReceived
+====================  ==========  ===========================  ==============================
+
+A request whose window or metadata is beyond the limits is refused and does not enter.
+
+A violation never ends the session: it is reported, and the stream goes on behind it.
+
+Two kinds of methods
+--------------------
+
+``buffer``, ``received`` and ``finish`` belong to whoever reads: one thread at a time.
+``encode`` may be called from anywhere, for it touches no state. The rest read or change
+the tables, and the caller sees to it that they are called one at a time; ``receive`` is
+such a method, so decoding, which takes long, happens outside of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Union
+
+from ..exceptions import (
+    IpcError,
+    OverloadedError,
+    ProtocolError,
+    RemoteError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    SerializationError,
+    SessionClosedError,
+    UnhandledRequestError,
+)
+from ..messages import ErrorMessage
+from ..serializers.base import Buffer, MessageSerializer
+from .envelopes import (
+    MAX_METADATA,
+    Cancel,
+    Credit,
+    Envelope,
+    ErrorResponse,
+    Notification,
+    Progress,
+    Request,
+    RequestId,
+    Response,
+)
+from .framing import FrameDecoder, Junk, Oversized, encode_frame
+
+__all__ = [
+    "CancelReceived",
+    "Connection",
+    "CreditReceived",
+    "Event",
+    "JunkReceived",
+    "LateReply",
+    "NotificationReceived",
+    "ProgressReceived",
+    "Rejected",
+    "ReplyReceived",
+    "RequestReceived",
+    "ViolationReceived",
+]
+
+MAX_WINDOW = 2**31 - 1
+"""Largest window and credit: both serializers carry it."""
+
+
+class RequestReceived:
+    """The peer asks; ``request`` stands in ``served`` until it is answered."""
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+
+
+class NotificationReceived:
+    """The peer tells."""
+
+    __slots__ = ("notification",)
+
+    def __init__(self, notification: Notification) -> None:
+        self.notification = notification
+
+
+class ReplyReceived:
+    """``call`` is over: with ``value``, or with ``error`` if that is not ``None``."""
+
+    __slots__ = ("call", "error", "value")
+
+    def __init__(self, call: Any, value: Any, error: IpcError | None = None) -> None:
+        self.call = call
+        self.value = value
+        self.error = error
+
+
+class ProgressReceived:
+    """``call`` has one more item."""
+
+    __slots__ = ("call", "item")
+
+    def __init__(self, call: Any, item: Any) -> None:
+        self.call = call
+        self.item = item
+
+
+class CreditReceived:
+    """The peer takes ``count`` more items of the request ``id``."""
+
+    __slots__ = ("count", "id")
+
+    def __init__(self, id: RequestId, count: int) -> None:  # noqa: A002
+        self.id = id
+        self.count = count
+
+
+class CancelReceived:
+    """The peer no longer wants the reply to the request ``id``."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: RequestId) -> None:  # noqa: A002
+        self.id = id
+
+
+class LateReply:
+    """A reply, or an item, to a request that has ended here."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: RequestId) -> None:  # noqa: A002
+        self.id = id
+
+
+class JunkReceived:
+    """Bytes between frames."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class ViolationReceived:
+    """The peer broke a rule; the session goes on."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: IpcError) -> None:
+        self.error = error
+
+
+class Rejected:
+    """A request was refused before it became one; ``answer`` tells the peer why."""
+
+    __slots__ = ("answer", "error")
+
+    def __init__(self, answer: ErrorResponse, error: IpcError) -> None:
+        self.answer = answer
+        self.error = error
+
+
+Event = Union[
+    RequestReceived,
+    NotificationReceived,
+    ReplyReceived,
+    ProgressReceived,
+    CreditReceived,
+    CancelReceived,
+    LateReply,
+    JunkReceived,
+    ViolationReceived,
+    Rejected,
+]
+
+
+class Undecodable:
+    """Stands between decoding and :meth:`Connection.receive` for a payload that failed."""
+
+    __slots__ = ("envelope", "error")
+
+    def __init__(self, error: IpcError, envelope: Envelope | None = None) -> None:
+        self.error = error
+        self.envelope = envelope
+
+
+Decoded = Union[Envelope, Junk, Undecodable]
+
+
+class Connection:
+    """One side of a session, without any input or output of its own.
+
+    Args:
+        serializer: turns envelopes into payloads and back.
+        max_frame_size: bytes of the largest payload, both ways.
+        sources: how many streams of bytes are read; each is decoded by itself.
+    """
+
+    def __init__(
+        self, serializer: MessageSerializer, max_frame_size: int, sources: int = 1
+    ) -> None:
+        self._serializer = serializer
+        self._max_frame_size = max_frame_size
+        self._decoders = [FrameDecoder(max_frame_size, self._is_payload) for _ in range(sources)]
+        self.calls: dict[RequestId, Any] = {}
+        """Our requests: id -> the caller's object. It has ``wants_items``."""
+        self.served: dict[RequestId, Any] = {}
+        """The peer's requests: id -> what :meth:`receive` put there, then the server's."""
+
+    # Reading: by one thread at a time.
+
+    def buffer(self, source: int = 0) -> memoryview:
+        """Return the memory into which the next bytes of a source are to be read."""
+        return self._decoders[source].buffer()
+
+    def received(self, count: int, source: int = 0) -> list[Decoded]:
+        """Decode what ``count`` bytes put into :meth:`buffer` complete."""
+        items = self._decoders[source].received(count)
+        if len(items) == 1:
+            return [self._decode(items[0])]
+        return [self._decode(item) for item in items]
+
+    def feed(self, data: bytes, source: int = 0) -> list[Decoded]:
+        """Copy ``data`` in and decode it: for tests, and for bytes that are at hand."""
+        decoded: list[Decoded] = []
+        view = memoryview(data)
+        while view:
+            buffer = self.buffer(source)
+            count = min(len(buffer), len(view))
+            buffer[:count] = view[:count]
+            view = view[count:]
+            decoded += self.received(count, source)
+        return decoded
+
+    def finish(self, source: int = 0) -> list[Decoded]:
+        """Return what the end of a source leaves behind."""
+        return [self._decode(item) for item in self._decoders[source].finish()]
+
+    def _decode(self, item: memoryview | Junk | Oversized) -> Decoded:
+        if type(item) is memoryview:
+            try:
+                return self._serializer.decode(item)
+            except SerializationError as error:
+                return Undecodable(error, error.envelope)
+            except Exception as error:  # a serializer of the user's own
+                wrapped = SerializationError(f"{type(error).__name__} while decoding: {error}")
+                wrapped.__cause__ = error
+                return Undecodable(wrapped)
+        if isinstance(item, Oversized):
+            refusal = ProtocolError(
+                f"skipped a frame of {item.length:,} bytes: max_frame_size is "
+                f"{self._max_frame_size:,}"
+            )
+            return Undecodable(refusal, self._header(item.head))
+        return item
+
+    def _header(self, head: bytes) -> Envelope | None:
+        """Return the envelope that the first bytes of a payload announce, if they do."""
+        try:
+            return self._serializer.decode(memoryview(head))
+        except SerializationError as error:
+            return error.envelope
+        except Exception:  # a serializer of the user's own, given half a payload
+            return None
+
+    def _is_payload(self, head: bytes) -> bool:
+        return self._header(head) is not None
+
+    # Writing: from anywhere.
+
+    def encode(self, envelope: Envelope) -> list[Buffer]:
+        """Return the buffers of the frame that holds ``envelope``.
+
+        Raises:
+            SerializationError: it can't be represented.
+            ProtocolError: it is larger than allowed.
+        """
+        try:
+            payload = self._serializer.encode(envelope)
+        except IpcError:
+            raise
+        except Exception as error:  # a serializer of the user's own
+            raise SerializationError(
+                f"{type(error).__name__} while encoding {type(envelope).__name__}: {error}"
+            ) from error
+        return encode_frame(payload, self._max_frame_size)
+
+    # State: one call at a time.
+
+    def receive(self, decoded: Decoded) -> Event | None:
+        """Apply what was decoded to the tables; return what it means, if anything."""
+        rule = _RULES.get(type(decoded))
+        if rule is None:  # a serializer of the user's own
+            return ViolationReceived(
+                SerializationError(
+                    f"decode() of the serializer returned {type(decoded).__name__}, no envelope"
+                )
+            )
+        event: Event | None = rule(self, decoded)
+        return event
+
+    def _response(self, envelope: Response) -> Event:
+        call = self.calls.pop(envelope.id, None)
+        if call is None:
+            return LateReply(envelope.id)
+        return ReplyReceived(call, envelope.value)
+
+    def _error_response(self, envelope: ErrorResponse) -> Event:
+        call = self.calls.pop(envelope.id, None)
+        if call is None:
+            return LateReply(envelope.id)
+        return ReplyReceived(call, None, error_from(envelope))
+
+    def _request(self, envelope: Request) -> Event:
+        if envelope.id in self.served:
+            return ViolationReceived(
+                ProtocolError(f"the peer used the request id {envelope.id!r} twice at a time")
+            )
+        if not 0 <= envelope.window <= MAX_WINDOW:
+            error = ProtocolError(
+                f"window of request {envelope.id!r} is {envelope.window}, not 0 to {MAX_WINDOW}"
+            )
+            return Rejected(refusal_of(envelope.id, error, "protocol"), error)
+        if envelope.metadata:
+            size = _metadata_size(envelope.metadata)
+            if size > MAX_METADATA:
+                error = _too_much_metadata(f"request {envelope.id!r}", size)
+                return Rejected(refusal_of(envelope.id, error, "protocol"), error)
+        self.served[envelope.id] = envelope
+        return RequestReceived(envelope)
+
+    def _notification(self, envelope: Notification) -> Event:
+        if envelope.metadata:
+            size = _metadata_size(envelope.metadata)
+            if size > MAX_METADATA:
+                name = type(envelope.message).__wire_name__
+                return ViolationReceived(_too_much_metadata(f"notification {name}", size))
+        return NotificationReceived(envelope)
+
+    def _progress(self, envelope: Progress) -> Event:
+        call = self.calls.get(envelope.id)
+        if call is None:
+            return LateReply(envelope.id)
+        if not call.wants_items:
+            return ViolationReceived(
+                ProtocolError(
+                    f"the peer sent an item for request {envelope.id!r}, which takes none"
+                )
+            )
+        return ProgressReceived(call, envelope.item)
+
+    def _credit(self, envelope: Credit) -> Event | None:
+        if not 0 < envelope.count <= MAX_WINDOW:
+            return ViolationReceived(
+                ProtocolError(
+                    f"the peer granted {envelope.count} items for request {envelope.id!r}, "
+                    f"not 1 to {MAX_WINDOW}"
+                )
+            )
+        if envelope.id not in self.served:
+            return None
+        return CreditReceived(envelope.id, envelope.count)
+
+    def _cancel(self, envelope: Cancel) -> Event | None:
+        if envelope.id not in self.served:
+            return None
+        return CancelReceived(envelope.id)
+
+    def _junk(self, junk: Junk) -> Event:
+        return JunkReceived(junk.data)
+
+    def _undecodable(self, decoded: Undecodable) -> Event:
+        error = decoded.error
+        envelope = decoded.envelope
+        if isinstance(envelope, Request):
+            code = "protocol" if isinstance(error, ProtocolError) else "serialization"
+            return Rejected(refusal_of(envelope.id, error, code), error)
+        if isinstance(envelope, (Response, ErrorResponse, Progress)):
+            call = self.calls.pop(envelope.id, None)
+            if call is None:
+                return LateReply(envelope.id)
+            return ReplyReceived(call, None, error)
+        return ViolationReceived(error)
+
+
+_RULES: dict[type, Any] = {
+    Request: Connection._request,
+    Response: Connection._response,
+    ErrorResponse: Connection._error_response,
+    Notification: Connection._notification,
+    Progress: Connection._progress,
+    Credit: Connection._credit,
+    Cancel: Connection._cancel,
+    Junk: Connection._junk,
+    Undecodable: Connection._undecodable,
+}
+
+
+def _metadata_size(metadata: Mapping[str, str]) -> int:
+    return sum(len(key) + len(value) for key, value in metadata.items())
+
+
+def _too_much_metadata(what: str, size: int) -> ProtocolError:
+    return ProtocolError(
+        f"the metadata of {what} has {size:,} characters; at most {MAX_METADATA:,} are taken"
+    )
+
+
+_EXCEPTIONS: dict[str, type[IpcError]] = {
+    "unhandled": UnhandledRequestError,
+    "serialization": SerializationError,
+    "overloaded": OverloadedError,
+    "cancelled": RequestCancelledError,
+    "timeout": RequestTimeoutError,
+    "protocol": ProtocolError,
+    "closed": SessionClosedError,
+}
+
+
+def error_from(envelope: ErrorResponse) -> IpcError:
+    """Return the exception that an error response becomes on the caller's side."""
+    error = envelope.error
+    kind = _EXCEPTIONS.get(envelope.code)
+    if kind is None:
+        return RemoteError(error.message, error.type, error.traceback)
+    return kind(error.message)
+
+
+def refusal_of(id: RequestId, error: IpcError, code: str) -> ErrorResponse:  # noqa: A002
+    """Return the answer to a request that could not be taken."""
+    return ErrorResponse(id, ErrorMessage(str(error), type(error).__name__), code)

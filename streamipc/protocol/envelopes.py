@@ -1,0 +1,205 @@
+"""What travels: one class for each kind of envelope, and the ids of requests.
+
+An envelope is a message plus what the protocol needs to know about it. Serializers
+turn envelopes into payloads and back; the connection turns them into events. They are
+plain records: no thread, no lock, no file descriptor, no clock.
+
+Each direction of a session has its own ids: the side that makes a request chooses the
+id, and ``Response``, ``ErrorResponse`` and ``Progress`` carry it back, while ``Cancel``
+and ``Credit`` carry it forth. So both sides may use the same number at the same time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Union
+
+from ..messages import ErrorMessage, Message
+
+__all__ = [
+    "Cancel",
+    "CounterIdGenerator",
+    "Credit",
+    "Envelope",
+    "ErrorResponse",
+    "IdGenerator",
+    "Notification",
+    "PidHrtimeRequestIdGenerator",
+    "Progress",
+    "Request",
+    "RequestId",
+    "Response",
+]
+
+RequestId = Union[int, str]
+"""An integer from 0 to 2**64-1, or a text of 1 to 255 bytes in UTF-8."""
+
+MAX_METADATA = 1 << 16
+"""Characters that the keys and values of one envelope's metadata may have together."""
+
+IdGenerator = Callable[[], RequestId]
+"""Called once for each request; must be thread-safe and never repeat a pending id."""
+
+
+class _Record:
+    """Equality and ``repr`` for the envelopes; they are never hashed."""
+
+    __slots__: tuple[str, ...] = ()
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if type(self) is not type(other):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in self.__slots__)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({fields})"
+
+
+class Request(_Record):
+    """A message that wants a reply.
+
+    Args:
+        id: unique among the requests of this side that are not finished.
+        message: the message.
+        timeout: seconds that remain until the caller gives up; ``None``: no limit.
+            Relative, so that the clocks of the two sides are never compared.
+        metadata: text to text, handed to the handler as it is.
+        window: how many progress items the caller takes before it grants more;
+            0: it takes none.
+    """
+
+    __slots__ = ("id", "message", "metadata", "timeout", "window")
+
+    def __init__(
+        self,
+        id: RequestId,  # noqa: A002 - the protocol's own word
+        message: Message,
+        timeout: float | None = None,
+        metadata: Mapping[str, str] | None = None,
+        window: int = 0,
+    ) -> None:
+        self.id = id
+        self.message = message
+        self.timeout = timeout
+        self.metadata = metadata
+        self.window = window
+
+
+class Response(_Record):
+    """The reply to a request: a Message, or any value that the serializer carries."""
+
+    __slots__ = ("id", "value")
+
+    def __init__(self, id: RequestId, value: Any) -> None:  # noqa: A002
+        self.id = id
+        self.value = value
+
+
+class ErrorResponse(_Record):
+    """The request failed.
+
+    Args:
+        id: of the request.
+        error: what happened, as the caller will see it.
+        code: which exception the caller gets; see :data:`ERROR_CODES`.
+    """
+
+    __slots__ = ("code", "error", "id")
+
+    def __init__(self, id: RequestId, error: ErrorMessage, code: str = "handler") -> None:  # noqa: A002
+        self.id = id
+        self.error = error
+        self.code = code
+
+
+ERROR_CODES = (
+    "handler",  # the handler raised -> RemoteError
+    "unhandled",  # nobody takes this type -> UnhandledRequestError
+    "serialization",  # request or reply can't be read or written -> SerializationError
+    "overloaded",  # too many requests wait -> OverloadedError
+    "cancelled",  # the handler gave up after a Cancel -> RequestCancelledError
+    "timeout",  # the request's time was over before it started -> RequestTimeoutError
+    "protocol",  # duplicate id, frame too large, … -> ProtocolError
+    "closed",  # the peer is closing and takes no new requests -> SessionClosedError
+)
+"""The codes of an :class:`ErrorResponse` and the exception each becomes."""
+
+
+class Notification(_Record):
+    """A message that wants no reply."""
+
+    __slots__ = ("message", "metadata")
+
+    def __init__(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:
+        self.message = message
+        self.metadata = metadata
+
+
+class Progress(_Record):
+    """One item of a request that is still running: a Message or any value."""
+
+    __slots__ = ("id", "item")
+
+    def __init__(self, id: RequestId, item: Any) -> None:  # noqa: A002
+        self.id = id
+        self.item = item
+
+
+class Credit(_Record):
+    """The caller has taken ``count`` items and will take as many more."""
+
+    __slots__ = ("count", "id")
+
+    def __init__(self, id: RequestId, count: int) -> None:  # noqa: A002
+        self.id = id
+        self.count = count
+
+
+class Cancel(_Record):
+    """The caller no longer wants the reply."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, id: RequestId) -> None:  # noqa: A002
+        self.id = id
+
+
+Envelope = Union[Request, Response, ErrorResponse, Notification, Progress, Credit, Cancel]
+
+
+class CounterIdGenerator:
+    """Numbers 1, 2, 3, …: the default, unique within one session's side.
+
+    ``next`` on :func:`itertools.count` is one C call, so it needs no lock.
+    """
+
+    def __init__(self) -> None:
+        self._next = itertools.count(1).__next__
+
+    def __call__(self) -> int:
+        """Return the next number."""
+        return self._next()
+
+
+class PidHrtimeRequestIdGenerator:
+    """Texts ``"<process id>.<nanoseconds>"``: unique across the processes of a machine.
+
+    The clock is :func:`time.perf_counter_ns`; where it does not move between two calls
+    the next value is used instead, so that an id never repeats in one process.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _last
+        self._last = 0
+
+    def __call__(self) -> str:
+        """Return the next id."""
+        with self._lock:
+            now = self._last = max(time.perf_counter_ns(), self._last + 1)
+        return f"{os.getpid()}.{now}"

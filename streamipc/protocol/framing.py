@@ -1,0 +1,258 @@
+"""Bytes to payloads and back.
+
+A frame is the four bytes ``F3 4A 9D E2``, the payload's length as a 32-bit big-endian
+integer, and the payload: the frame of stream-ipc 1.0 for PHP. Bytes that are no frame
+are reported as junk, and the decoder goes on at the next magic.
+
+The decoder hands out the buffer that bytes are to be read into. Small frames are cut
+out of one buffer that is used again and again. A frame that is larger gets memory of its
+own, of exactly its size, so that the bytes are read where they will stay.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+
+from ..exceptions import ProtocolError
+from ..serializers.base import Buffer
+
+__all__ = ["MAGIC", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
+
+MAGIC = b"\xf3\x4a\x9d\xe2"
+_MAGIC_NUMBER = int.from_bytes(MAGIC, "big")
+_HEADER = struct.Struct(">II")
+_HEADER_SIZE = _HEADER.size
+_pack_header = _HEADER.pack
+_unpack_header = _HEADER.unpack_from
+
+_BUFFER_SIZE = 1 << 16
+"""Bytes of the shared buffer: the default capacity of a Linux pipe, so that one read
+can empty it."""
+
+_LEAST_READ = 1 << 12
+"""Bytes of room behind the data that are worth a read; with less, the data moves."""
+
+_JOIN_LIMIT = 1 << 16
+"""Bytes up to which a frame of several buffers is joined: a copy of this size costs less
+than the bookkeeping of writing the pieces."""
+
+_RESERVE_LIMIT = 1 << 20
+"""Bytes from which on memory for a frame is only reserved; see :func:`_allocate`."""
+
+_HEAD_SIZE = 512
+"""Bytes of a frame that is too large which are kept to find its id: more than the
+largest header of either serializer in ordinary use."""
+
+
+class Junk:
+    """Bytes that are no frame."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class Oversized:
+    """A frame that was skipped because it is larger than allowed.
+
+    Args:
+        length: bytes of its payload, as announced.
+        head: the first bytes of the payload.
+    """
+
+    __slots__ = ("head", "length")
+
+    def __init__(self, length: int, head: bytes) -> None:
+        self.length = length
+        self.head = head
+
+
+def encode_frame(payload: Sequence[Buffer], max_frame_size: int) -> list[Buffer]:
+    """Return the buffers of a frame; a small one is a single ``bytes`` object.
+
+    Raises:
+        ProtocolError: the payload is larger than ``max_frame_size`` bytes.
+    """
+    if len(payload) == 1 and len(body := payload[0]) <= _JOIN_LIMIT <= max_frame_size:
+        return [_pack_header(_MAGIC_NUMBER, len(body)) + body]
+    # A memoryview counts its items, not its bytes, unless they are single bytes.
+    views = [memoryview(part).cast("B") for part in payload]
+    length = sum(map(len, views))
+    if length > max_frame_size:
+        raise ProtocolError(
+            f"the message takes {length:,} bytes and max_frame_size is {max_frame_size:,}: "
+            "raise it on both sides (IpcPeer(max_frame_size=...)), or send the message in parts"
+        )
+    header = _pack_header(_MAGIC_NUMBER, length)
+    if length <= _JOIN_LIMIT:
+        return [b"".join([header, *views])]
+    return [header, *views]
+
+
+class FrameDecoder:
+    """Cuts a stream of bytes into frames.
+
+    Call :meth:`buffer`, read into it, call :meth:`received` with the number of bytes.
+
+    Args:
+        max_frame_size: bytes; a larger frame is skipped.
+        is_payload: tells from the first bytes of a frame that is too large whether they
+            start a payload. If they don't, its header was damage, and skipping what it
+            announces would swallow good frames.
+    """
+
+    def __init__(self, max_frame_size: int, is_payload: Callable[[bytes], bool]) -> None:
+        self._max_frame_size = max_frame_size
+        self._is_payload = is_payload
+        self._memory = bytearray(_BUFFER_SIZE)
+        self._view = memoryview(self._memory)
+        self._start = 0  # of what is not yet decoded
+        self._end = 0
+        self._large: memoryview | None = None  # the frame that has memory of its own
+        self._filled = 0
+        self._skip = 0  # bytes of an oversized frame still to come
+
+    def buffer(self) -> memoryview:
+        """Return the memory for the next bytes; it is never empty."""
+        if self._large is not None:
+            return self._large[self._filled :]
+        if self._start == self._end:
+            self._start = self._end = 0
+            return self._view
+        if self._start and _BUFFER_SIZE - self._end < _LEAST_READ:
+            self._move_to_front()
+        return self._view[self._end :]
+
+    def received(self, count: int) -> list[memoryview | Junk | Oversized]:
+        """Return what the ``count`` bytes that were put into the buffer complete."""
+        if self._large is not None:
+            self._filled += count
+            if self._filled < len(self._large):
+                return []
+            payload, self._large = self._large, None
+            return [payload]
+        end = self._end = self._end + count
+        found: list[memoryview | Junk | Oversized] = []
+        if not self._skip:
+            # Whole small frames, one behind the other: what nearly always arrives.
+            memory = self._memory
+            start = self._start
+            while end - start >= _HEADER_SIZE:
+                magic, length = _unpack_header(memory, start)
+                stop = start + _HEADER_SIZE + length
+                if magic != _MAGIC_NUMBER or stop > end or length > self._max_frame_size:
+                    break
+                # A slice of a bytearray is a copy: the payload owns its memory.
+                found.append(memoryview(memory[start + _HEADER_SIZE : stop]))
+                start = stop
+            self._start = start
+        while self._start < end and self._decode_one(found):
+            end = self._end  # what is left may have moved to the front
+        return found
+
+    def finish(self) -> list[memoryview | Junk | Oversized]:
+        """Return what is left at the end of the stream, as junk."""
+        if self._large is not None:
+            rest = bytes(self._large[: min(self._filled, _HEAD_SIZE)])
+            self._large = None
+        else:
+            rest = bytes(self._memory[self._start : self._end])
+        self._start = self._end = 0
+        return [Junk(rest)] if rest else []
+
+    def _decode_one(self, found: list[memoryview | Junk | Oversized]) -> bool:
+        """Decode what stands first; return whether to go on."""
+        start = self._start
+        available = self._end - start
+        if self._skip:
+            skipped = min(self._skip, available)
+            self._skip -= skipped
+            self._start += skipped
+            return True
+        if available < _HEADER_SIZE:
+            return not MAGIC.startswith(self._memory[start : start + 4][:available]) and (
+                self._resynchronise(found)
+            )
+        magic, length = _unpack_header(self._memory, start)
+        if magic != _MAGIC_NUMBER:
+            return self._resynchronise(found)
+        if length > self._max_frame_size:
+            return self._skip_oversized(length, found)
+        start += _HEADER_SIZE
+        end = start + length
+        if end <= self._end:
+            self._start = end
+            found.append(memoryview(self._memory[start:end]))
+            return True
+        if length > _BUFFER_SIZE - _HEADER_SIZE:
+            self._start_large(start, length, found)
+        return False
+
+    def _start_large(
+        self, start: int, length: int, found: list[memoryview | Junk | Oversized]
+    ) -> None:
+        try:
+            self._large = _allocate(length)
+        except (MemoryError, OSError):
+            found.append(Oversized(length, bytes(self._memory[start : self._end][:_HEAD_SIZE])))
+            self._skip = length - (self._end - start)
+            self._start = self._end
+            return
+        self._filled = self._end - start
+        self._large[: self._filled] = self._view[start : self._end]
+        self._start = self._end
+
+    def _skip_oversized(self, length: int, found: list[memoryview | Junk | Oversized]) -> bool:
+        start = self._start + _HEADER_SIZE
+        if self._end - start < min(length, _HEAD_SIZE):
+            if _BUFFER_SIZE - self._start >= _HEADER_SIZE + _HEAD_SIZE:
+                return False
+            self._move_to_front()
+            return False
+        head = bytes(self._memory[start : start + min(length, _HEAD_SIZE)])
+        if not self._is_payload(head):
+            return self._resynchronise(found)
+        found.append(Oversized(length, head))
+        self._start = start
+        self._skip = length
+        return True
+
+    def _move_to_front(self) -> None:
+        """Make room behind what is not yet decoded."""
+        rest = self._memory[self._start : self._end]
+        self._start, self._end = 0, len(rest)
+        self._memory[: len(rest)] = rest
+
+    def _resynchronise(self, found: list[memoryview | Junk | Oversized]) -> bool:
+        """Report bytes up to the next magic as junk; return whether to go on."""
+        start = self._start
+        following = self._memory.find(MAGIC, start + 1, self._end)
+        if following < 0:
+            following = self._end
+            # The last bytes may be the beginning of a magic.
+            for size in (3, 2, 1):
+                tail = self._memory[max(self._end - size, start + 1) : self._end]
+                if tail and MAGIC.startswith(tail):
+                    following = self._end - len(tail)
+                    break
+        data = bytes(self._memory[start:following])
+        if found and isinstance(found[-1], Junk):
+            data = found.pop().data + data  # type: ignore[union-attr]
+        found.append(Junk(data))
+        self._start = following
+        return True
+
+
+def _allocate(size: int) -> memoryview:
+    """Return writable memory of ``size`` bytes.
+
+    A peer can announce any size. From a megabyte on, the memory is an anonymous mapping:
+    the system backs it page by page as bytes arrive, and nothing has to be cleared first.
+    """
+    if size < _RESERVE_LIMIT:
+        return memoryview(bytearray(size))
+    import mmap
+
+    return memoryview(mmap.mmap(-1, size))

@@ -1,0 +1,459 @@
+"""The rules of the connection, row by row: bytes in, events out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamipc import (
+    ErrorMessage,
+    JsonMessageSerializer,
+    LogMessage,
+    Message,
+    NativeMessageSerializer,
+    OverloadedError,
+    ProtocolError,
+    RemoteError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    SerializationError,
+    SessionClosedError,
+    UnhandledRequestError,
+)
+from streamipc.protocol.connection import (
+    MAX_WINDOW,
+    CancelReceived,
+    Connection,
+    CreditReceived,
+    JunkReceived,
+    LateReply,
+    NotificationReceived,
+    ProgressReceived,
+    Rejected,
+    ReplyReceived,
+    RequestReceived,
+    ViolationReceived,
+)
+from streamipc.protocol.envelopes import (
+    Cancel,
+    Credit,
+    Envelope,
+    ErrorResponse,
+    Notification,
+    Progress,
+    Request,
+    Response,
+)
+from streamipc.protocol.framing import MAGIC
+
+MESSAGE = LogMessage("hello")
+
+
+class Call:
+    """Stands for a future."""
+
+    def __init__(self, wants_items: bool = False) -> None:
+        self.wants_items = wants_items
+
+
+def frame(text: bytes | str) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return MAGIC + len(data).to_bytes(4, "big") + data
+
+
+@pytest.fixture
+def connection() -> Connection:
+    return Connection(JsonMessageSerializer(), 4096)
+
+
+def events_of(connection: Connection, data: bytes) -> list[Any]:
+    events = [connection.receive(item) for item in connection.feed(data)]
+    return [event for event in events if event is not None]
+
+
+def only(connection: Connection, envelope: Envelope | bytes) -> Any:
+    """Return the one event that an envelope, or a frame, becomes."""
+    data = (
+        envelope
+        if isinstance(envelope, bytes)
+        else b"".join(bytes(part) for part in connection.encode(envelope))
+    )
+    (event,) = events_of(connection, data)
+    return event
+
+
+REQUEST = frame(
+    '{"kind":"request","id":7,"type":"streamipc.LogMessage","body":{"message":"hello"}}'
+)
+
+
+# Request
+
+
+def test_a_request_enters_the_table(connection: Connection) -> None:
+    event = only(connection, REQUEST)
+
+    assert type(event) is RequestReceived
+    assert event.request == Request(7, MESSAGE)
+    assert connection.served == {7: event.request}
+
+
+def test_a_request_whose_id_is_there_is_a_violation_and_the_first_stays(
+    connection: Connection,
+) -> None:
+    first = only(connection, REQUEST).request
+    event = only(connection, REQUEST)
+
+    assert type(event) is ViolationReceived
+    assert "request id 7 twice" in str(event.error)
+    assert connection.served[7] is first
+
+
+def test_an_id_may_be_used_again_once_it_is_answered(connection: Connection) -> None:
+    only(connection, REQUEST)
+    del connection.served[7]
+
+    assert type(only(connection, REQUEST)) is RequestReceived
+
+
+def test_both_sides_may_use_the_same_id(connection: Connection) -> None:
+    call = connection.calls[7] = Call()
+
+    assert type(only(connection, REQUEST)) is RequestReceived
+    assert only(connection, Response(7, "x")).call is call
+
+
+@pytest.mark.parametrize("window", [-1, MAX_WINDOW + 1])
+def test_a_request_with_an_impossible_window_is_answered_with_an_error(window: int) -> None:
+    class Serializer:
+        def encode(self, envelope: Any) -> list[bytes]:
+            return [b""]
+
+        def decode(self, payload: memoryview) -> Any:
+            return Request(7, MESSAGE, window=window)
+
+    event = only(Connection(Serializer(), 4096), frame("x"))
+
+    assert type(event) is Rejected
+    assert event.answer.id == 7
+    assert event.answer.code == "protocol"
+
+
+# Response, Error
+
+
+def test_a_response_ends_the_call_it_belongs_to(connection: Connection) -> None:
+    call = connection.calls[1] = Call()
+    other = connection.calls[2] = Call()
+    event = only(connection, Response(1, "value"))
+
+    assert type(event) is ReplyReceived
+    assert (event.call, event.value, event.error) == (call, "value", None)
+    assert connection.calls == {2: other}
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("handler", RemoteError),
+        ("unhandled", UnhandledRequestError),
+        ("serialization", SerializationError),
+        ("overloaded", OverloadedError),
+        ("cancelled", RequestCancelledError),
+        ("timeout", RequestTimeoutError),
+        ("protocol", ProtocolError),
+        ("closed", SessionClosedError),
+    ],
+)
+def test_an_error_ends_the_call_with_the_exception_of_its_code(
+    connection: Connection, code: str, expected: type
+) -> None:
+    call = connection.calls[1] = Call()
+    error = ErrorResponse(1, ErrorMessage("why", "ValueError", "Traceback …"), code)
+    event = only(connection, error)
+
+    assert type(event) is ReplyReceived
+    assert event.call is call
+    assert type(event.error) is expected
+    assert "why" in str(event.error)
+    assert connection.calls == {}
+
+
+def test_a_remote_error_carries_type_and_traceback(connection: Connection) -> None:
+    connection.calls[1] = Call()
+    error = ErrorResponse(1, ErrorMessage("why", "app.Oops", "Traceback of the peer"))
+    remote = only(connection, error).error
+
+    assert remote.remote_type == "app.Oops"
+    assert remote.remote_message == "why"
+    assert remote.remote_traceback == "Traceback of the peer"
+    assert "Traceback of the peer" in str(remote.__cause__)
+
+
+@pytest.mark.parametrize(
+    "late", [Response(1, "x"), ErrorResponse(1, ErrorMessage("x")), Progress(1, "x")]
+)
+def test_a_reply_to_no_request_is_late(connection: Connection, late: Envelope) -> None:
+    event = only(connection, late)
+
+    assert type(event) is LateReply
+    assert event.id == 1
+
+
+def test_a_second_reply_is_late(connection: Connection) -> None:
+    connection.calls[1] = Call()
+    only(connection, Response(1, "x"))
+
+    assert type(only(connection, Response(1, "y"))) is LateReply
+
+
+# Progress
+
+
+def test_progress_reaches_a_call_that_wants_it(connection: Connection) -> None:
+    call = connection.calls[1] = Call(wants_items=True)
+    event = only(connection, Progress(1, "item"))
+
+    assert type(event) is ProgressReceived
+    assert (event.call, event.item) == (call, "item")
+    assert connection.calls == {1: call}
+
+
+def test_progress_that_nobody_asked_for_is_a_violation(connection: Connection) -> None:
+    call = connection.calls[1] = Call()
+    event = only(connection, Progress(1, "item"))
+
+    assert type(event) is ViolationReceived
+    assert connection.calls == {1: call}
+
+
+# Credit, Cancel
+
+
+def test_credit_and_cancel_reach_a_request_that_is_served(connection: Connection) -> None:
+    only(connection, REQUEST)
+    credit = only(connection, Credit(7, 3))
+    cancel = only(connection, Cancel(7))
+
+    assert type(credit) is CreditReceived
+    assert (credit.id, credit.count) == (7, 3)
+    assert type(cancel) is CancelReceived
+    assert cancel.id == 7
+    assert 7 in connection.served
+
+
+@pytest.mark.parametrize("envelope", [Credit(9, 1), Cancel(9)])
+def test_credit_and_cancel_that_crossed_the_reply_are_ignored(
+    connection: Connection, envelope: Envelope
+) -> None:
+    data = b"".join(bytes(part) for part in connection.encode(envelope))
+
+    assert events_of(connection, data) == []
+
+
+@pytest.mark.parametrize("count", [0, -1, MAX_WINDOW + 1])
+@pytest.mark.parametrize("served", [True, False])
+def test_credit_that_is_not_positive_is_a_violation(count: int, served: bool) -> None:
+    class Serializer:
+        def encode(self, envelope: Any) -> list[bytes]:
+            return [b""]
+
+        def decode(self, payload: memoryview) -> Any:
+            return Credit(7, count)
+
+    connection = Connection(Serializer(), 4096)
+    if served:
+        connection.served[7] = object()
+
+    assert type(only(connection, frame("x"))) is ViolationReceived
+
+
+# Notification
+
+
+def test_a_notification_is_one(connection: Connection) -> None:
+    event = only(connection, Notification(MESSAGE, {"a": "b"}))
+
+    assert type(event) is NotificationReceived
+    assert event.notification == Notification(MESSAGE, {"a": "b"})
+
+
+# What can't be read
+
+
+def test_bytes_between_frames_are_junk(connection: Connection) -> None:
+    junk, request = events_of(connection, b"printed\n" + REQUEST)
+
+    assert type(junk) is JunkReceived
+    assert junk.data == b"printed\n"
+    assert type(request) is RequestReceived
+
+
+@pytest.mark.parametrize("payload", [b"", b"garbage", b"\xff" * 100, b"[]", b'{"kind":"dance"}'])
+@pytest.mark.parametrize("serializer", [JsonMessageSerializer, NativeMessageSerializer])
+def test_a_payload_that_means_nothing_is_a_violation(serializer: type, payload: bytes) -> None:
+    connection = Connection(serializer(), 4096)
+    event = only(connection, frame(payload))
+
+    assert type(event) is ViolationReceived
+    assert isinstance(event.error, SerializationError)
+
+
+@pytest.mark.parametrize("body", ['"type":"no.such","body":{}', '"type":"streamipc.LogMessage"'])
+def test_a_request_that_cant_be_read_is_answered(connection: Connection, body: str) -> None:
+    event = only(connection, frame(f'{{"kind":"request","id":7,{body}}}'))
+
+    assert type(event) is Rejected
+    assert event.answer.id == 7
+    assert event.answer.code == "serialization"
+    assert connection.served == {}
+
+
+def test_a_notification_that_cant_be_read_is_a_violation(connection: Connection) -> None:
+    event = only(connection, frame('{"kind":"notification","type":"no.such","body":{}}'))
+
+    assert type(event) is ViolationReceived
+    assert "no.such" in str(event.error)
+
+
+def test_a_reply_that_cant_be_read_fails_its_call(connection: Connection) -> None:
+    call = connection.calls[1] = Call()
+    event = only(connection, frame('{"kind":"response","id":1,"type":"no.such","body":{}}'))
+
+    assert type(event) is ReplyReceived
+    assert event.call is call
+    assert isinstance(event.error, SerializationError)
+    assert connection.calls == {}
+
+
+def test_a_late_reply_that_cant_be_read_is_late(connection: Connection) -> None:
+    event = only(connection, frame('{"kind":"response","id":1,"type":"no.such","body":{}}'))
+
+    assert type(event) is LateReply
+
+
+@pytest.mark.parametrize("serializer", [JsonMessageSerializer, NativeMessageSerializer])
+def test_an_oversized_request_is_answered(serializer: type) -> None:
+    large = Connection(serializer(), 1 << 20)
+    small = Connection(serializer(), 4096)
+    data = b"".join(bytes(p) for p in large.encode(Request(7, LogMessage("x" * 10_000))))
+    event, following = events_of(small, data + frame("?"))
+
+    assert type(event) is Rejected
+    assert event.answer.id == 7
+    assert event.answer.code == "protocol"
+    assert "max_frame_size is 4,096" in str(event.error)
+    assert type(following) is ViolationReceived
+
+
+@pytest.mark.parametrize("serializer", [JsonMessageSerializer, NativeMessageSerializer])
+def test_an_oversized_reply_fails_its_call(serializer: type) -> None:
+    large = Connection(serializer(), 1 << 20)
+    small = Connection(serializer(), 4096)
+    call = small.calls[7] = Call()
+    event = only(small, b"".join(bytes(p) for p in large.encode(Response(7, "x" * 10_000))))
+
+    assert type(event) is ReplyReceived
+    assert event.call is call
+    assert isinstance(event.error, ProtocolError)
+
+
+def test_what_the_end_leaves_behind_is_junk(connection: Connection) -> None:
+    assert connection.feed(REQUEST[:20]) == []
+    (event,) = [connection.receive(item) for item in connection.finish()]
+
+    assert type(event) is JunkReceived
+    assert event.data == REQUEST[:20]
+
+
+def test_each_source_is_decoded_by_itself() -> None:
+    connection = Connection(JsonMessageSerializer(), 4096, sources=2)
+    assert connection.feed(REQUEST[:10], 0) == []
+    assert [type(item) for item in connection.feed(REQUEST, 1)] == [Request]
+    assert [type(item) for item in connection.feed(REQUEST[10:], 0)] == [Request]
+
+
+# A serializer of the user's own
+
+
+class Broken:
+    """A user's serializer with a mistake in it."""
+
+    def __init__(self, result: Any) -> None:
+        self._result = result
+
+    def encode(self, envelope: Any) -> Any:
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
+
+    decode = encode
+
+
+def test_an_exception_of_a_users_decode_is_a_violation_that_names_it() -> None:
+    event = only(Connection(Broken(ZeroDivisionError("oops")), 4096), frame("x"))
+
+    assert type(event) is ViolationReceived
+    assert "ZeroDivisionError" in str(event.error)
+    assert isinstance(event.error.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("result", [None, "text", MESSAGE, [], object()])
+def test_a_users_decode_that_returns_no_envelope_is_a_violation(result: Any) -> None:
+    event = only(Connection(Broken(result), 4096), frame("x"))
+
+    assert type(event) is ViolationReceived
+    assert type(result).__name__ in str(event.error)
+
+
+def test_an_exception_of_a_users_encode_is_a_serialization_error() -> None:
+    connection = Connection(Broken(ZeroDivisionError("oops")), 4096)
+
+    with pytest.raises(SerializationError, match="ZeroDivisionError while encoding Notification"):
+        connection.encode(Notification(MESSAGE))
+
+
+def test_a_message_larger_than_allowed_is_refused_by_encode(connection: Connection) -> None:
+    with pytest.raises(ProtocolError, match="max_frame_size"):
+        connection.encode(Notification(LogMessage("x" * 5000)))
+
+
+def test_the_same_bytes_in_every_cut_are_the_same_events() -> None:
+    stream = b"noise" + REQUEST + frame("garbage") + REQUEST.replace(b"7", b"8")
+    expected = ["JunkReceived", "RequestReceived", "ViolationReceived", "RequestReceived"]
+    for cut in range(len(stream)):
+        connection = Connection(JsonMessageSerializer(), 4096)
+        events = events_of(connection, stream[:cut]) + events_of(connection, stream[cut:])
+        names = [type(event).__name__ for event in events]
+        if names[:2] == ["JunkReceived", "JunkReceived"]:
+            names.pop(0)
+        assert names == expected, cut
+
+
+class Empty(Message):
+    pass
+
+
+@pytest.mark.parametrize("serializer", [JsonMessageSerializer, NativeMessageSerializer])
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        Request(1, Empty(), 2.5, {"a": "b"}, 3),
+        Request("text id", MESSAGE),
+        Response(2**64 - 1, [1, "two", None]),
+        ErrorResponse(1, ErrorMessage("a", "b", "c"), "closed"),
+        Notification(MESSAGE, None),
+        Progress(1, {"a": 1}),
+        Credit(1, 5),
+        Cancel("x" * 255),
+    ],
+    ids=lambda envelope: type(envelope).__name__,
+)
+def test_every_envelope_passes_through_both_serializers(
+    serializer: type, envelope: Envelope
+) -> None:
+    connection = Connection(serializer(), 4096)
+    data = b"".join(bytes(part) for part in connection.encode(envelope))
+
+    assert connection.feed(data) == [envelope]
