@@ -1,0 +1,1 @@
+"""Move bytes and know nothing else. ``base`` has the contract."""

@@ -1,0 +1,305 @@
+"""The threads that stand by a child: its standard error is read, its death is seen.
+
+With poll and pidfd (Linux 5.3) one thread sleeps in one ``poll()`` for both; nothing is
+asked at intervals. Without pidfd (macOS) a second thread blocks in ``Popen.wait()``.
+Without poll (Windows) one thread blocks in ``Popen.wait()`` and one reads standard error
+until the last process that holds it open has ended; neither can be stopped before.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING
+
+from ._stderr import StderrSink
+from .pipe import can_poll, release_after_fork
+
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["ChildWatcher", "wait_for_exit"]
+
+_CHUNK = 1 << 16
+
+_LAST_LINES = 0.05
+"""Seconds to read what a dead child left on standard error. It is there already; the
+bound is for a grandchild that writes on."""
+
+
+class ChildWatcher:
+    """Watches one child on the thread ``streamipc-child-<pid>``.
+
+    Standard error is read while the child lives, and what it left is read once it is
+    dead. A grandchild that still holds it open is not waited for: nobody reads what it
+    writes after that, and its writes fail once the watcher is closed.
+
+    Args:
+        process: the child.
+        stderr: our end of its standard error, which the watcher closes, or ``None``.
+        sink: takes the bytes of standard error.
+        read_ahead: bytes of it that were read already.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        stderr: IO[bytes] | None,
+        sink: StderrSink,
+        read_ahead: bytes = b"",
+    ) -> None:
+        self.done = threading.Event()  # the child is reaped and its last lines are kept
+        self._process = process
+        self._stderr = stderr
+        self._stderr_fd = -1 if stderr is None else stderr.fileno()
+        self._sink = sink
+        self._read_ahead = read_ahead
+        self._on_exit: Callable[[], None] | None = None
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()  # guards the five below
+        self._running = False
+        self._close_stderr_at_end = False
+        self._wake_fds: tuple[int, ...] = ()
+        self._pidfd = -1
+        self._stopping = False
+        self._exited = False
+
+    @property
+    def started(self) -> bool:
+        """Whether :meth:`start` was called."""
+        return bool(self._threads)
+
+    def start(self, on_exit: Callable[[], None]) -> None:
+        """Start to watch; ``on_exit`` is called once, on the watching thread.
+
+        Raises:
+            RuntimeError: no thread can be started, or this is the second call.
+            OSError: no file descriptor is left.
+        """
+        if self._threads:
+            raise RuntimeError("the child is being watched already")
+        self._on_exit = on_exit
+        self._exited = self._process.poll() is not None
+        name = f"streamipc-child-{self._process.pid}"
+        jobs: list[tuple[str, Callable[[], None]]] = []
+        if not can_poll():
+            jobs = [(f"{name}-stderr", self._read_to_end), (name, self._wait_without_poll)]
+        else:
+            self._wake_fds = _make_wake_fds()
+            self._pidfd = -1 if self._exited else _open_pidfd(self._process.pid)
+            if self._pidfd < 0 and not self._exited:
+                jobs.append((f"{name}-wait", self._wait))
+            jobs.append((name, self._run))
+        self._running = True
+        try:
+            for job_name, job in jobs:
+                thread = threading.Thread(target=job, name=job_name, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self._running = False
+            self._release()
+            raise
+
+    def close(self, timeout: float = 1.0) -> None:
+        """End the thread and close our end of standard error; does not end the child.
+
+        ``on_exit`` is not called any more, unless it is being called.
+
+        Args:
+            timeout: seconds to wait for the thread; it may be in ``on_exit`` or in a
+                callback. If that takes longer, the thread closes what it uses itself.
+        """
+        self._stopping = True
+        self._wake()
+        # A thread that waits for the child itself ends with the child.
+        if self._threads and (can_poll() or self._exited):
+            watching = self._threads[-1]
+            if watching is not threading.current_thread():
+                watching.join(timeout)
+        with self._lock:
+            self._close_stderr_at_end = self._running
+            running = self._running
+        if not running:
+            self._close_stderr()
+
+    def close_after_fork(self) -> None:
+        """Close the descriptors in a forked child; the thread does not exist there."""
+        for fd in {*self._wake_fds, self._pidfd}:
+            if fd >= 0:
+                release_after_fork(fd, owned=False)
+        self._wake_fds = ()
+        self._pidfd = -1
+        self._lock = threading.Lock()  # the thread that held it may not exist here
+        self._running = False
+        self._threads.clear()
+        if self._stderr is not None and not self._stderr.closed:
+            release_after_fork(self._stderr_fd, owned=True)
+
+    def _run(self) -> None:
+        try:
+            stderr_open = self._watch()
+            self._read_last_lines(stderr_open)
+            if self._exited:
+                self._report_exit()
+        finally:
+            self._release()
+            with self._lock:
+                self._running = False
+                close = self._close_stderr_at_end
+            if close:
+                self._close_stderr()
+
+    def _watch(self) -> bool:
+        """Sleep until the child is dead or :meth:`close` was called, reading meanwhile.
+
+        Returns whether standard error is still open.
+        """
+        import select
+
+        poller = select.poll()
+        for fd in (self._wake_fds[0], self._pidfd, self._stderr_fd):
+            if fd >= 0:
+                poller.register(fd, select.POLLIN)
+        stderr_open = self._stderr_fd >= 0
+        if stderr_open:
+            os.set_blocking(self._stderr_fd, False)
+        self._sink.feed(self._read_ahead)
+        forwarding = False
+        while not self._stopping and not self._exited:
+            if self._sink.wants_to_write is not forwarding:
+                forwarding = not forwarding
+                if forwarding:
+                    poller.register(2, select.POLLOUT)
+                else:
+                    poller.unregister(2)
+            ready = {fd for fd, _ in poller.poll()}
+            if forwarding and 2 in ready:
+                self._sink.write_waiting()
+            if stderr_open and self._stderr_fd in ready and self._read_stderr() == 0:
+                stderr_open = False
+                poller.unregister(self._stderr_fd)
+            if self._pidfd in ready:
+                self._exited = True
+        return stderr_open
+
+    def _read_last_lines(self, stderr_open: bool) -> None:
+        deadline = time.monotonic() + _LAST_LINES
+        while stderr_open and (self._read_stderr() or 0) > 0 and time.monotonic() < deadline:
+            pass
+        self._sink.finish()
+
+    def _read_stderr(self) -> int | None:
+        """Take what is there; returns how many bytes, 0 at the end, None if none yet."""
+        try:
+            data = os.read(self._stderr_fd, _CHUNK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return 0
+        self._sink.feed(data)
+        return len(data)
+
+    def _report_exit(self) -> None:
+        # The child is dead: this returns at once, also while a wait() of the user's
+        # holds the lock of the Popen object.
+        self._process.wait()
+        self.done.set()
+        on_exit, self._on_exit = self._on_exit, None
+        if on_exit is not None and not self._stopping:
+            on_exit()
+
+    def _wait(self) -> None:
+        self._process.wait()
+        self._exited = True
+        self._wake()
+
+    def _wait_without_poll(self) -> None:
+        self._process.wait()
+        self._exited = True
+        self._threads[0].join(_LAST_LINES)
+        self._report_exit()
+
+    def _read_to_end(self) -> None:
+        try:
+            self._sink.feed(self._read_ahead)
+            while self._stderr_fd >= 0 and self._read_stderr():
+                pass
+            self._sink.finish()
+        finally:
+            with self._lock:
+                self._running = False
+                close = self._close_stderr_at_end
+            if close:
+                self._close_stderr()
+
+    def _wake(self) -> None:
+        with self._lock:  # so that the number can't be another file by now
+            if self._wake_fds:
+                with suppress(OSError):
+                    os.write(self._wake_fds[-1], b"\1\0\0\0\0\0\0\0")
+
+    def _release(self) -> None:
+        with self._lock:
+            for fd in {*self._wake_fds, self._pidfd}:
+                if fd >= 0:
+                    os.close(fd)
+            self._wake_fds = ()
+            self._pidfd = -1
+
+    def _close_stderr(self) -> None:
+        if self._stderr is not None:
+            with suppress(OSError):
+                self._stderr.close()
+
+
+def wait_for_exit(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    """Wait for the child's end and reap it, without asking at intervals where possible.
+
+    Args:
+        process: the child.
+        timeout: seconds.
+
+    Returns:
+        Whether it has ended.
+    """
+    if process.poll() is not None:
+        return True
+    pidfd = _open_pidfd(process.pid) if can_poll() else -1
+    if pidfd < 0:
+        import subprocess
+
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+    try:
+        import select
+
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        if not poller.poll(max(0.0, timeout) * 1000):
+            return False
+    finally:
+        os.close(pidfd)
+    process.wait()
+    return True
+
+
+def _open_pidfd(pid: int) -> int:
+    """Return a descriptor that is readable once the process has ended, or -1."""
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1  # no Linux, an old kernel, a sandbox; no descriptor left; reaped already
+
+
+def _make_wake_fds() -> tuple[int, ...]:
+    """Return a descriptor to poll and one to write to, which may be the same."""
+    if hasattr(os, "eventfd"):
+        return (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),)
+    return os.pipe()

@@ -1,0 +1,340 @@
+"""File descriptors as a transport: pipes, sockets, terminals.
+
+The engine knows this class: a transport that shows its descriptors can be polled, so a
+caller may read for itself, no thread is stuck in a read at the end, and a write never
+blocks longer than its deadline. Any other transport is read by a thread that blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol
+
+__all__ = ["Closable", "FdTransport", "can_poll", "release_after_fork"]
+
+_IOV_MAX = 64
+"""Buffers handed to one writev(2); Linux allows 1,024, POSIX guarantees 16."""
+
+_PIPE_SIZE = 1 << 20
+"""Bytes. What F_SETPIPE_SZ is asked for: the default of /proc/sys/fs/pipe-max-size, and
+the size from which on larger pipes no longer raised throughput where it was measured."""
+
+_TERMINAL_STEP = 256
+"""Bytes. What a terminal takes without blocking once poll(2) says that it is writable:
+the kernel keeps room in units of 256 (``tty_buffer_space_avail``)."""
+
+_CLOSED = (1 << 31) - 1
+"""Stands for a descriptor that was closed. None has this number, and unlike -1 every
+system call takes it, poll too, and says that it is not open: a thread that comes late
+gets an OSError, never somebody else's file."""
+
+_END_OF_STREAM = (errno.EIO, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
+"""A terminal whose other side closed gives EIO where a pipe gives 0 (Linux pty(7))."""
+
+
+class Closable(Protocol):
+    """An object that owns a descriptor and closes it."""
+
+    def close(self) -> object:
+        """Close the descriptor."""
+        ...
+
+
+class FdTransport:
+    """One or two descriptors to read from and one to write to; it owns them all.
+
+    On Windows, and where ``select.poll`` is missing, :attr:`pollable` is false: reading
+    and writing block, so the engine needs a thread for each descriptor that it reads, a
+    write may outlast its deadline, and ``close()`` does not end a read that blocks.
+
+    Args:
+        read_fd: the descriptor frames come from.
+        write_fd: the descriptor frames go to; may be the same as ``read_fd`` (a socket,
+            a terminal).
+        read2_fd: a second descriptor to read from, or ``None``.
+        nonblocking: set ``O_NONBLOCK`` on ``write_fd`` until it is closed, so that a
+            write can respect a deadline. Only a pipe or a socket gets it. The flag is
+            shared by every process that has this descriptor: leave it off for one that
+            others write to. Writes are then cut to ``PIPE_BUF``.
+        owners: objects that close a descriptor, such as the file object that it came
+            from; a descriptor without one is closed by its number.
+        prefix: bytes that were read ahead from ``read_fds[source]``, by source.
+        on_close: called once, after the descriptors were closed.
+
+    Attributes:
+        read_fds: the descriptors to read from; numbers that are not open once closed.
+        write_fd: the descriptor to write to; a number that is not open once closed.
+        pollable: whether ``select.poll`` works on these descriptors.
+        written: the result of the last ``write_some``, also where an interrupt kept that
+            from returning it; empty: nothing went out.
+        prefix: bytes that ``read_into`` delivers before it reads ``read_fds[source]``.
+            No poll reports them: read every source named here once before the first.
+    """
+
+    def __init__(
+        self,
+        read_fd: int,
+        write_fd: int,
+        read2_fd: int | None = None,
+        *,
+        nonblocking: bool = True,
+        owners: Mapping[int, Sequence[Closable]] | None = None,
+        prefix: Mapping[int, bytes] | None = None,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self.read_fds: tuple[int, ...] = (read_fd,) if read2_fd is None else (read_fd, read2_fd)
+        self.write_fd = write_fd
+        self.pollable = can_poll()
+        self.prefix = {source: data for source, data in (prefix or {}).items() if data}
+        self._owners = dict(owners or {})
+        self._on_close = on_close
+        self._lock = threading.Lock()  # guards _open_fds
+        self._open_fds = {*self.read_fds, write_fd}
+        self._restores: list[Callable[[], object]] = []
+        modes = {fd: os.fstat(fd).st_mode for fd in self._open_fds}
+        self._sockets = {fd for fd, mode in modes.items() if stat.S_ISSOCK(mode)}
+        for fd, mode in modes.items():
+            if stat.S_ISCHR(mode) and os.isatty(fd):
+                self._restores.append(_make_raw(fd))
+            elif stat.S_ISFIFO(mode):
+                _grow_pipe(fd)
+        self.written: list[int] = []
+        self._most = 0  # bytes in one write; 0: any number
+        if self.pollable:
+            self._set_up_writing(modes[write_fd], nonblocking)
+
+    def _set_up_writing(self, mode: int, nonblocking: bool) -> None:
+        if not os.get_blocking(self.write_fd):
+            return
+        if nonblocking and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+            fd = self.write_fd
+            os.set_blocking(fd, False)
+            self._restores.append(lambda: os.set_blocking(fd, True))
+            return
+        import select
+
+        self._most = _TERMINAL_STEP if os.isatty(self.write_fd) else select.PIPE_BUF
+
+    def read_into(self, buffer: memoryview, source: int = 0) -> int:
+        """Read from ``read_fds[source]``; see :meth:`Transport.read_into`.
+
+        Raises:
+            BlockingIOError: nothing is there, and the descriptor does not block.
+        """
+        if self.prefix:
+            count = self._read_prefix(buffer, source)
+            if count:
+                return count
+        try:
+            received: int = _read_fd(self.read_fds[source], (buffer,))
+        except OSError as error:
+            if error.errno in _END_OF_STREAM:
+                return 0
+            raise
+        return received
+
+    def _read_prefix(self, buffer: memoryview, source: int) -> int:
+        data = self.prefix.pop(source, b"")
+        count = min(len(data), len(buffer))
+        buffer[:count] = data[:count]
+        if count < len(data):
+            self.prefix[source] = data[count:]
+        return count
+
+    def write_some(self, buffers: Sequence[memoryview]) -> int:
+        """Write what the descriptor takes now; return how many bytes, 0 if none.
+
+        Raises:
+            OSError: the other side is gone.
+        """
+        done = self.written
+        done.clear()
+        try:
+            if self._most:
+                return self._write_step(buffers[0])
+            # One call into C that also keeps the result: an interrupt that comes as the
+            # write returns finds in ``written`` what went out.
+            if len(buffers) == 1:
+                done.extend(map(os.write, (self.write_fd,), buffers))
+            else:
+                done.append(_write_fd(self.write_fd, buffers[:_IOV_MAX]))
+        except BlockingIOError:
+            return 0
+        return done[0]
+
+    def _write_step(self, data: memoryview) -> int:
+        """Write to a descriptor that blocks as much as it takes without blocking."""
+        if not _wait_writable(self.write_fd, 0):
+            return 0
+        self.written.extend(map(os.write, (self.write_fd,), (data[: self._most],)))
+        return self.written[0]
+
+    def write(self, data: memoryview) -> int:
+        """Block until some bytes are written; see :meth:`Transport.write`."""
+        while True:
+            count = self.write_some((data,))
+            if count or not len(data):
+                return count
+            _wait_writable(self.write_fd, None)
+
+    def close_write(self) -> None:
+        """Close ``write_fd``, or shut down that direction of a socket."""
+        with self._lock:
+            fd = self.write_fd
+            if fd not in self._open_fds:
+                return
+            if fd in self._sockets:
+                _shut_down(fd, both=False)
+            if fd in self.read_fds:
+                return
+            self.write_fd = _CLOSED
+            self._open_fds.discard(fd)
+            self._restore_settings()
+            self._close_fd(fd)
+
+    def close(self) -> None:
+        """Close all descriptors."""
+        with self._lock:
+            fds, self._open_fds = self._open_fds, set()
+            # Other objects may share a socket (its makefile(), a forked process): only
+            # shutting it down tells the peer that this session is over.
+            for fd in fds & self._sockets:
+                _shut_down(fd, both=True)
+            self._restore_settings()
+            self.read_fds = (_CLOSED,) * len(self.read_fds)
+            self.write_fd = _CLOSED
+            for fd in fds:
+                self._close_fd(fd)
+        on_close, self._on_close = self._on_close, None
+        if on_close is not None:
+            on_close()
+
+    def close_after_fork(self) -> None:
+        """Close the copies that a forked child inherited; touches nothing else.
+
+        The lock is replaced: the thread that held it may not exist here. Settings stay as
+        they are: the parent shares them and goes on.
+        """
+        self._lock = threading.Lock()
+        fds, self._open_fds = self._open_fds, set()
+        self.read_fds = (_CLOSED,) * len(self.read_fds)
+        self.write_fd = _CLOSED
+        self._on_close = None
+        self._restores.clear()
+        for fd in fds:
+            release_after_fork(fd, owned=bool(self._owners.get(fd)))
+
+    def _restore_settings(self) -> None:
+        """Give back blocking mode and terminal settings to others who have these files."""
+        while self._restores:
+            with suppress(OSError):
+                self._restores.pop()()
+
+    def _close_fd(self, fd: int) -> None:
+        owners = self._owners.pop(fd, ())
+        for owner in owners:
+            with suppress(OSError):
+                owner.close()
+        if not owners:
+            with suppress(OSError):
+                os.close(fd)
+
+
+def release_after_fork(fd: int, *, owned: bool) -> None:
+    """Let go of a descriptor in a forked child.
+
+    Args:
+        fd: the descriptor.
+        owned: an object here will close this number some day, and its own lock may be
+            held for ever. The number must stay taken until then, or that object would
+            close somebody else's file: the null device takes the place.
+    """
+    if owned:
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+        except OSError:
+            pass  # no descriptor left; closing is better than holding the pipe open
+        else:
+            os.dup2(null, fd, inheritable=False)
+            os.close(null)
+            return
+    with suppress(OSError):
+        os.close(fd)
+
+
+def can_poll() -> bool:
+    """Whether this platform can wait for several pipes at once."""
+    import select
+
+    # Windows has no poll at all, and its select takes sockets only.
+    return os.name == "posix" and hasattr(select, "poll")
+
+
+def _wait_writable(fd: int, timeout: float | None) -> bool:
+    """Wait until ``fd`` takes bytes or is broken; ``timeout`` in milliseconds."""
+    import select
+
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return bool(poller.poll(timeout))
+
+
+if hasattr(os, "readv"):
+    _read_fd: Any = os.readv
+    _write_fd: Any = os.writev
+else:  # pragma: no cover - Windows
+
+    def _read_windows(fd: int, buffers: Sequence[memoryview]) -> int:
+        buffer = buffers[0]
+        data = os.read(fd, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _write_windows(fd: int, buffers: Sequence[memoryview]) -> int:
+        return os.write(fd, buffers[0])
+
+    _read_fd, _write_fd = _read_windows, _write_windows
+
+
+def _shut_down(fd: int, *, both: bool) -> None:
+    import socket
+
+    with suppress(OSError):  # the peer is gone already: there is nothing to tell it
+        end = socket.socket(fileno=fd)
+        try:
+            end.shutdown(socket.SHUT_RDWR if both else socket.SHUT_WR)
+        finally:
+            end.detach()
+
+
+def _make_raw(fd: int) -> Callable[[], object]:
+    """Have the terminal pass all bytes unchanged; return what undoes it."""
+    try:
+        import termios
+        import tty
+    except ImportError:  # pragma: no cover - Windows
+        return lambda: None
+    before: list[Any] = termios.tcgetattr(fd)
+    # TCSANOW: the default, TCSAFLUSH, throws away what has already arrived.
+    tty.setraw(fd, termios.TCSANOW)
+
+    def restore() -> None:
+        with suppress(termios.error):  # the other side is gone
+            termios.tcsetattr(fd, termios.TCSANOW, before)
+
+    return restore
+
+
+def _grow_pipe(fd: int) -> None:
+    """Ask for a larger pipe; a descriptor that is none, or a limit, is fine too."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+    except (ImportError, AttributeError, OSError):
+        pass

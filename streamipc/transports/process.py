@@ -1,0 +1,293 @@
+"""A child process as a transport: its standard input and output, its death."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Literal, Union, cast
+
+from ..exceptions import SessionClosedError
+from ._readahead import flush_pending, take_read_ahead
+from ._stderr import StderrSink
+from ._watch import ChildWatcher, wait_for_exit
+from .pipe import FdTransport
+
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["ProcessTransport", "StderrOption", "start_process", "wrap_process"]
+
+_Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
+
+StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
+"""What becomes of a child's standard error; see :func:`start_process`."""
+
+_RESERVED = ("stdin", "stdout", "bufsize", "text", "encoding", "errors", "universal_newlines")
+
+_EXIT_STATUS = 0.05
+"""Seconds. A dying process closes its pipes a moment before its status can be had."""
+
+_UNKILLABLE = 5.0
+"""Seconds to wait after SIGKILL: a process in an uninterruptible system call ends later."""
+
+
+def start_process(
+    args: _Path | Iterable[_Path],
+    *,
+    cwd: _Path | None = None,
+    env: Mapping[str, str] | None = None,
+    stderr: StderrOption = "forward",
+    **popen_options: Any,
+) -> ProcessTransport:
+    """Start a child that talks over its standard input and output.
+
+    Args:
+        args: the command, as for :class:`subprocess.Popen`.
+        cwd: its working directory.
+        env: its environment; ``None``: ours.
+        stderr: ``"forward"``: what the child writes to standard error is passed on to
+            ours and its last lines are kept. A callable: it gets each line instead, on
+            the thread that watches the child, so it must not block; what it raises is
+            logged; the last lines are kept. ``subprocess.PIPE``: the last lines are
+            kept. Anything else goes to the child as it is, and nothing is kept.
+        popen_options: further options of :class:`subprocess.Popen`.
+
+    Raises:
+        ValueError: the command is empty.
+        TypeError: an option is given that the transport has to set itself.
+        OSError: the child can't be started (``FileNotFoundError``, ``PermissionError``).
+    """
+    import subprocess
+
+    reserved = [name for name in _RESERVED if name in popen_options]
+    if reserved:
+        raise TypeError(
+            f"{', '.join(reserved)}: the session sets this option of Popen itself; "
+            "the child's standard input and output carry binary frames"
+        )
+    command: Any = args if isinstance(args, (str, bytes, os.PathLike)) else list(args)
+    if not command:
+        raise ValueError("the command to start is empty")
+    on_line = stderr if callable(stderr) else None
+    piped = stderr == "forward" or on_line is not None or stderr == subprocess.PIPE
+    process: subprocess.Popen[Any] = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if piped else cast("int | IO[Any] | None", stderr),
+        bufsize=0,
+        **popen_options,
+    )
+    try:
+        return ProcessTransport(process, forward=stderr == "forward", on_line=on_line)
+    except BaseException:
+        process.kill()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        process.wait()
+        raise
+
+
+def wrap_process(process: subprocess.Popen[bytes]) -> ProcessTransport:
+    """Make a transport of a child that the user started; it owns the child's pipes.
+
+    The child may be dead already: what it wrote can still be read. If standard error is
+    a pipe, it is passed on to ours and its last lines are kept.
+
+    Args:
+        process: has ``stdin=PIPE`` and ``stdout=PIPE``, and no text mode.
+
+    Raises:
+        TypeError: it is no Popen object, or in text mode.
+        ValueError: a pipe is missing or closed, or a session has this child already.
+    """
+    if not all(hasattr(process, name) for name in ("pid", "stdin", "stdout", "wait", "poll")):
+        raise TypeError(f"expected a subprocess.Popen object, not {type(process).__name__}")
+    if getattr(process, "_streamipc_taken", False):
+        raise ValueError(f"{describe_command(process)} belongs to a session already")
+    for name in ("stdin", "stdout"):
+        pipe = getattr(process, name)
+        if pipe is None:
+            raise ValueError(
+                f"{describe_command(process)} has no pipe as {name}; start it with "
+                "subprocess.Popen(..., stdin=PIPE, stdout=PIPE)"
+            )
+        if hasattr(pipe, "encoding"):
+            raise TypeError(
+                f"{name} of {describe_command(process)} is in text mode; start it without "
+                "text=True, encoding and universal_newlines"
+            )
+        if pipe.closed:
+            raise ValueError(f"{name} of {describe_command(process)} is closed")
+    return ProcessTransport(process, forward=True)
+
+
+class ProcessTransport(FdTransport):
+    """The pipes of a child process; made by :func:`start_process` or :func:`wrap_process`.
+
+    Args:
+        process: the child, with pipes as ``stdin`` and ``stdout``.
+        forward: pass its standard error on to ours, if that is a pipe.
+        on_line: called with each line of it.
+    """
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        *,
+        forward: bool = True,
+        on_line: Callable[[str], object] | None = None,
+    ) -> None:
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        with suppress(OSError):  # the child is dead; its last output may still be read
+            flush_pending(stdin)
+        self._process = process
+        self._name = describe_command(process)
+        self._sink = StderrSink(forward, on_line, self._name)
+        self._looked_for_status = False
+        super().__init__(
+            stdout.fileno(),
+            stdin.fileno(),
+            owners={stdin.fileno(): (stdin,), stdout.fileno(): (stdout,)},
+            prefix={0: take_read_ahead(stdout)},
+        )
+        self._watcher = ChildWatcher(process, stderr, self._sink, take_read_ahead(stderr))
+        # An attribute rather than a set of ours: it lives and dies with the object.
+        process._streamipc_taken = True  # type: ignore[attr-defined]
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The child."""
+        return self._process
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status as :class:`subprocess.Popen` has it; ``None``: it runs."""
+        return self._process.poll()
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last 20 lines, or 8 KiB, that the child wrote to standard error."""
+        return self._sink.tail
+
+    def watch(self, on_exit: Callable[[], None]) -> None:
+        """Start the thread that reads standard error and waits for the child's end.
+
+        Until then nobody reads standard error, and a child that fills it (64 KiB)
+        waits.
+
+        Args:
+            on_exit: called once, on that thread, when the child is dead and reaped and
+                its last lines are in :attr:`stderr_tail`. Not called after ``close()``.
+
+        Raises:
+            RuntimeError: no thread can be started, or this is the second call.
+            OSError: no file descriptor is left.
+        """
+        self._watcher.start(on_exit)
+
+    def shutdown(self, timeout: float) -> int | None:
+        """See to it that the child ends: wait, then SIGTERM, then SIGKILL; reap it.
+
+        A KeyboardInterrupt meanwhile kills the child at once.
+
+        Args:
+            timeout: seconds to wait before SIGTERM; after that it has as long again,
+                but at least 0.2 and at most 2 seconds, before SIGKILL.
+
+        Returns:
+            Its exit status; ``None`` if it could not be ended: it belongs to another
+            user, or hangs in the kernel.
+        """
+        process = self._process
+        try:
+            if not wait_for_exit(process, timeout):
+                with suppress(PermissionError):
+                    process.terminate()
+                if not wait_for_exit(process, min(max(timeout, 0.2), 2.0)):
+                    with suppress(PermissionError):
+                        process.kill()
+                    wait_for_exit(process, _UNKILLABLE)
+        except BaseException:
+            with suppress(OSError):
+                process.kill()
+            wait_for_exit(process, _UNKILLABLE)
+            raise
+        if self._watcher.started and process.returncode is not None:
+            self._watcher.done.wait(_EXIT_STATUS * 2)
+        return process.returncode
+
+    def closed_error(self, what: str = "") -> SessionClosedError:
+        """Make the error that says how the child ended.
+
+        Waits up to 50 ms for the exit status, the first time.
+
+        Args:
+            what: what could not be done because of it, such as ``"no reply to Hello"``.
+        """
+        if not self._looked_for_status:
+            self._looked_for_status = True
+            if self._watcher.started:
+                self._watcher.done.wait(_EXIT_STATUS)
+            else:
+                wait_for_exit(self._process, _EXIT_STATUS)
+        code = self._process.poll()
+        signal_name = None
+        if code is None:
+            # Once closed, what the child does with its output is no longer seen.
+            seen = "closed its output but " if self._open_fds else ""
+            fate = f"{seen}is still running"
+        elif code < 0:
+            signal_name = _signal_name(-code)
+            fate = f"was killed by {signal_name}"
+        else:
+            fate = f"exited with code {code}"
+        text = f"{self._name} {fate}"
+        if what:
+            text = f"{what}: {text}"
+        tail = self.stderr_tail
+        if tail:
+            indented = "\n".join(f"    {line}" for line in tail.splitlines())
+            text = f"{text}; the last lines of its standard error:\n{indented}"
+        return SessionClosedError(text, returncode=code, signal=signal_name, stderr_tail=tail)
+
+    def close(self) -> None:
+        """Close the pipes and end the watching thread; the child is not ended by it."""
+        self._watcher.close()
+        super().close()
+
+    def close_after_fork(self) -> None:
+        """Close the copies of the pipes that a forked process inherited."""
+        self._watcher.close_after_fork()
+        super().close_after_fork()
+        if self._process.returncode is None:
+            # It is no child of this process: Popen.__del__ must not warn about it.
+            self._process.returncode = 0
+
+
+def describe_command(process: subprocess.Popen[bytes]) -> str:
+    """Name a child for people: ``the child 'python child.py' (pid 123)``."""
+    args: Any = getattr(process, "args", "")
+    if isinstance(args, (list, tuple)):
+        import shlex
+
+        args = shlex.join(os.fsdecode(arg) for arg in args)
+    text = os.fsdecode(args)
+    if len(text) > 100:
+        text = text[:97] + "..."
+    return f"the child {text!r} (pid {process.pid})"
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

@@ -1,0 +1,353 @@
+"""Each test runs a child, because a process has one standard input and output."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+PREAMBLE = """
+import os, sys
+from streamipc.transports.stdio import open_stdio
+
+def read_all(transport):
+    data, buffer = b"", memoryview(bytearray(1 << 16))
+    while count := transport.read_into(buffer):
+        data += buffer[:count]
+    return data
+
+def write(transport, data):
+    transport.write(memoryview(data))
+"""
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run lines of Python and return what came out of both streams."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+    def run_child(source, input=b"", **options):  # noqa: A002
+        child = subprocess.run(
+            [sys.executable, "-W", "error", "-c", PREAMBLE + source],
+            input=input,
+            capture_output=True,
+            timeout=30,
+            **options,
+        )
+        assert child.returncode == 0, child.stderr.decode()
+        return child.stdout, child.stderr
+
+    return run_child
+
+
+def test_bytes_pass_both_ways(run):
+    source = """
+transport = open_stdio()
+write(transport, read_all(transport).upper())
+transport.close()
+"""
+    assert run(source, b"echo") == (b"ECHO", b"")
+
+
+def test_print_and_c_code_and_grandchildren_write_to_standard_error(run):
+    source = """
+import subprocess
+transport = open_stdio()
+print("printed", flush=True)
+os.write(1, b"low level\\n")
+subprocess.run(["echo", "grandchild"])
+write(transport, b"frame")
+transport.close()
+"""
+    assert run(source) == (b"frame", b"printed\nlow level\ngrandchild\n")
+
+
+def test_nobody_else_gets_the_input(run):
+    source = """
+import subprocess
+transport = open_stdio()
+assert os.read(0, 10) == b""
+assert sys.stdin.read() == ""
+assert subprocess.run(["cat"], capture_output=True).stdout == b""
+write(transport, read_all(transport))
+transport.close()
+"""
+    assert run(source, b"for the session") == (b"for the session", b"")
+
+
+def test_grandchildren_do_not_inherit_the_private_copies(run):
+    source = """
+import subprocess
+transport = open_stdio()
+assert min(*transport.read_fds, transport.write_fd) > 2
+listing = "import os; print(sorted(os.listdir('/proc/self/fd'), key=int))"
+command = [sys.executable, "-S", "-E", "-c", listing]
+listed = subprocess.run(command, close_fds=False, stdout=subprocess.PIPE).stdout
+assert listed == b"['0', '1', '2', '3']\\n", listed
+transport.close()
+"""
+    assert run(source) == (b"", b"")
+
+
+def test_close_puts_both_back(run):
+    source = """
+transport = open_stdio()
+print("during")
+transport.close()
+transport.close()
+print("after", sys.stdin.readline())
+"""
+    assert run(source, b"left over") == (b"after left over\n", b"during\n")
+
+
+def test_what_was_printed_before_goes_where_it_was_meant_to(run):
+    source = """
+print("before", end=" ")
+transport = open_stdio()
+write(transport, b"frame")
+transport.close()
+"""
+    assert run(source) == (b"before frame", b"")
+
+
+def test_closing_by_halves_leaves_standard_output_to_be_put_back(run):
+    source = """
+transport = open_stdio()
+transport.close_write()
+transport.close()
+print("after")
+"""
+    assert run(source) == (b"after\n", b"")
+
+
+def test_what_the_buffer_of_stdin_has_read_ahead_is_kept(run):
+    source = """
+assert sys.stdin.buffer.readline() == b"greeting\\n"
+transport = open_stdio()
+write(transport, read_all(transport))
+assert sys.stdin.buffer.read() == b"", "read twice"
+transport.close()
+"""
+    assert run(source, b"greeting\nframe") == (b"frame", b"")
+
+
+def test_a_second_session_is_refused_until_the_first_is_closed(run):
+    source = """
+transport = open_stdio()
+try:
+    open_stdio()
+except RuntimeError as error:
+    assert "already belong to a session of this process" in str(error)
+else:
+    raise AssertionError
+transport.close()
+again = open_stdio()
+write(again, b"again")
+again.close()
+"""
+    assert run(source) == (b"again", b"")
+
+
+def test_no_descriptor_is_left_open(run):
+    source = """
+before = os.listdir("/proc/self/fd")
+open_stdio().close()
+assert os.listdir("/proc/self/fd") == before
+assert os.get_inheritable(0) and os.get_inheritable(1)
+"""
+    assert run(source) == (b"", b"")
+
+
+@pytest.mark.parametrize(("fd", "name"), [(0, "standard input"), (1, "standard output")])
+@pytest.mark.parametrize("when", ["at the start", "by the program", "by its object"])
+def test_a_closed_stream_is_an_error_that_names_it(run, fd, name, when):
+    close = {
+        "at the start": "",
+        "by the program": f"os.close({fd})",
+        "by its object": f"(sys.stdin, sys.stdout)[{fd}].close()",
+    }[when]
+    source = f"""
+{close}
+try:
+    open_stdio()
+except OSError as error:
+    os.write(2, str(error).encode())
+"""
+    options = {"preexec_fn": lambda: os.close(fd)} if when == "at the start" else {}
+    _, stderr = run(source, **options)
+    assert b"%s (fd %d) is closed; start this process with a pipe" % (name.encode(), fd) in stderr
+
+
+@pytest.mark.parametrize("when", ["at the start", "by the program"])
+def test_without_standard_error_what_is_printed_is_lost(run, when):
+    close = "os.close(2)" if when == "by the program" else ""
+    source = f"""
+{close}
+transport = open_stdio()
+print("nowhere", flush=True)
+assert os.path.samestat(os.fstat(1), os.stat(os.devnull))
+write(transport, b"frame")
+transport.close()
+"""
+    options = {"preexec_fn": lambda: os.close(2)} if when == "at the start" else {}
+    assert run(source, **options) == (b"frame", b"")
+
+
+def test_a_file_opened_under_the_number_of_standard_error_is_not_written_to(run, tmp_path):
+    source = f"""
+file = open({str(tmp_path / "file")!r}, "wb", buffering=0)
+assert file.fileno() == 2
+transport = open_stdio()
+print("nowhere", flush=True)
+transport.close()
+"""
+    assert run(source, preexec_fn=lambda: os.close(2)) == (b"", b"")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_an_object_in_place_of_stdout_is_left_alone(run):
+    source = """
+import io
+class Log:
+    def __init__(self): self.text = ""
+    def write(self, text): self.text += text
+mine = sys.stdout = Log()
+transport = open_stdio()
+print("mine")
+transport.close()
+assert sys.stdout is mine and mine.text == "mine\\n"
+sys.stdout = None
+open_stdio().close()
+"""
+    assert run(source) == (b"", b"")
+
+
+def test_a_failure_half_way_leaves_everything_as_it_was(run):
+    source = """
+real_dup2 = os.dup2
+def fail(fd, fd2, *args, **kwargs):
+    if fd2 == 1:
+        os.dup2 = real_dup2
+        raise KeyboardInterrupt
+    real_dup2(fd, fd2, *args, **kwargs)
+before = sorted(os.listdir("/proc/self/fd"))
+os.dup2 = fail
+try:
+    open_stdio()
+except KeyboardInterrupt:
+    pass
+assert sorted(os.listdir("/proc/self/fd")) == before
+print("still", sys.stdin.read(), end="")
+open_stdio().close()
+"""
+    assert run(source, b"here") == (b"still here", b"")
+
+
+def test_too_many_open_files_leaves_everything_as_it_was(run):
+    source = """
+import resource, errno
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+import fcntl, termios, select
+before = os.listdir("/proc/self/fd")
+for limit in (4, 5):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        open_stdio()
+    except OSError as error:
+        assert error.errno == errno.EMFILE
+    else:
+        raise AssertionError
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+assert os.listdir("/proc/self/fd") == before
+print(sys.stdin.read(), end="")
+"""
+    assert run(source, b"fine") == (b"fine", b"")
+
+
+def test_blocking_mode_is_given_back(run):
+    source = """
+transport = open_stdio()
+assert not os.get_blocking(transport.write_fd)
+transport.close()
+assert os.get_blocking(1)
+"""
+    assert run(source) == (b"", b"")
+
+
+def test_a_terminal_passes_all_bytes_and_is_put_back(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    source = """
+import termios
+before = termios.tcgetattr(0)
+transport = open_stdio()
+write(transport, b"ready")
+buffer = memoryview(bytearray(100))
+got = b""
+while len(got) < 6:
+    got += buffer[:transport.read_into(buffer)]
+write(transport, got)
+assert transport.read_into(buffer) == 1
+transport.close()
+assert termios.tcgetattr(0) == before
+"""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + source], stdin=slave, stdout=slave
+    ) as child:
+        assert os.read(master, 100) == b"ready"
+        os.write(master, b"\x03\x04\r\n\x1a\x11")
+        assert os.read(master, 100) == b"\x03\x04\r\n\x1a\x11"
+        os.write(master, b"!")
+    os.close(master)
+    os.close(slave)
+    assert child.returncode == 0
+
+
+def test_one_socket_for_both_directions_survives_the_session(monkeypatch):
+    import socket
+
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    source = """
+transport = open_stdio()
+write(transport, b"frame ")
+transport.close_write()
+transport.close()
+print("after")
+"""
+    ours, theirs = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + source], stdin=theirs, stdout=theirs
+    ) as child:
+        theirs.close()
+        assert ours.makefile("rb").read() == b"frame after\n"
+    ours.close()
+    assert child.returncode == 0
+
+
+def test_a_forked_process_holds_no_pipe_open_and_keeps_its_output_on_standard_error(run):
+    source = """
+transport = open_stdio()
+pid = os.fork()
+if pid == 0:
+    private = (*transport.read_fds, transport.write_fd)
+    transport.close_after_fork()
+    for fd in private:
+        try:
+            os.fstat(fd)
+        except OSError:
+            continue
+        raise AssertionError
+    transport.close()
+    print("from the fork", flush=True)
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+write(transport, b"parent")
+transport.close()
+"""
+    assert run(source) == (b"parent", b"from the fork\n")
