@@ -1,0 +1,1 @@
+"""The engine: the only place that starts a thread or takes a lock."""

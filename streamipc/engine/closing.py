@@ -1,0 +1,353 @@
+"""How a session ends.
+
+There are two ways in, and one way out:
+
+* *we close*: nothing new is taken; handlers in flight finish and answer; queued bytes go
+  out; our direction closes; the peer has until the time is over to answer what we asked,
+  and to close its own; a child has until then to exit, and is then made to;
+* *the stream ends*, or breaks, or the child dies: what had arrived is delivered, then
+  pending requests fail; handlers in flight finish and answer, for the peer may have
+  closed only its own direction; if it is gone altogether they are cancelled.
+
+The way out is ``_finish``, which one thread enters once: it sees the above through,
+stops the crew, and closes descriptors when no thread can be using them any more.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from .jobs import CallJob, RequestJob
+
+if TYPE_CHECKING:
+    from ..exceptions import SessionClosedError
+    from .engine import Engine
+
+__all__ = ["Closing"]
+
+_SLICE = 0.05
+"""Seconds between two looks at whether the peer is gone, while handlers finish."""
+
+_CANCELLED_HANDLERS = 0.5
+"""Seconds for handlers to notice that they are cancelled, once the peer is gone."""
+
+_JOIN = 1.0
+"""Seconds to wait for the crew's threads; one that runs a handler without end stays."""
+
+_EXITED = 0.03
+"""Seconds for the end of the stream to arrive after the child's death. It is there at
+once, unless another process holds the pipe open."""
+
+_LONGEST = 1e6
+"""Seconds, eleven days: poll(2) does not take much more."""
+
+_BROKEN = 0.1
+"""Seconds for the end of the stream to arrive after writing has failed."""
+
+
+class Closing:
+    """Ends one session.
+
+    Args:
+        engine: whose.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._claimed = False  # guarded by the engine's lock
+        self._end_claimed = False  # guarded by the engine's lock
+        self._finisher: int | None = None  # identifier of the thread in _finish
+        self._by: float | None = None  # when _finish is to be done waiting
+        self.refuses_requests = False
+        self.ended = threading.Event()
+        """Nothing more will be read, and pending requests have failed."""
+        self.closed = threading.Event()
+        """All is released."""
+
+    def error(self) -> SessionClosedError:
+        """Return the error for whoever uses the session now."""
+        refusal = self._engine.refusal
+        if refusal is None:
+            return self._engine.host.closed_error("the session is ending")
+        return refusal()
+
+    # Ways in.
+
+    def close(self, timeout: float) -> None:
+        """Close gracefully; return when it is done.
+
+        From a thread that the session itself needs for that (a handler's, a callback's),
+        return at once and let it happen.
+        """
+        engine = self._engine
+        if engine.is_foreign():
+            return
+        timeout = min(timeout, _LONGEST)
+        end = time.monotonic() + timeout
+        self.refuses_requests = True
+        engine.refuse(lambda: engine.host.closed_error("this side closed the session"))
+        here = engine.crew.runs_here() or self._finisher == threading.get_ident()
+        if self._claim():
+            if here:
+                self._start_thread(self._close, end)
+            else:
+                self._close(end)
+        else:
+            self._by = end if self._by is None else min(self._by, end)
+            if not here:
+                if engine.solo is not None:
+                    engine.solo.run_jobs()
+                self.closed.wait(timeout + 2 * _JOIN)
+                self._shut_down_child(end)
+
+    def abandon(self) -> None:
+        """Nobody holds the session any more: end it without waiting for anything."""
+        if self._engine.solo is not None:
+            self.close(0.0)  # nobody would come to run a job
+        else:
+            self._start_thread(self.close, 0.0)
+
+    def forget_after_fork(self) -> None:
+        """Make a copy in a forked child count as closed."""
+        self._claimed = self._end_claimed = True
+        self.ended = threading.Event()
+        self.closed = threading.Event()
+        self.ended.set()
+        self.closed.set()
+
+    def stream_ended(self, error: Exception | None) -> None:
+        """The reader saw the end of the stream; it calls this itself."""
+        what = "the peer closed the connection"
+        if error is not None:
+            said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            what = f"reading failed ({said})"
+        self._end(what)
+
+    def write_failed(self, error: Exception) -> None:
+        """The writer could not write; any thread calls this."""
+        said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        text = f"the peer no longer reads, or writing failed ({said})"
+        self._start_thread(self._force_end, text, _BROKEN)
+
+    def failed(self, error: BaseException) -> None:
+        """Something that nobody foresaw; any thread calls this."""
+        self._engine.report(error)
+        text = f"the session failed ({type(error).__name__}: {error})"
+        self._start_thread(self._force_end, text, 0.0)
+
+    def child_exited(self) -> None:
+        """The child is dead; the thread that watches it calls this."""
+        self._force_end("the session is over", _EXITED)
+
+    # The end of reading.
+
+    def _end(self, what: str) -> None:
+        """Fail what is pending; have the rest seen to."""
+        engine = self._engine
+        with engine.lock:
+            if self._end_claimed:
+                return
+            self._end_claimed = True
+            engine.reader.ended = True
+        engine.refuse(lambda: engine.host.closed_error(what))
+        for future in engine.take_calls():
+            name = type(future.request).__wire_name__
+            engine.settle(future, None, engine.host.closed_error(f"no reply to {name}; {what}"))
+        engine.end_receiving()
+        self.ended.set()
+        if self._claim():
+            self._start_thread(self._finish, None)
+
+    def _force_end(self, what: str, patience: float) -> None:
+        """End reading although the stream has not ended: deliver what is there first."""
+        if self.ended.wait(patience):
+            return
+        engine = self._engine
+        reader = engine.reader
+        if not reader.can_poll:
+            engine.transport.close()  # the read that blocks ends by it
+            self.ended.wait(_JOIN)
+            self._end(what)
+            return
+        with engine.lock:
+            reader.draining = True
+        engine.outlet.abort()
+        reader.wake_holder()
+        taken = self._take_role()
+        try:
+            if taken:
+                reader.drain()
+            self._end(what)
+        finally:
+            if taken:
+                reader.leave()
+
+    def _take_role(self) -> bool:
+        """Take the reading role once its holder has left it, as it does when woken."""
+        engine = self._engine
+        end = time.monotonic() + _JOIN
+        while time.monotonic() < end:
+            with engine.lock:
+                if engine.reader.holder is None:
+                    engine.reader.holder = threading.get_ident()
+                    return True
+            time.sleep(0.0005)  # its holder is awake and on its way: microseconds
+        return False
+
+    # The way out.
+
+    def _claim(self) -> bool:
+        with self._engine.lock:
+            first = not self._claimed
+            self._claimed = True
+        return first
+
+    def _start_thread(self, target: Any, *args: Any) -> None:
+        solo = self._engine.solo
+        if solo is not None:
+            solo.submit(CallJob(lambda: target(*args), self._engine.report))
+            return
+        try:
+            threading.Thread(
+                target=target, args=args, name="streamipc-closing", daemon=True
+            ).start()
+        except RuntimeError:  # can't start new thread, or the interpreter is shutting down
+            target(*args)
+
+    def _close(self, end: float) -> None:
+        """Close from our side; then see the child off."""
+        try:
+            self._finish(end)
+        finally:
+            self._shut_down_child(end)
+
+    def _finish(self, end: float | None) -> None:
+        """End everything.
+
+        Args:
+            end: :func:`time.monotonic` seconds until which to wait for handlers, and for
+                the peer; ``None``: the stream has ended, and handlers have all the time.
+        """
+        engine = self._engine
+        self._finisher = threading.get_ident()
+        if self._by is None:
+            self._by = end
+        try:
+            if engine.started:
+                self._finish_gracefully()
+        finally:
+            self._release()
+
+    def _finish_gracefully(self) -> None:
+        engine = self._engine
+        self._wait_for_handlers()
+        engine.writer.flush(self._by)
+        if not engine.writer.is_writing():
+            # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
+            # whose number may be another file's a moment later, from under its write.
+            engine.transport.close_write()
+        if self.ended.is_set():
+            return
+        left = 0.0 if self._by is None else max(0.0, self._by - time.monotonic())
+        shutdown = getattr(engine.transport, "shutdown", None)
+        if engine.solo is not None:
+            if shutdown is not None or engine.connection.calls:
+                engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + left)
+        elif shutdown is not None:
+            shutdown(left)  # the crew reads meanwhile
+            self.ended.wait(_EXITED + _BROKEN)
+        else:
+            end = time.monotonic() + left
+            # Some media can't be closed by halves, and some peers don't mind the end.
+            while engine.connection.calls and time.monotonic() < end:
+                if self.ended.wait(_SLICE):
+                    break
+
+    def _wait_for_handlers(self) -> None:
+        crew = self._engine.crew
+        gone = False
+        while True:
+            now = time.monotonic()
+            if self._by is not None and now >= self._by:
+                break
+            if not gone and self._peer_is_gone():
+                gone = True
+                self._cancel_handlers()
+                limit = now + _CANCELLED_HANDLERS
+                self._by = limit if self._by is None else min(self._by, limit)
+            slice_end = now + _SLICE
+            if self._by is not None:
+                slice_end = min(slice_end, self._by)
+            if crew.wait_until_quiet(slice_end):
+                return
+        self._cancel_handlers()
+
+    def _cancel_handlers(self) -> None:
+        engine = self._engine
+        with engine.lock:
+            served = list(engine.connection.served.values())
+        for request in served:
+            if hasattr(request, "cancel"):
+                engine.cancel_served(request)
+
+    def _peer_is_gone(self) -> bool:
+        """Tell whether nobody can read what we write: then no answer is wanted either."""
+        transport = self._engine.transport
+        fd = getattr(transport, "write_fd", -1)
+        if not self.ended.is_set() or fd < 0 or not getattr(transport, "pollable", False):
+            return False
+        import select
+
+        poll = select.poll()
+        poll.register(fd, 0)  # POLLERR and POLLHUP are always reported (poll(2))
+        return bool(poll.poll(0))
+
+    def _release(self) -> None:
+        """Stop the threads and close the descriptors, in this order."""
+        try:
+            for step in (
+                self._engine.outlet.abort,
+                lambda: self._end("this side closed the session"),
+                self._stop_threads,
+                self._run_leftovers,
+                self._engine.transport.close,
+                self._engine.crew_wakeup.close,
+                self._engine.reader_wakeup.close,
+                self._engine.outlet.close,
+                self._engine.host.ended,
+            ):
+                try:
+                    step()
+                except Exception as error:  # a transport of the user's own, for one
+                    self._engine.report(error)
+        finally:
+            self.closed.set()
+
+    def _stop_threads(self) -> None:
+        """See to it that nobody uses the descriptors any more."""
+        engine = self._engine
+        engine.reader.wake_holder()
+        engine.crew.stop()
+        if not engine.reader.can_poll:
+            engine.transport.close()  # a read that blocks ends by it
+        if self._take_role():
+            engine.reader.leave()
+        end = time.monotonic() + _JOIN
+        while engine.writer.is_writing() and time.monotonic() < end:
+            time.sleep(0.0005)  # it was told to give up
+        engine.crew.join(end)
+        engine.writer.fail()
+
+    def _run_leftovers(self) -> None:
+        """Run the user's callbacks that nobody else will call any more."""
+        for job in self._engine.crew.drop_jobs():
+            if not isinstance(job, RequestJob):
+                job.run()
+
+    def _shut_down_child(self, end: float) -> None:
+        """End a child that still lives, once its pipes are closed."""
+        shutdown = getattr(self._engine.transport, "shutdown", None)
+        if shutdown is not None:
+            shutdown(max(0.0, end - time.monotonic()))

@@ -1,0 +1,76 @@
+"""What an engine and its session know of each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from ..exceptions import SessionClosedError
+    from ..handlers import Handler
+    from ..protocol.envelopes import IdGenerator
+    from ..serializers.base import MessageSerializer
+    from ..session import IpcSession
+
+__all__ = ["Host", "Options", "Stats"]
+
+
+class Options(NamedTuple):
+    """Settings of a session, shared by all sessions of a peer."""
+
+    serializer: MessageSerializer
+    next_id: IdGenerator | None  # None: each session counts
+    timeout: float | None  # seconds
+    max_frame_size: int  # bytes
+    handler_threads: int
+    spin: float  # seconds
+
+
+class Host(Protocol):
+    """What the engine asks of the session that it works for."""
+
+    def session(self) -> IpcSession:
+        """Return the session."""
+        ...
+
+    def request_handlers(self, cls: type, /) -> tuple[Handler, ...]:
+        """Return the handlers for requests of this type, in order."""
+        ...
+
+    def message_handlers(self, cls: type, /) -> tuple[Handler, ...]:
+        """Return the handlers for notifications of this type, in order."""
+        ...
+
+    def report(self, error: BaseException, /) -> None:
+        """Hand an error that no caller gets to ``on_exception``, or to the log."""
+        ...
+
+    def warn(self, text: str, /) -> None:
+        """Log a warning."""
+        ...
+
+    def closed_error(self, what: str, /) -> SessionClosedError:
+        """Return the error for a session that has ended; ``what`` says how."""
+        ...
+
+    def ended(self) -> None:
+        """Call the ``on_close`` callbacks."""
+        ...
+
+
+class Stats(NamedTuple):
+    """A snapshot of a session's counters since it was made."""
+
+    frames_sent: int
+    frames_received: int
+    bytes_sent: int
+    bytes_received: int
+    pending: int
+    """Requests of ours that wait for their reply."""
+    running: int
+    """Handlers of ours that run."""
+    late: int
+    """Replies and items that came after their request had ended here."""
+    junk: int
+    """Bytes that were no frame, and frames that could not be understood."""
+    dropped: int
+    """Notifications thrown away because nobody took them from ``receive()``."""

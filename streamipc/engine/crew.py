@@ -1,0 +1,491 @@
+"""The crew: the threads that belong to a session, and who of them does what.
+
+Theory of operation
+-------------------
+
+Each member of the crew has one duty at a time:
+
+* the *watcher* (exactly one, from the start) sees to it that the session is read, as
+  ``reading.py`` describes, fails requests whose time is over, and runs quick handlers
+  itself, because a hand-over to another thread costs more than they do;
+* the *standby* (at most one, and one exists whenever the watcher runs a handler) looks
+  every ``TICK`` seconds whether the watcher still runs the same handler. If so it takes
+  over the watch, and with it reading and everything else that is queued; the handler is
+  noted as slow, so that next time it is given to a worker at once;
+* *workers* run slow handlers, up to ``limit`` at a time, and errands: callbacks of the
+  user's, and writing. Errands have a limit of their own, for they must get done while
+  all handlers are stuck: ``on_cancel`` is there to set such a handler free;
+* the rest sleep, and end after ``IDLE_SECONDS``.
+
+The invariant:
+
+    While the session lives there is one watcher. It is looking, or it runs a job and a
+    standby looks at it, no less often than every ``TICK`` seconds. It does nothing else
+    that may block: above all it never waits for room to write.
+
+    A job in a queue is known to somebody: a quick one to the watcher, which is awake or
+    was roused; another to a worker that was rung or hired, or to every worker that is
+    busy, each of which looks again when it is done.
+
+Where no thread can be had, the watcher runs everything itself (``_alone``): slower, and
+with nobody looking at it, but nothing is lost.
+
+A handler that waits for something of the session's (a nested reply, credit for a stream)
+does not count against ``limit``: it is inside ``blocked()``. So two processes can call
+each other to any depth; each level costs one thread that sleeps.
+
+The engine's lock guards everything here. A member sleeps on its own lock, ``Member.bell``;
+whoever gives it something to do changes its duty or a queue under the engine's lock and
+then rings. A bell rung too often only makes its member look once more.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .reading import TICK, Reader, wake
+from .staff import IDLE_SECONDS, Job, Member
+from .watching import Watching
+
+if TYPE_CHECKING:
+    from .deadlines import Deadlines
+    from .polling import Inlet, Wakeup
+
+__all__ = ["Crew", "current_crew"]
+
+_local = threading.local()
+"""``_local.crew`` is the crew whose job this thread runs, if it does."""
+
+
+class Crew(Watching):
+    """The threads of one session.
+
+    Args:
+        lock: the engine's.
+        reader: whose role the watcher sees to.
+        deadlines: of pending requests.
+        inlet: the watcher's own, to poll while it does not hold the role; ``None`` where
+            descriptors can't be polled.
+        wakeup: ends that poll.
+        limit: jobs that workers and the watcher run at the same time.
+        name: of the threads.
+        expire: called with the futures whose time is over.
+        flush: writes out what jobs have queued; may block.
+        flush_some: writes what there is room for; returns whether little is left.
+        crashed: called when a member fails for a reason of nobody's foreseeing.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        reader: Reader,
+        deadlines: Deadlines,
+        inlet: Inlet | None,
+        wakeup: Wakeup,
+        limit: int,
+        name: str,
+        expire: Callable[[list[Any]], None],
+        flush: Callable[[], None],
+        flush_some: Callable[[], bool],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
+        self._lock = lock
+        self._reader = reader
+        self._deadlines = deadlines
+        self._inlet = inlet
+        self._wakeup = wakeup
+        self._limit = limit
+        self._name = name
+        self._expire = expire
+        self._flush = flush
+        self._flush_some = flush_some
+        self._crashed = crashed
+        self._quick: deque[Job] = deque()  # for the watcher
+        self._slow: deque[Job] = deque()  # for workers
+        self._errands: deque[Job] = deque()  # for workers too
+        self._members: dict[Member, None] = {}
+        self._idle: list[Member] = []
+        self._watcher: Member | None = None
+        self._standby: Member | None = None
+        self._ticking = False  # the standby looks every TICK
+        self._alone = False  # the last hiring failed
+        self.running = 0  # jobs that run and are not blocked
+        self.blocked_jobs = 0
+        self._on_errands = 0  # members that run one; they count as running as well
+        self._stopping = False
+        self._quiet = threading.Condition(lock)  # notified when the last job has ended
+        reader.wake_watcher = self._wake_watcher
+        reader.work_arrived = self._work_arrived
+
+    # From outside.
+
+    def start(self) -> None:
+        """Start the watcher, and a timekeeper where the watcher's reading blocks."""
+        with self._lock:
+            self._hire()
+            if self._inlet is None:
+                self._hire()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; run it here if the crew is gone."""
+        with self._lock:
+            stopped = self._stopping
+            if not stopped:
+                self.submit_locked(job)
+        if stopped:
+            job.run()
+
+    def submit_locked(self, job: Job) -> None:
+        """As :meth:`submit`, with the lock held, and while the session lives."""
+        watcher = self._watcher
+        if job.is_slow or (self._inlet is None and not self._reads_here()):
+            # Nothing wakes a watcher whose reading blocks.
+            self._give_to_worker(job)
+            return
+        self._quick.append(job)
+        if watcher is not None and watcher.sleeps_until != 0.0:
+            self._rouse(watcher)
+
+    def _reads_here(self) -> bool:
+        return self._reader.holder == threading.get_ident()
+
+    def submit_and_wake(self, job: Job) -> None:
+        """Queue a job for a worker; run it here if the crew is gone."""
+        with self._lock:
+            stopped = self._stopping
+            if not stopped:
+                self._give_to_worker(job)
+        if stopped:
+            job.run()
+
+    def deadline_added(self, deadline: float) -> None:
+        """See to it, with the lock held, that someone is awake at ``deadline``."""
+        keeper = self._watcher
+        if self._inlet is None:
+            keeper = self._standby or keeper
+        if keeper is not None and (keeper.sleeps_until is None or deadline < keeper.sleeps_until):
+            self._rouse(keeper)
+
+    def jobs(self) -> int:
+        """Return, with the lock held, how many jobs run or wait to run."""
+        return self.running + self.blocked_jobs + self.waiting_jobs()
+
+    def waiting_jobs(self) -> int:
+        """Return how many jobs wait to run."""
+        return len(self._quick) + len(self._slow) + len(self._errands)
+
+    def wait_until_quiet(self, end: float | None, own_jobs: int = 0) -> bool:
+        """Wait until no job runs or waits; return whether it is so."""
+        with self._lock:
+            while self.jobs() > own_jobs:
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._quiet.wait(left)
+        return True
+
+    def drop_jobs(self) -> list[Job]:
+        """Take out and return what waits to run."""
+        with self._lock:
+            dropped = [*self._quick, *self._slow, *self._errands]
+            self._quick.clear()
+            self._slow.clear()
+            self._errands.clear()
+            self._quiet.notify_all()
+        return dropped
+
+    def runs_here(self) -> bool:
+        """Tell whether the calling thread is running one of this crew's jobs."""
+        return getattr(_local, "crew", None) is self
+
+    def stop(self) -> None:
+        """Tell all members to end once they are done with what they do."""
+        with self._lock:
+            self._stopping = True
+            for member in self._members:
+                self._rouse(member)
+
+    def join(self, end: float) -> bool:
+        """Wait for the members' threads; return whether all have ended."""
+        me = threading.current_thread()
+        for member in tuple(self._members):
+            if member.thread is not me and member.thread.ident is not None:
+                member.thread.join(max(0.0, end - time.monotonic()))
+        return not any(m.thread.is_alive() for m in self._members if m.thread is not me)
+
+    # Hiring and calling, with the lock held.
+
+    def _hire(self) -> Member | None:
+        member = Member()
+        member.thread = threading.Thread(
+            target=self._work, args=(member,), name=self._name, daemon=True
+        )
+        self._members[member] = None
+        try:
+            member.thread.start()
+        except RuntimeError:  # can't start new thread: the members there are must do
+            del self._members[member]
+            if not self._members:
+                raise
+            self._alone = True
+            return None
+        self._alone = False
+        return member
+
+    def _give_to_worker(self, job: Job) -> None:
+        if job.is_errand:
+            self._errands.append(job)
+            self._call_errand_runner()
+        else:
+            self._slow.append(job)
+            self._call_worker()
+
+    def _call_errand_runner(self) -> None:
+        """Have somebody run what waits in ``_errands``, if their limit allows it."""
+        if self._on_errands >= self._limit or self._stopping:
+            return
+        if self._idle:
+            wake(self._idle.pop().bell)
+        elif len(self._members) - self.blocked_jobs < 2 * self._limit + 2:
+            self._hire()
+
+    def _call_worker(self) -> None:
+        """Have somebody run what waits in ``_slow``, if the limit allows it."""
+        if not self._may_run() or self._stopping:
+            return
+        if self._idle:
+            wake(self._idle.pop().bell)
+        elif len(self._members) - self.blocked_jobs < self._limit + self._on_errands + 2:
+            self._hire()
+
+    def _call_workers(self) -> None:
+        if self._errands:
+            self._call_errand_runner()
+        if self._slow:
+            self._call_worker()
+
+    def _may_run(self) -> bool:
+        """Tell whether one more handler may run."""
+        return self.running - self._on_errands < self._limit
+
+    def _started(self, job: Job) -> None:
+        self.running += 1
+        self._on_errands += job.is_errand
+
+    def _ended(self, job: Job) -> None:
+        self.running -= 1
+        self._on_errands -= job.is_errand
+        self._call_workers()
+        if not self.running:
+            self._quiet.notify_all()
+
+    def _rouse(self, member: Member) -> None:
+        """Wake a member wherever it sleeps."""
+        if member.polling:
+            self._wakeup.set()
+        else:
+            wake(member.bell)
+
+    def _wake_watcher(self) -> None:
+        """The role is free: see to it that the watcher is looking (reading.py, rule 3)."""
+        watcher = self._watcher
+        if watcher is not None and watcher.sleeps_until != 0.0:
+            if not watcher.polling:
+                wake(watcher.bell)
+            elif self._quick or not self._reader.is_open():
+                self._wakeup.set()
+
+    def _work_arrived(self) -> None:
+        """A caller has read: if that brought work, the crew takes over."""
+        if not self._quick:
+            return
+        with self._lock:
+            self._reader.crew_reads = True
+            watcher = self._watcher
+            if watcher is not None and watcher.job is not None:
+                # It waits inside a handler, perhaps for the very reply that we read for.
+                self._promote()
+            elif watcher is not None:
+                self._rouse(watcher)
+
+    def _promote(self) -> None:
+        """Put another in the place of the watcher, which is busy."""
+        self._have_standby()
+        successor = self._standby
+        if successor is not None:
+            self._standby = None
+            self._ticking = False
+            self._watcher = successor
+            wake(successor.bell)
+
+    # A member's life.
+
+    def _work(self, me: Member) -> None:
+        try:
+            while self._next_duty(me):
+                pass
+        except BaseException as error:
+            with self._lock:
+                if self._reader.holder == threading.get_ident():
+                    self._reader.holder = None
+                self._leave(me)
+            self._crashed(error)
+
+    def _next_duty(self, me: Member) -> bool:
+        """Do one duty; return ``False`` to end."""
+        with self._lock:
+            if self._stopping or me not in self._members:
+                self._leave(me)
+                return False
+            job = None
+            duty = self._watch
+            if self._watcher is None or self._watcher is me:
+                self._watcher = me
+                if self._standby is me:  # designated, and overtaken on its way there
+                    self._standby = None
+                self._call_workers()  # it may have been rung for what waits there
+            elif self._standby is me or (self._standby is None and self._inlet is None):
+                self._standby = me
+                duty = self._stand_by
+            elif self._errands and self._on_errands < self._limit:
+                job = self._errands.popleft()
+                self._started(job)
+            elif self._slow and self._may_run():
+                job = self._slow.popleft()
+                self._started(job)
+            elif self._standby is None:
+                self._standby = me
+                duty = self._stand_by
+            else:
+                self._idle.append(me)
+                duty = self._idle_away
+        if job is None:
+            duty(me)
+        else:
+            self._run(job)
+            self._flush()
+            with self._lock:
+                self._ended(job)
+        return True
+
+    def _leave(self, me: Member) -> None:
+        self._members.pop(me, None)
+        if self._watcher is me:
+            self._watcher = None
+        if self._standby is me:
+            self._standby = None
+
+    def _run(self, job: Job) -> None:
+        _local.crew = self
+        _local.on_errand = job.is_errand
+        start = time.perf_counter()
+        job.run()
+        job.took(time.perf_counter() - start)
+        _local.crew = None
+
+    def _idle_away(self, me: Member) -> None:
+        rung = me.bell.acquire(timeout=IDLE_SECONDS)
+        with self._lock:
+            if me in self._idle:
+                self._idle.remove(me)
+                if not rung:
+                    self._leave(me)
+
+    # Standing by.
+
+    def _stand_by(self, me: Member) -> None:
+        """Look at the watcher until it is stuck or gone; then take its place."""
+        seen: tuple[Member | None, int] | None = None
+        idle_ticks = 0
+        while True:
+            with self._lock:
+                if self._watcher is me:  # promoted
+                    break
+                if self._stopping or self._standby is not me:
+                    return
+                watcher = self._watcher
+                stuck = watcher is not None and watcher.job
+                now_seen = (watcher, watcher.runs if watcher else 0)
+                if watcher is None or (stuck and now_seen == seen):
+                    self._take_over(me, watcher)
+                    break
+                idle_ticks = 0 if stuck or now_seen != seen else idle_ticks + 1
+                seen = now_seen
+                timeout = self._standby_sleep(me, idle_ticks)
+            me.bell.acquire(timeout=timeout)
+            if self._inlet is None:
+                self._expire_due()
+        self._flush_some()  # what the old watcher had left for the end of its burst
+        self._watch(me)
+
+    def _standby_sleep(self, me: Member, idle_ticks: int) -> float:
+        """Return for how long the standby sleeps; -1: until it is rung for."""
+        if idle_ticks < 2:
+            self._ticking = True
+            me.sleeps_until = 0.0
+            return TICK
+        self._ticking = False
+        if self._inlet is None:  # the watcher's reading blocks: keep the time for it
+            earliest = me.sleeps_until = self._deadlines.earliest()
+            return -1 if earliest is None else max(0.0, earliest - time.monotonic())
+        return -1
+
+    def _take_over(self, me: Member, old: Member | None) -> None:
+        self._watcher = me
+        self._standby = None
+        self._ticking = False
+        if old is not None and old.job is not None:
+            old.job.took(TICK)
+        if self._inlet is None:
+            self._have_standby()  # somebody must keep the time while we read
+
+    def _have_standby(self) -> None:
+        """See to it, with the lock held, that somebody looks at the watcher."""
+        if self._standby is None:
+            if self._idle:
+                self._standby = self._idle.pop()
+                wake(self._standby.bell)
+            else:
+                self._standby = self._hire()
+        elif not self._ticking:
+            self._ticking = True
+            wake(self._standby.bell)
+
+    def _expire_due(self) -> None:
+        with self._lock:
+            expired = self._deadlines.expire(time.monotonic())
+        if expired:
+            self._expire(expired)
+
+    # Blocking inside a job.
+
+    def enter_wait(self) -> None:
+        """A job of this thread is going to wait for something of the session's."""
+        with self._lock:
+            self.running -= 1
+            self._on_errands -= _local.on_errand
+            self.blocked_jobs += 1
+            reader = self._reader
+            reader.paused = False
+            watcher = self._watcher
+            if watcher is not None and watcher.thread is threading.current_thread():
+                reader.crew_reads = False  # it is the one to read, for its own reply
+            else:
+                self._wake_watcher()
+            self._call_workers()
+
+    def leave_wait(self) -> None:
+        """It has waited."""
+        with self._lock:
+            self.running += 1
+            self._on_errands += _local.on_errand
+            self.blocked_jobs -= 1
+
+
+def current_crew() -> Crew | None:
+    """Return the crew whose job the calling thread runs, if any."""
+    return getattr(_local, "crew", None)

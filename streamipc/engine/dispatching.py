@@ -1,0 +1,226 @@
+"""What becomes of each event that was read.
+
+The holder of the reading role calls these methods, so none of them may block or call the
+user's code: what would is queued as a job.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ..exceptions import OverloadedError, ProtocolError
+from ..messages import LogMessage, Message
+from ..protocol import connection as events
+from ..protocol.envelopes import Notification, Request
+from .jobs import MAX_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob, RequestJob
+from .reading import Reader, wake
+from .serving import Served, closed_refusal
+
+if TYPE_CHECKING:
+    from ..futures import ResponseFuture
+    from ..protocol.connection import Connection, Decoded
+    from .closing import Closing
+    from .contracts import Host
+    from .crew import Crew
+    from .outlets import BlockingOutlet, PolledOutlet
+    from .solo import Solo
+
+__all__ = ["Dispatching", "Received"]
+
+MAX_WAITING = 1 << 16
+"""Requests that may wait for a handler thread; more are answered with OverloadedError."""
+
+MAX_RECEIVED = 1 << 10
+"""Notifications without a handler that wait for ``receive()``."""
+
+
+class Received:
+    """Notifications that wait for ``receive()``."""
+
+    def __init__(self) -> None:
+        self.items: deque[Message] = deque()
+        self.wakers: list[Any] = []
+        self.ended = False
+
+    def ready(self) -> bool:
+        """Tell whether there is one, or never will be."""
+        return bool(self.items) or self.ended
+
+
+class Dispatching:
+    """The part of :class:`~streamipc.engine.engine.Engine` that takes events.
+
+    Where it passes itself on, it is the whole engine, which a type checker can't know.
+    """
+
+    lock: threading.Lock
+    connection: Connection
+    host: Host
+    reader: Reader
+    crew: Crew | Solo
+    outlet: PolledOutlet | BlockingOutlet
+    closing: Closing
+    notifications: deque[Served]
+    notifying: bool
+    _rules: dict[type, Callable[[Any], None]]
+    _received: Received
+    _frames_received: int
+    _late: int
+    _junk: int
+    _dropped: int
+    _send_control: Callable[[Any], None]
+    _report_soon: Callable[[Exception], None]
+    cancel: Callable[[Any], None]
+    report: Callable[[BaseException], None]
+
+    def _make_rules(self) -> dict[type, Callable[[Any], None]]:
+        return {
+            events.RequestReceived: self._request_received,
+            events.NotificationReceived: self._notification_received,
+            events.ReplyReceived: self._reply_received,
+            events.ProgressReceived: self._progress_received,
+            events.CreditReceived: self._credit_received,
+            events.CancelReceived: self._cancel_received,
+            events.LateReply: self._late_reply,
+            events.JunkReceived: self._junk_received,
+            events.ViolationReceived: self._violation_received,
+            events.Rejected: self._rejected,
+        }
+
+    def _dispatch(self, decoded: list[Decoded]) -> None:
+        self._frames_received += len(decoded)
+        rules = self._rules
+        for item in decoded:
+            try:
+                with self.lock:
+                    event = self.connection.receive(item)
+                if event is not None:
+                    rules[type(event)](event)
+            except Exception as error:
+                # Such as an id that can't be hashed, of a serializer of the user's own:
+                # whatever one frame does, the next ones are read.
+                self._report_soon(error)
+
+    def _request_received(self, event: events.RequestReceived) -> None:
+        request = event.request
+        if self.closing.refuses_requests:
+            self._refuse_request(request, closed_refusal(request.id))
+            return
+        if self.crew.waiting_jobs() >= MAX_WAITING:
+            error = OverloadedError(
+                f"the peer has {MAX_WAITING:,} requests waiting; try again later"
+            )
+            self._refuse_request(request, events.refusal_of(request.id, error, "overloaded"))
+            return
+        handlers = self.host.request_handlers(type(request.message))
+        served = Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]
+        with self.lock:
+            self.connection.served[request.id] = served
+            self.crew.submit_locked(RequestJob(self, served))  # type: ignore[arg-type]
+
+    def _refuse_request(self, request: Request, answer: Any) -> None:
+        with self.lock:
+            self.connection.served.pop(request.id, None)
+        self._send_control(answer)
+
+    def _notification_received(self, event: events.NotificationReceived) -> None:
+        self._take_notification(event.notification)
+
+    def _take_notification(self, notification: Notification) -> None:
+        handlers = self.host.message_handlers(type(notification.message))
+        if not handlers and not self.notifying:  # or it would overtake those in work
+            self.keep(notification.message)
+            return
+        served = Served(self, notification, handlers, None, None, 0)  # type: ignore[arg-type]
+        with self.lock:
+            self.notifications.append(served)
+            if not self.notifying:
+                self.notifying = True
+                self.crew.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
+            if (
+                len(self.notifications) >= MAX_NOTIFICATIONS
+                and not self.crew.blocked_jobs
+                and not self.outlet.waiting
+            ):
+                self.reader.paused = True
+
+    def keep(self, message: Message) -> None:
+        """Keep a notification that no handler took for ``receive()``."""
+        received = self._received
+        if len(received.items) >= MAX_RECEIVED:
+            received.items.popleft()
+            self._dropped += 1
+            if self._dropped == 1:
+                text = (
+                    f"more than {MAX_RECEIVED:,} notifications wait for receive() or a handler: "
+                    "the oldest are dropped (session.stats counts them); register a handler with "
+                    f"@session.on_message, for one of {type(message).__wire_name__}"
+                )
+                self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
+        received.items.append(message)
+        for lock in tuple(received.wakers):
+            wake(lock)
+
+    def _reply_received(self, event: events.ReplyReceived) -> None:
+        future = event.call
+        if future.on_reply is not None:
+            future.on_reply(event.value, event.error)
+        else:
+            self.settle(future, event.value, event.error)
+
+    def settle(self, future: ResponseFuture[Any], value: Any, error: BaseException | None) -> None:
+        """Set a future's outcome; its callbacks run on the crew."""
+        if future.settle(value, error) and future.has_callbacks():
+            self.crew.submit(CallbacksJob(future, self.report))
+
+    def _progress_received(self, event: events.ProgressReceived) -> None:
+        future = event.call
+        if not future.on_item(event.item):
+            # Holding it would let the peer fill our memory; dropping it would make a hole.
+            error = ProtocolError(
+                f"the peer sent more items for request {future.id!r} than it was granted"
+            )
+            self.cancel(future)
+            self.settle(future, None, error)
+
+    def _credit_received(self, event: events.CreditReceived) -> None:
+        served = self.connection.served.get(event.id)
+        if served is not None:
+            served.granted(event.count)
+
+    def _cancel_received(self, event: events.CancelReceived) -> None:
+        served = self.connection.served.get(event.id)
+        if served is not None:
+            self.cancel_served(served)
+
+    def cancel_served(self, served: Served) -> None:
+        """Tell a handler that nobody waits for its answer."""
+        callbacks = served.cancel()
+        if callbacks:
+            self.crew.submit_and_wake(CallJob(lambda: self._call(callbacks), self.report))
+
+    def _call(self, callbacks: list[Callable[[], object]]) -> None:
+        for callback in callbacks:
+            try:
+                callback()
+            except BaseException as error:
+                self.report(error)
+
+    def _late_reply(self, event: events.LateReply) -> None:
+        self._late += 1
+
+    def _junk_received(self, event: events.JunkReceived) -> None:
+        self._frames_received -= 1  # it was none
+        self._junk += len(event.data)
+        text = event.data.decode("utf-8", "replace")
+        self._take_notification(Notification(LogMessage(text, "junk")))
+
+    def _violation_received(self, event: events.ViolationReceived) -> None:
+        self._junk += 1
+        self._report_soon(event.error)
+
+    def _rejected(self, event: events.Rejected) -> None:
+        self._send_control(event.answer)

@@ -1,0 +1,539 @@
+"""One session's machinery: joins protocol, reading, writing, crew and deadlines.
+
+The lock (``Engine.lock``) guards the tables of the connection, the deadlines, the reading
+role, the crew and the engine's own state. It is held for a few microseconds at a time,
+never during input, output, encoding, decoding, a handler or a callback. The writer has a
+lock of its own and never takes this one while it holds it; nor the other way round.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..exceptions import (
+    IpcError,
+    ProtocolError,
+    RequestTimeoutError,
+    SessionClosedError,
+)
+from ..futures import ResponseFuture
+from ..messages import Message
+from ..protocol.connection import Connection
+from ..protocol.envelopes import (
+    Cancel,
+    CounterIdGenerator,
+    Credit,
+    ErrorResponse,
+    Notification,
+    Request,
+)
+from .closing import Closing
+from .contracts import Host, Options, Stats
+from .crew import Crew, current_crew
+from .deadlines import Deadlines, is_lingering
+from .dispatching import Dispatching, Received
+from .jobs import MAX_NOTIFICATIONS, CallJob
+from .lifetimes import park_at_exit
+from .outlets import BlockingOutlet, PolledOutlet
+from .polling import Inlet, Wakeup
+from .reading import Reader, wake
+from .serving import Served, error_frame
+from .solo import Solo
+from .writing import Writer, WriteTimeoutError
+
+if TYPE_CHECKING:
+    from ..serializers.base import Buffer
+    from ..session import IpcSession
+    from ..transports.base import Transport
+
+__all__ = ["Engine"]
+
+FLUSH_AT = 1 << 16
+"""Bytes of answers that may wait for room before the watcher leaves requests to workers,
+each of which waits for room with its answer."""
+
+MAX_BACKLOG = 1 << 20
+"""Bytes of refusals that may wait for room before reading, which causes them, pauses."""
+
+
+class Engine(Dispatching):
+    """See the module's text. One for each session.
+
+    Args:
+        transport: moves the bytes; the engine owns it.
+        options: settings.
+        host: the session's side.
+        name: of the threads.
+        threads: ``False``: whoever waits reads and runs handlers; see ``solo.py``.
+
+    Raises:
+        ValueError: without threads, the transport must be one that can be polled.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        options: Options,
+        host: Host,
+        name: str,
+        threads: bool = True,
+    ) -> None:
+        self.transport = transport
+        self.host = host
+        self._options = options
+        self._next_id = options.next_id or CounterIdGenerator()
+        self.lock = threading.Lock()
+        pollable = bool(getattr(transport, "pollable", False))
+        fds: tuple[int, ...] = transport.read_fds if pollable else ()  # type: ignore[attr-defined]
+        if not (pollable or threads):
+            raise ValueError(
+                "a session without threads needs a transport that can be polled (pipes, sockets, "
+                "terminals on a POSIX system); use IpcSession for this one"
+            )
+        sources = len(getattr(transport, "read_fds", (0,)))
+        self.connection = Connection(options.serializer, options.max_frame_size, sources)
+        self._calls = self.connection.calls
+        self._deadlines = Deadlines(self._calls)
+        self.reader_wakeup = Wakeup()
+        self.crew_wakeup = Wakeup()
+        self.reader = Reader(
+            self.lock,
+            self.connection,
+            transport.read_into,
+            fds,
+            self.reader_wakeup,
+            options.spin,
+            self._dispatch,
+            self._stream_ended,
+        )
+        self.outlet: PolledOutlet | BlockingOutlet = (
+            PolledOutlet(transport) if pollable else BlockingOutlet(transport)
+        )
+        if isinstance(self.outlet, PolledOutlet):
+            self.outlet.on_wait = self._go_on_reading
+        self.writer = Writer(self.outlet, self._backlog, self._write_failed)
+        self.crew: Crew | Solo
+        self.solo: Solo | None = None
+        if threads:
+            self.crew = Crew(
+                self.lock,
+                self.reader,
+                self._deadlines,
+                Inlet(fds, self.crew_wakeup.fileno()) if fds else None,
+                self.crew_wakeup,
+                options.handler_threads,
+                name,
+                self._expire,
+                self.writer.flush,
+                self._flush_some,
+                self._crew_failed,
+            )
+        else:
+            self.crew = self.solo = Solo(
+                self.lock, self.reader, self._deadlines, self._expire, self.writer.flush
+            )
+            if isinstance(self.outlet, PolledOutlet):
+                self.solo.read_while_full(self.outlet)
+        self.closing = Closing(self)
+        self._pid = os.getpid()
+        self._started = False
+        self._refusal: Callable[[], SessionClosedError] | None = None
+        self._received = Received()
+        self.notifications: deque[Served] = deque()
+        self.notifying = False  # a NotificationsJob is queued or runs
+        self.notifications_are_slow = False
+        self._control_bytes = 0  # of refusals and the like that nobody has read
+        self._frames_received = 0
+        self._bytes_received = 0
+        self._late = 0
+        self._junk = 0
+        self._dropped = 0
+        self._rules = self._make_rules()
+
+    # Life.
+
+    def start(self) -> None:
+        """Start reading; a second call does nothing.
+
+        Raises:
+            SessionClosedError: the session has ended.
+        """
+        if self._refusal is not None:  # before the lock, which a fork may have left locked
+            park_at_exit()
+            raise self._refusal()
+        prefix: list[int] = list(getattr(self.transport, "prefix", ()))
+        with self.lock:
+            if self._refusal is not None:
+                raise self._refusal()
+            if self._started:
+                return
+            self._started = True
+            if prefix:
+                self.reader.holder = threading.get_ident()
+        if prefix:
+            self._read_prefix(prefix)
+        try:
+            self.crew.start()
+            watch = getattr(self.transport, "watch", None)
+            if watch is not None and self.solo is None:
+                watch(self.closing.child_exited)
+        except BaseException as error:
+            park_at_exit(error)
+            self.closing.abandon()  # no thread, or no descriptor, is left for it
+            raise
+
+    @property
+    def started(self) -> bool:
+        """Whether :meth:`start` was called."""
+        return self._started
+
+    @property
+    def refusal(self) -> Callable[[], SessionClosedError] | None:
+        """Makes the error for whoever uses the session now; ``None`` while it is open."""
+        return self._refusal
+
+    def refuse(self, reason: Callable[[], SessionClosedError]) -> bool:
+        """Take no new requests from now on; return whether this is the first call."""
+        with self.lock:
+            first = self._refusal is None
+            if first:
+                self._refusal = reason
+        return first
+
+    def stats(self) -> Stats:
+        """Return the counters."""
+        writer = self.writer
+        return Stats(
+            frames_sent=writer.frames_sent,
+            frames_received=self._frames_received,
+            bytes_sent=writer.bytes_sent,
+            bytes_received=self.reader.bytes_received,
+            pending=len(self._calls),
+            running=self.crew.running + self.crew.blocked_jobs,
+            late=self._late,
+            junk=self._junk,
+            dropped=self._dropped,
+        )
+
+    # Sending.
+
+    def request(
+        self,
+        message: Message,
+        timeout: float | None,
+        metadata: Mapping[str, str] | None = None,
+        keeps: object = None,
+        window: int = 0,
+        prepare: Callable[[ResponseFuture[Any]], Any] | None = None,
+    ) -> ResponseFuture[Any]:
+        """Send a request; return the future of its reply.
+
+        Args:
+            message: what to ask.
+            timeout: seconds, or ``None`` for no limit.
+            metadata: goes along.
+            keeps: what must live as long as the request is pending.
+            window: items that the peer may send before it is granted more.
+            prepare: called with the future before a reply can come.
+        """
+        if self._refusal is not None or not self._started:
+            self.start()
+        id = self._next_id()  # noqa: A001
+        frame = self.connection.encode(Request(id, message, timeout, metadata, window))
+        future: ResponseFuture[Any] = ResponseFuture(self, id, message)
+        future.keeps = keeps
+        if prepare is not None:
+            prepare(future)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.lock:
+            if self._refusal is not None:
+                raise self._refusal()
+            if id in self._calls:
+                raise ProtocolError(f"the id generator gave {id!r}, the id of a pending request")
+            self._calls[id] = future
+            if deadline is not None:
+                future.timeout = timeout
+                self._deadlines.add(deadline, future)
+                self.crew.deadline_added(deadline)
+        try:
+            if len(frame) == 1:
+                self.writer.send_soon(frame, deadline)
+            else:
+                # Large buffers are the caller's own: they are written before it goes on.
+                self.writer.send(frame, deadline)
+        except WriteTimeoutError:
+            self._expire([future])
+        except SessionClosedError:
+            pass  # the session is about to end, and the future with it
+        return future
+
+    def notify(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:
+        """Send a notification; return once it is with the operating system."""
+        if self._refusal is not None or not self._started:
+            self.start()
+        frame = self.connection.encode(Notification(message, metadata))
+        try:
+            self.writer.send(frame)
+        except SessionClosedError:
+            park_at_exit()
+            raise self.closing.error() from None
+
+    def cancel(self, future: Any) -> None:
+        """Forget a request and tell the peer."""
+        with self.lock:
+            known = self._calls.get(future.id) is future
+            if known:
+                del self._calls[future.id]
+        if known:
+            self._send_control(Cancel(future.id))
+
+    def credit(self, future: Any, count: int) -> None:
+        """Grant the peer ``count`` more items of a request."""
+        self._send_control(Credit(future.id, count))
+
+    def drop(self, future: Any) -> None:
+        """Cancel a future that nobody holds any more.
+
+        The garbage collector calls this, in the middle of anything: this very thread may
+        hold any lock. Starting a bare thread takes none.
+        """
+        if self.solo is not None:
+            self.solo.dropped.append(future)
+            return
+        try:
+            _thread.start_new_thread(future.cancel, ())
+        except RuntimeError:
+            pass  # no thread to be had; its deadline ends it, or the interpreter does
+
+    def check_awaitable(self) -> None:
+        """Raise if nobody would read while a coroutine waits."""
+        if self.solo is not None and not self.closing.ended.is_set():
+            raise RuntimeError(
+                "a SyncIpcSession reads only while it is called, so awaiting would never end: "
+                "use IpcSession in asyncio"
+            )
+
+    def look(self) -> None:
+        """Without threads: read what is there, for a handler that asks for news."""
+        if self.solo is not None:
+            self.solo.look()
+
+    def encode(self, envelope: Any) -> list[Buffer]:
+        """Return the frame of an envelope."""
+        return self.connection.encode(envelope)
+
+    def send_item(self, served: Served, frame: list[Buffer]) -> None:
+        """Send a progress item; blocks while the stream is full."""
+        self.writer.send(frame)
+
+    def answer(self, served: Served, frame: list[Buffer], by_watcher: bool = False) -> None:
+        """Send the answer to a request, unless nobody waits for one any more.
+
+        Args:
+            served: the request.
+            frame: empty: there is no answer.
+            by_watcher: queue it only: the watcher writes the answers of a burst together,
+                and never waits for room.
+        """
+        with self.lock:
+            wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]
+        if not (frame and wanted) or served.was_cancelled():
+            return
+        if by_watcher:
+            self.writer.queue(frame)
+        else:
+            try:
+                self.writer.send(frame)
+            except SessionClosedError:
+                pass  # nobody is there to read it
+
+    def _send_control(self, envelope: Any) -> None:
+        """Send what the peer may need to know; never blocks, never raises."""
+        if self.is_foreign():
+            return
+        try:
+            if isinstance(envelope, ErrorResponse):
+                frame = error_frame(self.connection.encode, envelope)
+            else:
+                frame = self.connection.encode(envelope)
+        except IpcError as error:  # a serializer of the user's own
+            self._report_soon(error)
+        else:
+            self.writer.queue_and_flush(frame)
+            if self.writer.backlog == 0:
+                self._control_bytes = 0
+                return
+            self._control_bytes += len(frame[0])
+            if self._control_bytes > MAX_BACKLOG:
+                # The peer sends what must be refused, and does not read the refusals.
+                self.reader.paused = True
+
+    def _backlog(self) -> None:
+        """Have somebody write what is left, who may wait for room."""
+        self.crew.submit_and_wake(CallJob(self._flush_backlog, self.report))
+
+    def _go_on_reading(self) -> None:
+        """Lift the pause: who waits for room may wait for a peer that waits for us."""
+        with self.lock:
+            if self.reader.paused:
+                self.reader.paused = False
+                self.reader.wake_watcher()
+
+    def _flush_backlog(self) -> None:
+        self.writer.flush()
+        self._control_bytes = 0
+        with self.lock:
+            if self.reader.paused and len(self.notifications) * 2 <= MAX_NOTIFICATIONS:
+                self.reader.paused = False
+                self.reader.wake_watcher()
+
+    def _flush_some(self) -> bool:
+        self.writer.flush_some()
+        return self.writer.backlog <= FLUSH_AT
+
+    # Waiting.
+
+    def wait(self, awaited: Any, end: float | None) -> bool:
+        """Wait until ``awaited`` is ready or the time is over; return whether it is ready."""
+        if self.is_foreign():
+            raise self.closing.error()
+        if self.solo is not None:
+            return self.solo.wait(awaited, end)
+        crew = current_crew()
+        if crew is None:
+            ready = self.reader.wait(awaited, end)
+            if self.reader.ended:
+                park_at_exit()
+            return ready
+        crew.enter_wait()
+        try:
+            return self.reader.wait(awaited, end)
+        finally:
+            crew.leave_wait()
+
+    def tick(self, timeout: float | None) -> bool:
+        """Without threads: read once and run what came of it; tell whether there was input."""
+        assert self.solo is not None
+        return self.solo.tick(None if timeout is None else time.monotonic() + timeout)
+
+    def serve(self) -> None:
+        """Without threads: read and work until the session is over."""
+        assert self.solo is not None
+        self.solo.wait_for_end(self.closing.ended.is_set, None)
+        self.solo.run_jobs()
+
+    def receive(self, timeout: float | None) -> Message:
+        """Return the next notification that no handler took."""
+        received = self._received
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return received.items.popleft()
+            except IndexError:
+                pass  # or another thread has taken what woke us
+            if received.ended:
+                raise self.closing.error()
+            if self._refusal is None or not self._started:
+                self.start()
+            if not self.wait(received, end):
+                raise RequestTimeoutError(f"no notification came within {timeout:g} s")
+
+    # Time.
+
+    def _expire(self, futures: list[ResponseFuture[Any]]) -> None:
+        """Fail requests whose time is over, and tell the peer."""
+        for future in futures:
+            with self.lock:
+                known = self._calls.get(future.id) is future
+                if known:
+                    del self._calls[future.id]
+                elif not is_lingering(future):
+                    continue
+            error = RequestTimeoutError(
+                f"no reply to {type(future.request).__wire_name__} (request {future.id!r}) "
+                f"within {future.timeout:g} s"
+            )
+            if known:
+                self._send_control(Cancel(future.id))
+            self.settle(future, None, error)
+
+    # The end.
+
+    def session(self) -> IpcSession:
+        """Return the session, for handlers that ask for it."""
+        return self.host.session()
+
+    def report(self, error: BaseException) -> None:
+        """Hand an error that no caller gets to the session."""
+        if self.solo is not None and isinstance(error, KeyboardInterrupt):
+            self.solo.interrupted = True  # Ctrl-C was meant for the thread that waits
+            return
+        self.host.report(error)
+
+    def _report_soon(self, error: Exception) -> None:
+        """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""
+        self.crew.submit(CallJob(lambda: self.report(error), self.report))
+
+    def _stream_ended(self, error: Exception | None) -> None:
+        self.closing.stream_ended(error)
+
+    def _crew_failed(self, error: BaseException) -> None:
+        """A member of the crew has failed: the session can't be relied on any more."""
+        self.closing.failed(error)
+
+    def _write_failed(self, error: Exception) -> None:
+        self.closing.write_failed(error)
+
+    def take_calls(self) -> list[ResponseFuture[Any]]:
+        """Take out and return all pending requests."""
+        with self.lock:
+            calls = list(self._calls.values())
+            self._calls.clear()
+        return calls
+
+    def end_receiving(self) -> None:
+        """Have ``receive()`` raise once what is there has been taken."""
+        self._received.ended = True
+        for lock in tuple(self._received.wakers):
+            wake(lock)
+
+    def is_foreign(self) -> bool:
+        """Tell whether this is a copy in a forked child."""
+        return self._pid != os.getpid()
+
+    def forget_after_fork(self) -> None:
+        """Make this copy, in a forked child, inert. Takes no lock: its holder is not here."""
+        pid = self._pid
+
+        def reason() -> SessionClosedError:
+            return SessionClosedError(
+                f"this session belongs to process {pid}, from which this one (pid {os.getpid()}) "
+                "was forked: make a session of your own here"
+            )
+
+        self._refusal = reason
+        self.closing.forget_after_fork()
+        forget = getattr(self.transport, "close_after_fork", None)
+        if forget is not None:
+            forget()
+        self.crew_wakeup.close_after_fork()
+        self.reader_wakeup.close_after_fork()
+        self.outlet.close_after_fork()
+        for future in list(self._calls.values()):
+            future.abandon_after_fork(reason())
+        self._received.ended = True
+
+    def _read_prefix(self, sources: list[int]) -> None:
+        """Read, holding the role, what was read ahead of the session: no poll reports it."""
+        try:
+            for source in sources:
+                while source in self.transport.prefix:  # type: ignore[attr-defined]
+                    self.reader.read_source(source)
+        finally:
+            self.reader.leave()

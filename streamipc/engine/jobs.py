@@ -1,0 +1,159 @@
+"""What the crew runs: each job wraps one piece of the user's code, and never raises."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .staff import QUICK_RUNS, SLOW_SECONDS
+
+if TYPE_CHECKING:
+    from ..futures import ResponseFuture
+    from .engine import Engine
+    from .serving import Served
+
+__all__ = ["CallJob", "CallbacksJob", "NotificationsJob", "RequestJob"]
+
+MAX_NOTIFICATIONS = 1 << 10
+"""Notifications that may wait for their handlers before reading pauses."""
+
+_BURST = 64
+"""Notifications handled before the next duty gets a turn."""
+
+
+class RequestJob:
+    """Handles one request."""
+
+    __slots__ = ("_engine", "_handler", "_served", "by_watcher", "is_errand")
+
+    def __init__(self, engine: Engine, served: Served) -> None:
+        self.by_watcher = False
+        self._engine = engine
+        self._served = served
+        self._handler = handler = served.handlers[0] if served.handlers else None
+        # An inline handler needs no handler thread, so it waits for none.
+        self.is_errand = handler is not None and handler.inline
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its handler was slow lately."""
+        handler = self._handler
+        return handler is not None and handler.is_slow and not handler.inline
+
+    def took(self, seconds: float) -> None:
+        """Learn how long the handler takes."""
+        handler = self._handler
+        if handler is None:
+            return
+        if seconds > SLOW_SECONDS:
+            handler.is_slow = True
+            handler.quick_runs = 0
+        elif handler.is_slow:
+            handler.quick_runs += 1
+            if handler.quick_runs >= QUICK_RUNS:
+                handler.is_slow = False
+
+    def run(self) -> None:
+        """Run the handlers and queue the answer."""
+        served = self._served
+        # One that nobody waits for any more leaves the table, and nothing is sent.
+        frame = [] if served.was_cancelled() else served.run_request()
+        self._engine.answer(served, frame, self.by_watcher)
+
+
+class NotificationsJob:
+    """Handles the notifications that wait, one after the other, in the order sent.
+
+    There is at most one such job for a session: ``Engine.notifying`` says so.
+    """
+
+    __slots__ = ("_engine", "by_watcher")
+    is_errand = False
+
+    def __init__(self, engine: Engine) -> None:
+        self.by_watcher = False
+        self._engine = engine
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether handling notifications was slow lately."""
+        return self._engine.notifications_are_slow
+
+    def took(self, seconds: float) -> None:
+        """Learn how long a burst takes; :meth:`run` measures each notification itself."""
+        if seconds > _BURST * SLOW_SECONDS:
+            self._engine.notifications_are_slow = True
+
+    def run(self) -> None:
+        """Handle a burst of them."""
+        engine = self._engine
+        waiting = engine.notifications
+        for _ in range(_BURST):
+            try:
+                served = waiting.popleft()
+            except IndexError:
+                break
+            start = time.perf_counter()
+            if not served.run_notification():
+                engine.keep(served.message)
+            if time.perf_counter() - start > SLOW_SECONDS:
+                engine.notifications_are_slow = True
+        with engine.lock:
+            if engine.reader.paused and len(waiting) * 2 <= MAX_NOTIFICATIONS:
+                engine.reader.paused = False
+                engine.reader.wake_watcher()
+            if waiting:
+                engine.crew.submit_locked(self)
+            else:
+                engine.notifying = False
+
+
+class CallbacksJob:
+    """Calls what was given to ``add_done_callback``."""
+
+    __slots__ = ("_future", "_report", "by_watcher")
+    is_slow = False
+    is_errand = True
+
+    def __init__(
+        self, future: ResponseFuture[Any], report: Callable[[BaseException], None]
+    ) -> None:
+        self.by_watcher = False
+        self._future = future
+        self._report = report
+
+    def took(self, seconds: float) -> None:
+        """Learn nothing: the callbacks of another future are other callbacks."""
+
+    def run(self) -> None:
+        """Call them; concurrent.futures logs what an ``Exception`` in them says."""
+        try:
+            self._future.run_callbacks()
+        except BaseException as error:
+            self._report(error)
+
+
+class CallJob:
+    """Calls a function without arguments."""
+
+    __slots__ = ("_function", "_report", "by_watcher")
+    is_slow = False
+    is_errand = True
+
+    def __init__(
+        self, function: Callable[[], object], report: Callable[[BaseException], None]
+    ) -> None:
+        self.by_watcher = False
+        self._function = function
+        self._report = report
+
+    def took(self, seconds: float) -> None:
+        """Learn nothing."""
+
+    def run(self) -> None:
+        """Call it."""
+        try:
+            self._function()
+        except BaseException as error:
+            self._report(error)

@@ -1,0 +1,84 @@
+"""What happens to all sessions of a process at once: its exit, and a fork."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .. import futures
+from . import serving
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+__all__ = ["park_at_exit", "track"]
+
+_EXIT_SECONDS = 1.0
+"""For children to exit by themselves when the interpreter ends with open sessions."""
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_installed = False
+_exiting = False
+
+_PARKED = 5.0
+"""Seconds: longer than the end takes, and not for ever, for the thread may hold a lock of
+the user's that somebody else needs to end."""
+
+
+def park_at_exit(error: BaseException | None = None) -> None:
+    """Put a daemon thread to sleep that the end of the interpreter is waking.
+
+    All it could do is raise, and have its traceback printed into the program's last
+    words. Python stops such threads itself a moment later.
+
+    Args:
+        error: what went wrong. From 3.12 on, starting a thread fails a moment before any
+            atexit function is called, and only its text says that this is the end.
+    """
+    ending = _exiting or "interpreter shutdown" in str(error)
+    if ending and threading.current_thread().daemon:
+        time.sleep(_PARKED)
+
+
+def track(engine: Engine) -> None:
+    """Include an engine in what happens at exit and after a fork."""
+    global _installed
+    _engines.add(engine)
+    if not _installed:
+        _installed = True
+        atexit.register(_close_all)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_forget_all)
+
+
+def _close_all() -> None:
+    """Close what the program left open, quickly and without a word."""
+    global _exiting
+    _exiting = True
+    engines = [engine for engine in list(_engines) if not engine.closing.closed.is_set()]
+    for engine in engines:
+        # All children see the end of their input first, so that they exit side by side.
+        engine.refuse(partial(engine.host.closed_error, "the interpreter is ending"))
+        with suppress(Exception):
+            engine.transport.close_write()
+    end = time.monotonic() + _EXIT_SECONDS
+    for engine in engines:
+        with suppress(Exception):
+            engine.closing.close(max(0.0, end - time.monotonic()))
+
+
+def _forget_all() -> None:
+    """Make the copies that a forked child has inert: they belong to the parent."""
+    # Another thread of the parent may have held these at the moment of the fork.
+    futures.renew_lock()
+    serving.renew_lock()
+    for engine in list(_engines):
+        with suppress(Exception):
+            engine.forget_after_fork()
+    _engines.clear()

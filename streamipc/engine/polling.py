@@ -1,0 +1,197 @@
+"""Waiting for descriptors: the wake-up, and the spinning before a wait.
+
+Only descriptors that can be polled come here. Where they can't (no ``select.poll``, as on
+Windows, or a transport of the user's own), the engine reads with a thread that blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Sequence
+
+__all__ = ["Inlet", "SpinPolicy", "Wakeup", "milliseconds", "usable_cpus"]
+
+
+_LONGEST = 10**9
+"""Milliseconds, eleven days: whoever has waited for that long may look around once."""
+
+
+class Wakeup:
+    """A descriptor that becomes readable when :meth:`set` is called from another thread.
+
+    An eventfd on Linux (eventfd(2)), elsewhere a pipe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the descriptors against close()
+        self._closed = False
+        if hasattr(os, "eventfd"):
+            self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+
+    def fileno(self) -> int:
+        """Return the descriptor to poll for reading."""
+        return self._read
+
+    def set(self) -> None:
+        """Make the descriptor readable."""
+        with self._lock:
+            if not self._closed:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._write, b"\1\0\0\0\0\0\0\0")
+
+    def clear(self) -> None:
+        """Make it unreadable again."""
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if not self._closed:
+                os.read(self._read, 4096)  # a pipe may hold several calls
+
+    def close(self) -> None:
+        """Close the descriptor; may be called twice."""
+        with self._lock:
+            self.close_after_fork()
+
+    def close_after_fork(self) -> None:
+        """As :meth:`close`, without the lock, whose holder may not exist here."""
+        if not self._closed:
+            self._closed = True
+            os.close(self._read)
+            if self._write != self._read:
+                os.close(self._write)
+
+
+class SpinPolicy:
+    """Decides whether to look again and again for a moment before going to sleep.
+
+    Sleeping and being woken costs about 20 microseconds; looking costs one. So spinning
+    pays when what is awaited comes within a few tens of microseconds, and is waste when
+    it does not, above all where other processes want the CPU on which it spins.
+
+    The policy learns from what happened. Spinning goes on while it mostly succeeds and
+    stops when it does not. It is tried again after sleeps so short that spinning would
+    have caught them, and the more of them are asked for the more often that went wrong:
+    what spinning wastes stays a small part of the time, whatever the traffic.
+
+    One thread at a time uses a policy (it belongs to the reading role).
+
+    Args:
+        seconds: how long one spin lasts at the most; 0: never spin.
+    """
+
+    _CREDIT = 8
+    """How many points a run of good spins can save up."""
+
+    _LOSS = 3
+    """Points that a bad spin costs; a good one gains one."""
+
+    _LONGEST_PAUSE = 4096
+    """Short sleeps that are asked for at the most before spinning is tried again."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.active = False
+        self._credit = 0
+        self._pause = 1  # short sleeps to see before the next try
+        self._short_sleeps = 0
+
+    def succeeded(self) -> None:
+        """Note a spin that ended with input."""
+        if self._credit < self._CREDIT:
+            self._credit += 1
+            if self._credit == self._CREDIT:
+                self._pause = 1
+
+    def failed(self) -> None:
+        """Note a spin that ended without."""
+        self._credit -= self._LOSS
+        if self._credit < 0:
+            self.active = False
+            self._short_sleeps = 0
+            self._pause = min(2 * self._pause, self._LONGEST_PAUSE)
+
+    def slept(self, seconds: float) -> None:
+        """Note how long a sleep was that ended with input."""
+        # A sleep includes the wake-up, so one of twice the limit would have been caught.
+        if seconds < 2 * self.seconds:
+            self._short_sleeps += 1
+            if self._short_sleeps >= self._pause:
+                self.active = True
+                self._credit = self._LOSS - 1
+
+
+class Inlet:
+    """Polls the descriptors of one session for one role.
+
+    A ``poll`` object can't be used by two threads at once, so each role has its own.
+
+    Args:
+        fds: to read from.
+        wakeup: readable when the one who waits should look around.
+    """
+
+    def __init__(self, fds: Sequence[int], wakeup: int) -> None:
+        import select
+
+        self._now = select.poll()
+        self._wait = select.poll()
+        for fd in fds:
+            self._now.register(fd, select.POLLIN)
+            self._wait.register(fd, select.POLLIN)
+        self._wait.register(wakeup, select.POLLIN)
+        self._wakeup = wakeup
+
+    def forget(self, fd: int) -> None:
+        """Stop polling a descriptor that has ended; twice is the same as once."""
+        with contextlib.suppress(KeyError):
+            self._now.unregister(fd)
+            self._wait.unregister(fd)
+
+    def ready(self) -> list[int]:
+        """Return the descriptors that can be read now."""
+        return [fd for fd, _ in self._now.poll(0)]
+
+    def wait(self, timeout: float | None) -> list[int]:
+        """Return the descriptors that can be read, after at most ``timeout`` seconds.
+
+        The result is empty when the time is over or the wake-up came.
+        """
+        found = self._wait.poll(milliseconds(timeout))
+        return [fd for fd, _ in found if fd != self._wakeup]
+
+    def spin(self, policy: SpinPolicy) -> list[int]:
+        """Return the descriptors that can be read now, or after a spin if the policy says so."""
+        poll = self._now.poll
+        found = poll(0)
+        if not found:
+            if not policy.active:
+                return []
+            clock = time.monotonic
+            stop = clock() + policy.seconds
+            while not found:
+                if clock() >= stop:
+                    policy.failed()
+                    return []
+                found = poll(0)
+            policy.succeeded()
+        return [fd for fd, _ in found]
+
+
+def milliseconds(timeout: float | None) -> float | None:
+    """Return seconds as poll(2) wants them."""
+    if not timeout:
+        return timeout
+    # Rounded up, or the last one would be spent busy; and no more than an int holds.
+    return min(int(timeout * 1000) + 1, _LONGEST)
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

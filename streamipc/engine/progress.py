@@ -1,0 +1,101 @@
+"""Calls ``on_progress`` for the items of one request: in order, and before the result."""
+
+from __future__ import annotations
+
+import contextvars
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..futures import ResponseFuture
+    from .engine import Engine
+
+__all__ = ["ProgressCalls"]
+
+
+class ProgressCalls:
+    """A job of the crew's that is queued whenever there are items to pass on.
+
+    The thread that reads adds items, and in the end the reply, to ``_items``; one worker
+    at a time takes them off. The engine's lock guards ``_queued``, which says whether
+    the job is queued or runs: so the order is kept, and the reply is set last.
+
+    Args:
+        engine: whose request it is.
+        future: of the request.
+        callback: the user's, run in a copy of the context in which the request was made.
+        window: items that the peer may send before more are granted.
+    """
+
+    is_slow = True
+    is_errand = True
+    by_watcher = False
+
+    def __init__(
+        self,
+        engine: Engine,
+        future: ResponseFuture[Any],
+        callback: Callable[[Any], object],
+        window: int,
+    ) -> None:
+        self._engine = engine
+        self._future = future
+        self._callback = callback
+        self._window = window
+        self._context = contextvars.copy_context()
+        self._items: deque[tuple[bool, Any, BaseException | None]] = deque()
+        self._queued = False
+        self._owed = 0
+        self._count = 0  # items that the peer has sent
+        self._allowed = window  # items that it may have sent since the start
+        self._failed = False
+        future.wants_items = True
+        future.on_item = self._item
+        future.on_reply = self._reply
+
+    def _item(self, item: Any) -> bool:
+        if self._count >= self._allowed:
+            return False
+        self._count += 1
+        self._add((False, item, None))
+        return True
+
+    def _reply(self, value: Any, error: BaseException | None) -> None:
+        self._add((True, value, error))
+
+    def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
+        with self._engine.lock:
+            self._items.append(entry)
+            if not self._queued:
+                self._queued = True
+                self._engine.crew.submit_locked(self)
+
+    def took(self, seconds: float) -> None:
+        """Learn nothing: the callback is the user's, and always gets a worker."""
+
+    def run(self) -> None:
+        """Pass on what is there."""
+        while True:
+            with self._engine.lock:
+                if not self._items:
+                    self._queued = False
+                    return
+                is_reply, value, error = self._items.popleft()
+            if is_reply:
+                self._engine.settle(self._future, value, error)
+            elif not self._future.ready():
+                self._pass_on(value)
+
+    def _pass_on(self, item: Any) -> None:
+        try:
+            if not self._failed:
+                self._context.run(self._callback, item)
+        except BaseException as error:
+            self._failed = True  # said once; the request goes on
+            self._engine.report(error)
+        self._owed += 1
+        if self._owed * 2 >= self._window:
+            owed, self._owed = self._owed, 0
+            self._allowed += owed
+            self._engine.credit(self._future, owed)

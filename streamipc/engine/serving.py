@@ -1,0 +1,365 @@
+"""Answering: runs the handlers of requests and notifications and sends what they return.
+
+Whatever a handler does, the caller gets exactly one answer, or knows that it asked for
+none any more: a value, a remote error with its traceback, or an error that says why there
+is no value. No exception of a handler reaches the thread that runs it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..exceptions import (
+    IpcError,
+    ProtocolError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    SerializationError,
+    SessionClosedError,
+    UnhandledRequestError,
+)
+from ..handlers import Handler, RequestContext, current_request_var
+from ..messages import ErrorMessage, Message
+from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
+
+if TYPE_CHECKING:
+    from ..serializers.base import Buffer
+    from ..session import IpcSession
+
+__all__ = ["Answering", "Served", "error_frame", "error_message_from"]
+
+_SHORT = 150
+"""Characters of a text that must be short."""
+
+
+class Answering(Protocol):
+    """What a served request asks of the engine."""
+
+    def session(self) -> IpcSession:
+        """Return the session, which handlers may ask for."""
+        ...
+
+    def encode(self, envelope: Any, /) -> list[Buffer]:
+        """Return the frame of an envelope."""
+        ...
+
+    def send_item(self, served: Served, frame: list[Buffer], /) -> None:
+        """Send a frame; blocks while the stream is full."""
+        ...
+
+    def answer(self, served: Served, frame: list[Buffer], /) -> None:
+        """Send the final answer, unless there was one."""
+        ...
+
+    def wait(self, awaited: Any, end: float | None, /) -> bool:
+        """Wait; see ``Reader.wait``."""
+        ...
+
+    def look(self) -> None:
+        """Without threads: read what is there."""
+        ...
+
+    def report(self, error: BaseException, /) -> None:
+        """Hand an error that no caller gets to ``on_exception``, or to the log."""
+        ...
+
+
+class Served:
+    """One request of the peer's, or one notification, while it is being handled.
+
+    ``_lock`` guards ``credit``, ``_cancelled`` and ``_callbacks``; it is never held while
+    anything is called.
+    """
+
+    __slots__ = (
+        "_callbacks",
+        "_cancelled",
+        "_engine",
+        "_lock",
+        "credit",
+        "deadline",
+        "handlers",
+        "id",
+        "message",
+        "metadata",
+        "wakers",
+        "window",
+    )
+
+    def __init__(
+        self,
+        engine: Answering,
+        envelope: Request | Notification,
+        handlers: tuple[Handler, ...],
+        id: RequestId | None,  # noqa: A002
+        timeout: float | None,
+        window: int,
+    ) -> None:
+        self._engine = engine
+        self.id = id
+        self.message: Message = envelope.message
+        self.metadata: Mapping[str, str] | None = envelope.metadata
+        self.handlers = handlers
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.window = window
+        self.credit = window
+        self.wakers: list[Any] = []
+        self._cancelled = False
+        self._callbacks: list[Callable[[], object]] | None = None
+        self._lock: Any = None
+
+    @property
+    def session(self) -> IpcSession:
+        """The session that the message came by."""
+        return self._engine.session()
+
+    def ready(self) -> bool:
+        """Tell whether an item may be sent, or never will be."""
+        return self.credit > 0 or self.is_cancelled()
+
+    def was_cancelled(self) -> bool:
+        """Tell whether the caller, or the end of the session, cancelled it."""
+        return self._cancelled
+
+    def is_cancelled(self) -> bool:
+        """Tell whether nobody waits for the answer, be it for the deadline alone."""
+        if self._cancelled:
+            return True
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def granted(self, count: int) -> None:
+        """The caller takes ``count`` more items."""
+        with _lock_of(self):
+            # A peer that grants without end gains nothing: it never holds more than
+            # it asked for at first.
+            self.credit = min(self.credit + count, self.window)
+        self._wake()
+
+    def cancel(self) -> list[Callable[[], object]]:
+        """Mark the request as cancelled; return the callbacks to be called for it."""
+        with _lock_of(self):
+            self._cancelled = True
+            callbacks, self._callbacks = self._callbacks or [], None
+        self._wake()
+        return callbacks
+
+    def asks_cancelled(self) -> bool:
+        """As :meth:`is_cancelled`, for the handler: without threads, look for news first."""
+        if not self.is_cancelled():
+            self._engine.look()
+        return self.is_cancelled()
+
+    def on_cancel(self, callback: Callable[[], object]) -> None:
+        """Register a callback; call it now if the request is cancelled already."""
+        with _lock_of(self):
+            if not self.is_cancelled():
+                self._callbacks = [*(self._callbacks or ()), callback]
+                return
+        callback()
+
+    def progress(self, item: Any) -> None:
+        """Send an item if the caller takes any; see ``RequestContext.progress``."""
+        if self.window == 0 or self.id is None:
+            return
+        frame = self._engine.encode(Progress(self.id, item))
+        while True:
+            if self.asks_cancelled():
+                raise RequestCancelledError(f"request {self.id!r} was cancelled by its caller")
+            with _lock_of(self):
+                if self.credit > 0:
+                    self.credit -= 1
+                    break
+            self._engine.wait(self, self.deadline)
+        self._engine.send_item(self, frame)
+
+    def _wake(self) -> None:
+        for lock in tuple(self.wakers):
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # woken already
+
+    # Running.
+
+    def run_request(self) -> list[Buffer]:
+        """Run the handlers; return the frame of the answer."""
+        assert self.id is not None
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return self._late_frame("its time was over before a handler could start")
+        try:
+            value = self._handle()
+        except BaseException as error:
+            # SystemExit and KeyboardInterrupt too: a handler does not end the process.
+            if isinstance(error, KeyboardInterrupt):  # in the main thread, where it reads itself
+                self._engine.report(error)
+            if self._cancelled and isinstance(error, RequestCancelledError):
+                return self._error_frame(error, "cancelled")
+            if not self._is_late():
+                return self._error_frame(error, "handler")
+            return self._late_frame("its time was over while the handler ran")
+        if self._is_late():
+            # Too late for the caller too, whether or not it has looked at its clock yet:
+            # our deadline is the later one.
+            return self._late_frame("its time was over before the handler was done")
+        if value is NotImplemented:
+            return self._error_frame(UnhandledRequestError(self._unhandled()), "unhandled")
+        try:
+            return self._engine.encode(Response(self.id, value))
+        except ProtocolError as error:
+            return self._error_frame(error, "protocol")
+        except IpcError as error:
+            return self._error_frame(_explained(error, self.message), "serialization")
+
+    def run_notification(self) -> bool:
+        """Run the handlers; return whether one took the message."""
+        try:
+            return self._handle() is not NotImplemented
+        except BaseException as error:
+            self._engine.report(error)
+            return True
+
+    def _handle(self) -> Any:
+        """Call the handlers in order until one does not return ``NotImplemented``."""
+        variable = current_request_var()
+        context = RequestContext(self)
+        token = variable.set(context)
+        try:
+            for handler in self.handlers:
+                if handler.second == "context":
+                    value = handler.function(self.message, context)
+                elif handler.second:
+                    value = handler.function(self.message, self.session)
+                else:
+                    value = handler.function(self.message)
+                if hasattr(value, "__next__") and hasattr(value, "throw"):
+                    value = self._exhaust(value)
+                elif hasattr(value, "__await__"):
+                    value = _refuse_coroutine(value, handler)
+                if value is not NotImplemented:
+                    return value
+            return NotImplemented
+        finally:
+            variable.reset(token)
+
+    def _exhaust(self, generator: Any) -> Any:
+        """Send what a generator yields; return what it returns."""
+        try:
+            while True:
+                try:
+                    item = next(generator)
+                except StopIteration as stop:
+                    return stop.value
+                if self.id is None:
+                    continue
+                if self.is_cancelled():
+                    raise RequestCancelledError(f"request {self.id!r} was cancelled by its caller")
+                self.progress(item)
+        finally:
+            # GeneratorExit at its yield, so that its finally blocks run here and now.
+            generator.close()
+
+    def _is_late(self) -> bool:
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+    def _late_frame(self, text: str) -> list[Buffer]:
+        return self._error_frame(RequestTimeoutError(text), "timeout")
+
+    def _error_frame(self, error: BaseException, code: str) -> list[Buffer]:
+        """Return the frame of an error; empty if there is no way to send it."""
+        assert self.id is not None
+        answer = ErrorResponse(self.id, error_message_from(error), code)
+        try:
+            return error_frame(self._engine.encode, answer)
+        except IpcError as failure:  # a serializer of the user's own
+            failure.__cause__ = error
+            self._engine.report(failure)
+            return []
+
+    def _unhandled(self) -> str:
+        name = type(self.message).__wire_name__
+        if self.handlers:
+            return f"every handler of {name} passed it on (returned NotImplemented)"
+        return f"the peer has no handler for {name}: it must register one with @session.on_request"
+
+
+def error_frame(
+    encode: Callable[[ErrorResponse], list[Buffer]], answer: ErrorResponse
+) -> list[Buffer]:
+    """Return the frame of an error, shortened if it can't be sent as it is.
+
+    Raises:
+        IpcError: the serializer can't carry any error.
+    """
+    try:
+        return encode(answer)
+    except IpcError:  # larger than a frame may be, or a text that can't be carried
+        error = answer.error
+        short = ErrorMessage(_shortened(error.message), _shortened(error.type))
+        return encode(ErrorResponse(answer.id, short, answer.code))
+
+
+def _shortened(text: str) -> str:
+    """Return a text that is sure to fit into the smallest frame (1,024 bytes)."""
+    text = ascii(text)[1:-1]
+    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "~"
+
+
+def error_message_from(error: BaseException) -> ErrorMessage:
+    """Return what the peer is told about an exception."""
+    import traceback
+
+    cls = type(error)
+    name = (
+        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    )
+    try:
+        text = str(error)
+    except Exception as failure:
+        text = f"<str() of the exception failed: {type(failure).__name__}>"
+    try:
+        trace = "".join(traceback.format_exception(cls, error, error.__traceback__))
+    except Exception:
+        trace = ""
+    return ErrorMessage(text, name, trace)
+
+
+def _explained(error: IpcError, message: Message) -> SerializationError:
+    return SerializationError(f"the reply to {type(message).__wire_name__} can't be sent: {error}")
+
+
+def _refuse_coroutine(value: Any, handler: Handler) -> Any:
+    if hasattr(value, "close"):
+        value.close()  # or Python warns that it was never awaited
+    raise TypeError(
+        f"{getattr(handler.function, '__qualname__', handler.function)} returned a coroutine, and "
+        "streamipc has no event loop to run it in: write a plain function, or call asyncio.run()"
+    )
+
+
+_creation = threading.Lock()  # guards the creation of the lock of a Served
+
+
+def renew_lock() -> None:
+    """Make the module's lock anew, in a forked child, where its holder may not exist."""
+    global _creation
+    _creation = threading.Lock()
+
+
+def _lock_of(served: Served) -> Any:
+    """Return the lock of a request, made when first needed: most never need one."""
+    lock = served._lock
+    if lock is None:
+        with _creation:
+            lock = served._lock
+            if lock is None:
+                lock = served._lock = threading.Lock()
+    return lock
+
+
+def closed_refusal(id: RequestId) -> ErrorResponse:  # noqa: A002
+    """Return the answer to a request that comes while this side is closing."""
+    error = SessionClosedError("the peer is closing the session and takes no new requests")
+    return ErrorResponse(id, ErrorMessage(str(error), type(error).__name__), "closed")

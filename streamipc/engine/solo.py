@@ -1,0 +1,312 @@
+"""A session without threads: whoever waits reads, and runs the handlers as well.
+
+It stands in the place of the crew. Nothing happens between calls: frames are read, jobs
+are run and deadlines are looked at only while a thread is inside ``result()``,
+``receive()``, ``tick()``, ``serve_forever()`` or ``close()``. Two things read without
+running anything: a thread that waits for room to write, because the other side may be
+waiting for the same; and a handler that asks whether it is cancelled.
+
+The rules of the reading role hold (``reading.py``): a thread that has read leaves the
+role before it runs what came of it. It does so because what it waits for counts as ready
+while there is work (``_Work``). Several threads of the user's may wait at once; one
+reads, and before it runs a job it wakes another, which then reads or takes the next job.
+
+A job that waits in turn (a handler's nested request) reads and runs other jobs on top of
+itself. It counts as blocked meanwhile, so that reading does not pause for its sake.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .reading import Awaited, Reader, wake
+
+if TYPE_CHECKING:
+    from .deadlines import Deadlines
+    from .outlets import PolledOutlet
+    from .staff import Job
+
+__all__ = ["Solo"]
+
+_LOOK_AGAIN = 0.01
+"""Seconds between two looks at whether the thread that reads has gone."""
+
+
+class _Ended:
+    """Ready once the session has ended."""
+
+    def __init__(self, ended: Callable[[], bool]) -> None:
+        self.wakers: list[Any] = []
+        self.ready = ended
+
+
+class _Once:
+    """Ready after one read."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.wakers: list[Any] = []
+        self._reader = reader
+        self._reads = reader.reads
+
+    def ready(self) -> bool:
+        return self._reader.reads != self._reads or self._reader.ended
+
+
+class Solo:
+    """Queues jobs for the threads that wait; has the methods of ``Crew``.
+
+    Args:
+        lock: the engine's.
+        reader: the session's.
+        deadlines: of pending requests.
+        expire: called with the futures whose time is over.
+        flush: writes out what jobs have queued.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        reader: Reader,
+        deadlines: Deadlines,
+        expire: Callable[[list[Any]], None],
+        flush: Callable[[], None],
+    ) -> None:
+        self._lock = lock
+        self._reader = reader
+        self._deadlines = deadlines
+        self._expire = expire
+        self._flush = flush
+        self._jobs: deque[Job] = deque()
+        self._here = threading.local()
+        self._due: float | None = None  # no pending deadline is earlier
+        self._quiet = threading.Condition(lock)  # notified when the last job has ended
+        self.running = 0  # jobs that run and are not blocked
+        self.blocked_jobs = 0
+        self.dropped: deque[Any] = deque()  # futures that nobody holds any more
+        self.interrupted = False  # by Ctrl-C, inside a job
+        reader.next_deadline = deadlines.earliest
+
+    def start(self) -> None:
+        """Do nothing: there is nobody to start."""
+
+    def stop(self) -> None:
+        """Do nothing: there is nobody to stop."""
+
+    def join(self, end: float) -> bool:
+        """Do nothing: there is nobody to wait for."""
+        return True
+
+    def deadline_added(self, deadline: float) -> None:
+        """Wake, with the lock held, a thread that would sleep past ``deadline``."""
+        if self._due is None or deadline < self._due:
+            self._due = deadline
+            if self._reader.holder is not None:
+                self._reader.wake_holder()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job."""
+        with self._lock:
+            self.submit_locked(job)
+            if self._reader.holder not in (None, threading.get_ident()):
+                self._reader.wake_holder()  # asleep, perhaps, and the one to run it
+
+    submit_and_wake = submit
+
+    def submit_locked(self, job: Job) -> None:
+        """Queue a job, with the lock held."""
+        self._jobs.append(job)
+
+    def waiting_jobs(self) -> int:
+        """Return how many jobs wait to run."""
+        return len(self._jobs)
+
+    def drop_jobs(self) -> list[Job]:
+        """Take out and return what waits to run."""
+        with self._lock:
+            dropped = list(self._jobs)
+            self._jobs.clear()
+        return dropped
+
+    def runs_here(self) -> bool:
+        """Tell whether the calling thread is inside a job."""
+        return getattr(self._here, "depth", 0) > 0
+
+    def wait_until_quiet(self, end: float | None) -> bool:
+        """Run what waits; return whether no job runs in another thread either."""
+        self.run_jobs()
+        with self._lock:
+            while self.running + self.blocked_jobs and not self.runs_here():
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._quiet.wait(left)
+        return True
+
+    def enter_wait(self) -> None:
+        """Do nothing: a job that waits reads for itself."""
+
+    leave_wait = enter_wait
+
+    def run_jobs(self) -> None:
+        """Run what is queued, and fail what is over its time."""
+        while self.dropped:
+            self.dropped.popleft().cancel()
+        self._expire_due()
+        while self._jobs:  # again: the flush may have waited for room, and read meanwhile
+            self._run_queued()
+
+    def _run_queued(self) -> None:
+        self._here.depth = getattr(self._here, "depth", 0) + 1
+        try:
+            while (job := self._next_job()) is not None:
+                try:
+                    job.run()
+                finally:
+                    with self._lock:
+                        self.running -= 1
+                        self._quiet.notify_all()
+                if self.interrupted:
+                    self.interrupted = False
+                    self._flush()
+                    raise KeyboardInterrupt
+        finally:
+            self._here.depth -= 1
+        self._flush()
+
+    def _next_job(self) -> Job | None:
+        with self._lock:
+            if not self._jobs:
+                return None
+            self.running += 1
+            self._wake_another()
+            return self._jobs.popleft()
+
+    def _wake_another(self) -> None:
+        """Have another thread that waits, if there is one, look at what is to be done."""
+        for waiter in self._reader.waiting:
+            wake(waiter.lock)
+            return
+
+    def wait(self, awaited: Awaited, end: float | None) -> bool:
+        """Wait as ``Reader.wait`` does, and work meanwhile."""
+        reader = self._reader
+        in_job = self.runs_here()
+        if in_job:
+            with self._lock:
+                self.running -= 1
+                self.blocked_jobs += 1
+                reader.paused = False
+        try:
+            while True:
+                if in_job and awaited.ready():
+                    return True  # what else there is to run need not run on top of us
+                self.run_jobs()
+                if awaited.ready():
+                    return True
+                if end is not None and time.monotonic() >= end:
+                    # What is awaited may be there, and nobody has looked.
+                    self.look()
+                    self.run_jobs()
+                    return awaited.ready()
+                # Also comes back when there is a job, or a deadline has passed.
+                reader.wait(_Work(awaited, self._has_work), end)
+        finally:
+            with self._lock:
+                if in_job:
+                    self.running += 1
+                    self.blocked_jobs -= 1
+                if reader.holder is None:
+                    self._wake_another()
+
+    def look(self) -> None:
+        """Read what is there now, unless another thread reads; run nothing."""
+        reader = self._reader
+        with self._lock:
+            if reader.holder is not None or not reader.is_open():
+                return
+            reader.holder = threading.get_ident()
+        try:
+            fds = reader.look()
+            if fds:
+                reader.read(fds)
+        finally:
+            reader.leave()
+
+    def read_while_full(self, outlet: PolledOutlet) -> None:
+        """Have threads that wait for room in ``outlet`` read meanwhile.
+
+        Nobody else would, and two sides that wait for room both wait for ever. What is
+        read is kept, however much it is: running handlers here would have them write
+        into the middle of what is being written.
+        """
+        reader = self._reader
+
+        def wait_for_room(timeout: float | None) -> bool:
+            end = None if timeout is None else time.monotonic() + timeout
+            while True:
+                left = None if end is None else max(0.0, end - time.monotonic())
+                with self._lock:
+                    mine = reader.holder is None and not (reader.draining or reader.ended)
+                    if mine:
+                        reader.holder = threading.get_ident()
+                if not mine:  # the thread that reads may go, and leave reading to us
+                    left = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
+                try:
+                    room, has_input = outlet.poll(left, reader.first_fd if mine else -1)
+                    if has_input:
+                        reader.read([reader.first_fd])
+                finally:
+                    if mine:
+                        reader.leave()
+                if room:
+                    return True
+                if end is not None and time.monotonic() >= end:
+                    return False
+
+        outlet.waits = wait_for_room
+
+    def tick(self, end: float | None) -> bool:
+        """Wait for one read, or work; return whether there was any."""
+        reads = self._reader.reads
+        if self._has_work():  # of what was read by the way, while writing for one
+            self.run_jobs()
+            self.look()
+            self.run_jobs()
+            return True
+        self.wait(_Once(self._reader), end)
+        self.run_jobs()
+        return self._reader.reads != reads
+
+    def wait_for_end(self, ended: Callable[[], bool], end: float | None) -> bool:
+        """Read and work until the session has ended."""
+        return self.wait(_Ended(ended), end)
+
+    def _has_work(self) -> bool:
+        # Takes no lock: the thread that passes the role on asks this while it holds it.
+        due = self._due
+        return bool(self._jobs or self.dropped) or (due is not None and due <= time.monotonic())
+
+    def _expire_due(self) -> None:
+        with self._lock:
+            expired = self._deadlines.expire(time.monotonic())
+            self._due = self._deadlines.earliest()
+        if expired:
+            self._expire(expired)
+
+
+class _Work:
+    """Ready when what is awaited is, or when there is something to do first."""
+
+    __slots__ = ("_awaited", "_has_work", "wakers")
+
+    def __init__(self, awaited: Awaited, has_work: Callable[[], bool]) -> None:
+        self._awaited = awaited
+        self._has_work = has_work
+        self.wakers = awaited.wakers
+
+    def ready(self) -> bool:
+        return self._awaited.ready() or self._has_work()

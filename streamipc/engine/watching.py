@@ -1,0 +1,210 @@
+"""The watcher's duty: see to it that the session is read, and run what is quick.
+
+``crew.py`` tells what the watcher is and which invariant it keeps.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .reading import TICK, Reader
+
+if TYPE_CHECKING:
+    from .deadlines import Deadlines
+    from .polling import Inlet, Wakeup
+    from .staff import Job, Member
+
+__all__ = ["Watching"]
+
+
+class Watching:
+    """The part of :class:`~streamipc.engine.crew.Crew` that only the watcher runs."""
+
+    _lock: threading.Lock
+    _reader: Reader
+    _deadlines: Deadlines
+    _inlet: Inlet | None
+    _wakeup: Wakeup
+    _flush_some: Callable[[], bool]
+    _quick: deque[Job]
+    _slow: deque[Job]
+    _errands: deque[Job]
+    _watcher: Member | None
+    _standby: Member | None
+    _ticking: bool
+    _stopping: bool
+    _alone: bool
+    _started: Callable[[Job], None]
+    _ended: Callable[[Job], None]
+    _run: Callable[[Job], None]
+    _may_run: Callable[[], bool]
+    _give_to_worker: Callable[[Job], None]
+    _call_workers: Callable[[], None]
+    _have_standby: Callable[[], None]
+    _expire_due: Callable[[], None]
+
+    def _watch(self, me: Member) -> None:
+        """Be the watcher until another has taken over, or the session ends."""
+        reader = self._reader
+        can_poll = self._inlet is not None
+        takes, reads = reader.takes, reader.reads
+        while True:
+            with self._lock:
+                if self._stopping or self._watcher is not me:
+                    return
+                free = reader.holder is None
+                open_ = reader.is_open()
+                work = bool(self._quick or (self._alone and (self._slow or self._errands)))
+                callers = takes != reader.takes or (not free and reads != reader.reads)
+                takes, reads = reader.takes, reader.reads
+                mine = free and not work and open_ and not can_poll
+                if mine:
+                    reader.holder = threading.get_ident()
+                elif work or (callers and not reader.crew_reads) or self._alone:
+                    me.sleeps_until = 0.0  # callers come and go: look every TICK
+                else:
+                    me.sleeps_until = self._deadlines.earliest()
+                    me.polling = free and open_ and can_poll
+                polling, until = me.polling, me.sleeps_until
+            if work:
+                if not self._run_quick(me):
+                    return
+            else:
+                if not mine:
+                    mine = self._sleep_as_watcher(me, polling, until)
+                if mine and not self._serve(me):
+                    return
+            self._expire_due()
+
+    def _sleep_as_watcher(self, me: Member, polling: bool, until: float | None) -> bool:
+        """Sleep; return whether there is input and the role is ours to read it."""
+        reader = self._reader
+        inlet = self._inlet
+        start = time.monotonic()
+        if polling:
+            assert inlet is not None
+            for fd in reader.take_ended():
+                inlet.forget(fd)
+            fds = inlet.wait(None if until is None else max(0.0, until - start))
+            if not fds:
+                self._wakeup.clear()
+        else:
+            timeout = TICK if until == 0.0 else -1
+            if until:
+                timeout = max(0.0, until - start)
+            me.bell.acquire(timeout=timeout)
+            fds = inlet.ready() if inlet is not None and reader.holder is None else []
+        with self._lock:
+            me.polling = False
+            me.sleeps_until = 0.0
+            if not fds or reader.holder is not None or self._watcher is not me:
+                return False
+            if not reader.is_open():
+                return False
+            reader.holder = threading.get_ident()
+            if polling:
+                slept = time.monotonic() - start
+                reader.crew_spin.slept(slept)
+                if slept > TICK:
+                    reader.crew_reads = False  # it was quiet for long: callers may read again
+            return True
+
+    def _serve(self, me: Member) -> bool:
+        """Read, and run what is quick, as long as there is something; leave the role.
+
+        Returns:
+            ``False`` if another has taken over the watch.
+        """
+        reader = self._reader
+        inlet = self._inlet
+        here = threading.get_ident()
+        look_at_clock = time.monotonic() + TICK
+        while not self._stopping and reader.is_open():
+            if inlet is None:
+                reader.read_source()
+            else:
+                fds = inlet.spin(reader.crew_spin)
+                if not fds:
+                    break
+                reader.read(fds)
+                for fd in reader.take_ended():
+                    inlet.forget(fd)
+            if self._quick:
+                if not self._run_quick(me):
+                    return False
+                if reader.holder != here:
+                    return True  # a caller reads now
+            elif reader.waiting and not reader.crew_reads:
+                break
+            if time.monotonic() > look_at_clock:
+                self._expire_due()
+                look_at_clock = time.monotonic() + TICK
+        reader.leave()
+        return True
+
+    def _run_quick(self, me: Member) -> bool:
+        """Run what is quick, with the reading role given up; take that again if it is free.
+
+        Returns:
+            ``False`` if another has taken over the watch.
+        """
+        reader = self._reader
+        here = threading.get_ident()
+        little_left = self._flush_some()
+        with self._lock:
+            had_role = reader.holder == here
+            if had_role:
+                reader.holder = None
+                reader.crew_reads = True
+            if self._standby is None or not self._ticking:
+                self._have_standby()
+            job = self._next_quick(me, little_left)
+        while job is not None:
+            self._run(job)
+            if not self._quick:
+                # The end of a burst: its answers go out together.
+                little_left = self._flush_some()
+            with self._lock:
+                me.job = None
+                self._ended(job)
+                if self._watcher is not me:
+                    return False
+                job = self._next_quick(me, little_left)
+        with self._lock:
+            if self._watcher is not me:
+                return False
+            if had_role and reader.holder is None and not self._stopping:
+                reader.holder = here
+        return True
+
+    def _next_quick(self, me: Member, little_left: bool) -> Job | None:
+        """Return the next job that is still quick; pass on what is not, or not now.
+
+        Args:
+            me: the watcher.
+            little_left: whether the peer reads our answers; if it does not, more of them
+                must wait for room, which is nothing that a watcher does.
+        """
+        job: Job
+        while self._quick:
+            job = self._quick.popleft()
+            free = little_left and (job.is_errand or self._may_run())
+            if self._alone or (free and not job.is_slow and self._standby is not None):
+                return self._start_as_watcher(me, job)
+            self._give_to_worker(job)
+        if self._alone and self._errands:
+            return self._start_as_watcher(me, self._errands.popleft())
+        if self._alone and self._slow:
+            return self._start_as_watcher(me, self._slow.popleft())
+        return None
+
+    def _start_as_watcher(self, me: Member, job: Job) -> Job:
+        self._started(job)
+        job.by_watcher = True
+        me.runs += 1
+        me.job = job
+        return job

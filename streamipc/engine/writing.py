@@ -1,0 +1,445 @@
+"""The writer: frames go out whole, in order, and as many as possible at a time.
+
+Invariant: bytes leave in the order in which frames were queued, and at most one thread
+(the *flusher*) writes at a time. Whoever queues a frame while nobody flushes becomes the
+flusher. While it writes, others only add to the queue: what they add goes out with its
+next ``writev``. A flusher whose own frame is out passes the flushing on to a thread that
+still waits for its own, if there is one, and otherwise finishes the queue.
+
+A queue that nobody flushes is either empty or *handed over*: ``on_backlog`` was called
+after the last look at it, and whoever answers that call will flush.
+
+The lock guards the queue, the counters and the flusher's mark. It is never held during a
+write or a wait for room, and nothing else is locked under it.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from _thread import get_ident
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ..exceptions import IpcError, SessionClosedError
+from ..serializers.base import Buffer
+
+__all__ = ["Outlet", "WriteTimeoutError", "Writer"]
+
+HIGH_WATER = 1 << 18
+"""Bytes in the queue beyond which a request waits for its turn to be written. Below
+them it leaves its frame to the flusher and goes on."""
+
+_BATCH = 64
+"""Frames for one ``writev``."""
+
+
+class WriteTimeoutError(IpcError):
+    """The frame was not written in time."""
+
+
+class Outlet(Protocol):
+    """Where the writer's bytes go: a transport, seen from here."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether :meth:`write_some` may block, for want of a better way."""
+        ...
+
+    def write_some(self, buffers: Sequence[Buffer], /) -> int:
+        """Write without blocking; return how many bytes went out, 0 if there is no room."""
+        ...
+
+    def wait_for_room(self, timeout: float | None, /) -> bool:
+        """Wait until there is room; return ``False`` when the time was over first."""
+        ...
+
+    def written(self) -> int | None:
+        """Return how many bytes a write that was interrupted has written, if known."""
+        ...
+
+
+class _Frame:
+    """One frame in the queue; withdrawn if it has no views left."""
+
+    __slots__ = ("end", "started", "views")
+
+    def __init__(self, views: list[memoryview], end: int) -> None:
+        self.views = views
+        self.end = end  # number of the byte behind its last one, counted from the start
+        self.started = False
+
+
+class Writer:
+    """Queues frames and writes them.
+
+    Args:
+        outlet: where bytes go.
+        on_backlog: called without the lock when bytes are left and no thread is writing:
+            somebody who may block must call :meth:`flush`.
+        on_error: called once, without the lock, with the error that ended writing.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        on_backlog: Callable[[], None],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._outlet = outlet
+        self._on_backlog = on_backlog
+        self._on_error = on_error
+        self._lock = threading.Lock()  # guards everything below
+        self._moved = threading.Condition(self._lock)  # bytes went out, or flushing is free
+        self._queue: deque[_Frame] = deque()
+        self._flusher = 0  # identifier of the thread that writes; 0: nobody does
+        self._waiting = 0  # threads in _wait_for_turn
+        self._queued = 0  # bytes ever queued
+        self._flushed = 0  # bytes ever written
+        self._in_flight = 0  # up to which byte a write is going on; 0: none is
+        self._broken = False
+        self.frames_sent = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes written so far."""
+        return self._flushed
+
+    @property
+    def backlog(self) -> int:
+        """Bytes queued and not yet written."""
+        return self._queued - self._flushed
+
+    def send(self, buffers: Sequence[Buffer], deadline: float | None = None) -> None:
+        """Queue a frame and return once it is with the operating system.
+
+        Args:
+            buffers: of the frame; must not change until they are written.
+            deadline: in :func:`time.monotonic` seconds; ``None``: wait as long as it takes.
+
+        Raises:
+            WriteTimeoutError: the deadline passed. A frame of which nothing was written
+                is withdrawn; one that was begun will be finished by others.
+            SessionClosedError: the stream broke.
+        """
+        self._send(buffers, deadline, 0)
+
+    def send_soon(self, buffers: Sequence[Buffer], deadline: float | None = None) -> None:
+        """As :meth:`send`, but leave the frame to a thread that is writing already.
+
+        Above :data:`HIGH_WATER` bytes in the queue it waits nevertheless.
+        """
+        self._send(buffers, deadline, HIGH_WATER)
+
+    def queue(self, buffers: Sequence[Buffer]) -> None:
+        """Queue a frame that a later flush of this thread will write."""
+        with self._lock:
+            self._append(buffers)
+
+    def queue_and_flush(self, buffers: Sequence[Buffer]) -> None:
+        """Queue a frame and write what can be written without blocking.
+
+        For the thread that reads, which must never wait for room.
+        """
+        with self._lock:
+            self._append(buffers)
+        self.flush_some()
+
+    def flush_some(self) -> None:
+        """Write what can be written without blocking; hand the rest over."""
+        if not self._queue:
+            return
+        me = get_ident()
+        try:
+            with self._lock:
+                if self._flusher:
+                    return
+                self._flusher = me
+                mark = self._queued
+            if not self._outlet.blocks:
+                self._flush(None, mark, may_block=False)
+        finally:
+            if self._flusher == me:
+                self._hand_over()
+
+    def flush(self, deadline: float | None = None) -> None:
+        """Write everything that is queued; blocks as long as it takes or until ``deadline``.
+
+        Raises nothing: a stream that broke is reported to ``on_error``.
+        """
+        if not self._queue:
+            return
+        me = get_ident()
+        try:
+            with self._lock:
+                mark = self._queued
+                if self._flusher and not self._wait_for_turn(mark, deadline):
+                    return
+                self._flusher = me
+            self._flush(deadline, mark, may_block=True)
+        finally:
+            if self._flusher == me:
+                self._hand_over()
+            else:
+                self._leave_wait()
+
+    def is_writing(self) -> bool:
+        """Tell whether a thread is inside a write, or about to be."""
+        return self._flusher != 0
+
+    def fail(self) -> None:
+        """Drop the queue and refuse everything from now on."""
+        with self._lock:
+            self._broken = True
+            self._queue.clear()
+            self._flushed = self._queued
+            self._moved.notify_all()
+
+    def _append(self, buffers: Sequence[Buffer]) -> _Frame:
+        views = [memoryview(part) for part in buffers]
+        size = 0
+        for view in views:
+            size += len(view)
+        self._queued += size
+        self.frames_sent += 1
+        frame = _Frame(views, self._queued)
+        if not self._broken:
+            self._queue.append(frame)
+        return frame
+
+    def _send(self, buffers: Sequence[Buffer], deadline: float | None, tolerated: int) -> None:
+        me = get_ident()
+        frame: _Frame | None = None
+        end = 0
+        try:
+            with self._lock:
+                if self._broken:
+                    raise _broken()
+                if not (self._flusher or self._queue) and len(buffers) == 1:
+                    self._flusher = me
+                    end = self._in_flight = self._queued = self._queued + len(buffers[0])
+                    self.frames_sent += 1
+                else:
+                    frame = self._append(buffers)
+                    if self._flusher and self._queued - self._flushed <= tolerated:
+                        return
+                    if not self._flusher or self._wait_for_turn(frame.end, deadline):
+                        self._flusher = me
+            if frame is None:
+                frame = self._write_past_queue(buffers[0], end)
+                if frame is None:
+                    return
+            if self._flusher == me:
+                self._flush(deadline, frame.end, may_block=True)
+            if self._flushed < frame.end or self._broken:
+                self._give_up(frame)
+        finally:
+            # Also when interrupted, by Ctrl-C for one: somebody must write the rest.
+            if self._flusher == me:
+                self._hand_over()
+            elif frame is not None and self._queue:
+                self._leave_wait()
+
+    def _write_past_queue(self, data: Buffer, end: int) -> _Frame | None:
+        """Write, as the flusher of an empty queue, a frame that is not in it.
+
+        Nearly every frame goes this way, and it costs half of the way through the queue.
+
+        Returns:
+            ``None`` if that was all. Otherwise we are still the flusher, and the frame,
+            or what is left of it, stands first in the queue.
+        """
+        try:
+            written = self._write((data,))
+        except SessionClosedError:
+            raise
+        except BaseException:
+            self._count_past_queue(data, end, self._outlet.written() or 0)
+            raise
+        return self._count_past_queue(data, end, written)
+
+    def _count_past_queue(self, data: Buffer, end: int, written: int) -> _Frame | None:
+        """Count what was written, and queue what was not; see :meth:`_write_past_queue`."""
+        with self._lock:
+            self._in_flight = 0
+            self._flushed += written
+            left = end - self._flushed
+            if self._queue and not left:
+                self._drop_written(0)
+            if not (left or self._queue):
+                self._flusher = 0
+                if self._waiting:
+                    self._moved.notify_all()
+                return None
+            frame = _Frame([memoryview(data)[written:]], end)
+            frame.started = written > 0
+            if left and not self._broken:
+                self._queue.appendleft(frame)
+        return frame
+
+    def _write(self, buffers: Sequence[Buffer]) -> int:
+        """Write some bytes, as the flusher; whatever goes wrong ends all writing.
+
+        Raises:
+            SessionClosedError: the stream is broken.
+        """
+        try:
+            return self._outlet.write_some(buffers)
+        except (OSError, ValueError) as error:  # ValueError: of a file that was closed
+            self._break(error)
+            raise _broken() from error
+        except BaseException as error:
+            if self._outlet.written() is not None:
+                raise  # an interrupt, such as Ctrl-C; it is known what went out
+            # Or a bug in a transport of the user's own. Nobody knows what went out, and
+            # sending it again would have the peer act twice: writing must end.
+            if not isinstance(error, Exception):
+                self._break(OSError(errno.EINTR, "interrupted in the middle of a write"))
+                raise
+            self._break(error)
+            raise _broken() from error
+
+    def _wait_for_turn(self, mark: int, deadline: float | None) -> bool:
+        """Wait, holding the lock, until flushing is free; ``False``: no need any more."""
+        self._waiting += 1
+        try:
+            while self._flusher and self._flushed < mark and not self._broken:
+                timeout = None if deadline is None else deadline - time.monotonic()
+                if timeout is not None and timeout <= 0:
+                    return False
+                self._moved.wait(timeout)
+            return self._flushed < mark and not self._broken
+        finally:
+            self._waiting -= 1
+
+    def _give_up(self, frame: _Frame) -> None:
+        """Say why a frame is not out; withdraw it if nothing of it is."""
+        with self._lock:
+            if self._broken:
+                raise _broken()
+            if self._flushed >= frame.end:
+                return
+            if not frame.started and frame.end > self._in_flight:
+                frame.views = []
+                if not self._in_flight:  # or whoever writes will do it
+                    self._drop_written(0)
+        self._leave_wait()
+        raise WriteTimeoutError
+
+    def _leave_wait(self) -> None:
+        """Hand the queue over if the flushing was passed to a thread that did not want it."""
+        with self._lock:
+            stuck = bool(self._queue) and not self._flusher and not self._waiting
+        if stuck:
+            self._on_backlog()
+
+    def _flush(self, deadline: float | None, mark: int, *, may_block: bool) -> None:
+        """Write as the flusher, up to ``mark`` at least.
+
+        We may still be the flusher when this returns: then some of the queue is left.
+        """
+        while True:
+            with self._lock:
+                batch = self._next_batch(mark, may_block)
+            if batch is None:
+                return
+            try:
+                written = self._write(batch)
+            except SessionClosedError:
+                return  # said to on_error; senders see that the stream is broken
+            except BaseException:
+                self._written(self._outlet.written() or 0)
+                raise
+            self._written(written)
+            if not written:
+                if not may_block or self._flushed >= mark:
+                    return
+                try:
+                    if not self._outlet.wait_for_room(_left(deadline)):
+                        return
+                except OSError as error:
+                    self._break(error)
+                    return
+
+    def _next_batch(self, mark: int, may_block: bool) -> list[memoryview] | None:
+        """Return what to write next; ``None``: enough is written."""
+        queue = self._queue
+        if not queue or (self._waiting and self._flushed >= mark):
+            self._flusher = 0
+            if self._waiting:
+                self._moved.notify_all()
+            return None
+        if not may_block and self._flushed >= mark:
+            return None  # what others go on adding is theirs to write
+        frame = queue[0]
+        if len(queue) == 1:
+            self._in_flight = frame.end
+            return frame.views
+        batch: list[memoryview] = []
+        for frame in queue:
+            batch += frame.views
+            if len(batch) >= _BATCH:
+                break
+        self._in_flight = frame.end
+        return batch
+
+    def _written(self, count: int) -> None:
+        with self._lock:
+            self._in_flight = 0
+            self._drop_written(count)
+            if count and self._waiting:
+                self._moved.notify_all()
+
+    def _drop_written(self, count: int) -> None:
+        """Take ``count`` written bytes, and withdrawn frames, off the front of the queue."""
+        queue = self._queue
+        while queue:
+            frame = queue[0]
+            if frame.views:
+                left = frame.end - self._flushed
+                if count < left:
+                    if count:
+                        frame.started = True
+                        _drop(frame.views, count)
+                        self._flushed += count
+                    return
+                count -= left
+            # A withdrawn frame counts as written, so that the marks of later ones stay true.
+            self._flushed = frame.end
+            queue.popleft()
+
+    def _hand_over(self) -> None:
+        with self._lock:
+            self._flusher = 0
+            if self._waiting:
+                self._moved.notify_all()
+                return
+            left = bool(self._queue)
+        if left:
+            self._on_backlog()
+
+    def _break(self, error: Exception) -> None:
+        with self._lock:
+            first = not self._broken
+            self._flusher = 0
+        self.fail()
+        if first:
+            self._on_error(error)
+
+
+def _drop(views: list[memoryview], count: int) -> None:
+    """Drop ``count`` bytes from the front of ``views``."""
+    while count >= len(views[0]):
+        count -= len(views.pop(0))
+    if count:
+        views[0] = views[0][count:]
+
+
+def _broken() -> SessionClosedError:
+    return SessionClosedError("the peer no longer reads: the stream is broken")
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

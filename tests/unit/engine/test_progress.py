@@ -1,0 +1,175 @@
+"""Items reach the callback one at a time, in order, and the reply comes last."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections import deque
+from typing import Any
+
+import pytest
+
+from streamipc import LogMessage
+from streamipc.engine.progress import ProgressCalls
+from streamipc.futures import ResponseFuture
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+class Engine:
+    """Records what a ProgressCalls asks for; its crew runs jobs when told."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.crew = self
+        self.jobs: deque[Any] = deque()
+        self.credits: list[int] = []
+        self.reported: list[BaseException] = []
+
+    def submit_locked(self, job: Any) -> None:
+        assert self.lock.locked()
+        self.jobs.append(job)
+
+    def credit(self, future: Any, count: int) -> None:
+        self.credits.append(count)
+
+    def settle(self, future: Any, value: Any, error: BaseException | None) -> None:
+        future.settle(value, error)
+
+    def report(self, error: BaseException) -> None:
+        self.reported.append(error)
+
+    def run(self) -> None:
+        while self.jobs:
+            self.jobs.popleft().run()
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+def request(engine: Engine, callback: Any, window: int = 4) -> Any:
+    future = ResponseFuture[Any](None, 1, LogMessage("x"))  # type: ignore[arg-type]
+    ProgressCalls(engine, future, callback, window)  # type: ignore[arg-type]
+    return future
+
+
+def test_nothing_is_called_on_the_thread_that_reads(engine: Engine) -> None:
+    items: list[Any] = []
+    future = request(engine, items.append)
+    future.on_item(1)
+    future.on_reply("reply", None)
+
+    assert items == []
+    assert not future.done()
+    assert len(engine.jobs) == 1  # one job for all that is there
+
+
+def test_items_come_in_order_and_before_the_reply(engine: Engine) -> None:
+    seen: list[Any] = []
+    future = request(engine, lambda item: seen.append((item, future.done())))
+    for number in range(3):
+        assert future.on_item(number)
+    future.on_reply("reply", None)
+    engine.run()
+
+    assert seen == [(0, False), (1, False), (2, False)]
+    assert future.result() == "reply"
+
+
+def test_an_error_comes_last_too(engine: Engine) -> None:
+    items: list[Any] = []
+    future = request(engine, items.append)
+    future.on_item(1)
+    future.on_reply(None, KeyError("x"))
+    engine.run()
+
+    assert items == [1]
+    assert isinstance(future.exception(), KeyError)
+
+
+def test_items_that_arrive_while_it_runs_belong_to_the_same_run(engine: Engine) -> None:
+    items: list[Any] = []
+
+    def callback(item: Any) -> None:
+        items.append(item)
+        if item < 3:
+            future.on_item(item + 1)
+
+    future = request(engine, callback)
+    future.on_item(1)
+    engine.run()
+
+    assert items == [1, 2, 3]
+    assert not engine.jobs
+    future.on_item(4)
+    assert len(engine.jobs) == 1
+
+
+@pytest.mark.parametrize(
+    ("window", "granted"), [(1, [1] * 6), (2, [1] * 6), (4, [2] * 3), (100, [])]
+)
+def test_credit_is_granted_when_half_of_the_window_is_used(
+    engine: Engine, window: int, granted: list[int]
+) -> None:
+    future = request(engine, lambda item: None, window)
+    for number in range(6):
+        assert future.on_item(number)
+        engine.run()
+
+    assert engine.credits == granted
+
+
+def test_an_item_beyond_the_window_is_not_taken(engine: Engine) -> None:
+    items: list[Any] = []
+    future = request(engine, items.append, window=2)
+
+    assert [future.on_item(number) for number in range(4)] == [True, True, False, False]
+    engine.run()
+    assert items == [0, 1]
+    assert [future.on_item(number) for number in range(3)] == [True, True, False]
+
+
+def test_a_callback_that_raises_is_reported_once_and_not_called_again(engine: Engine) -> None:
+    calls: list[Any] = []
+
+    def callback(item: Any) -> None:
+        calls.append(item)
+        raise LookupError(item)
+
+    future = request(engine, callback, window=2)
+    for number in range(2):
+        future.on_item(number)
+    future.on_reply("reply", None)
+    engine.run()
+
+    assert [str(error) for error in engine.reported] == ["0"]
+    assert calls == [0]
+    assert engine.credits == [1, 1]  # the handler is not held up
+    assert future.result() == "reply"
+
+
+def test_nothing_is_passed_on_once_the_future_is_done(engine: Engine) -> None:
+    items: list[Any] = []
+    future = request(engine, items.append)
+    future.on_item(1)
+    future.settle(None, TimeoutError())
+    future.on_item(2)
+    future.on_reply("late", None)
+    engine.run()
+
+    assert items == []
+    assert isinstance(future.exception(), TimeoutError)
+
+
+def test_the_callback_runs_in_a_copy_of_the_context_of_the_request(engine: Engine) -> None:
+    seen: list[str] = []
+    token = variable.set("when asked")
+    future = request(engine, lambda item: seen.append(variable.get()))
+    variable.reset(token)
+    future.on_item(1)
+    engine.run()
+
+    assert seen == ["when asked"]
+    assert variable.get() == "unset"

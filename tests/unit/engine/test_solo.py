@@ -1,0 +1,267 @@
+"""Whoever waits reads, runs the jobs and looks at the clock."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from streamipc import JsonMessageSerializer, LogMessage
+from streamipc.engine.deadlines import Deadlines
+from streamipc.engine.polling import Wakeup
+from streamipc.engine.reading import Reader
+from streamipc.engine.solo import Solo
+from streamipc.futures import ResponseFuture
+from streamipc.protocol.connection import Connection
+from streamipc.protocol.envelopes import Notification
+
+
+class Awaited:
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self.wakers: list[Any] = []
+        self.ready = ready
+
+
+class Job:
+    is_slow = is_errand = by_watcher = False
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run = run
+
+    def took(self, seconds: float) -> None: ...
+
+    def run(self) -> None:
+        self._run()
+
+
+class Bench:
+    """A Solo with a real reader on a pipe, and nothing else of an engine."""
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self.read_fd, False)
+        self.lock = threading.Lock()
+        self.wakeup = Wakeup()
+        self.connection = Connection(JsonMessageSerializer(), 1 << 20)
+        self.reader = Reader(
+            self.lock,
+            self.connection,
+            lambda buffer: os.readv(self.read_fd, [buffer]),
+            (self.read_fd,),
+            self.wakeup,
+            0.0,
+            self.dispatch,
+            lambda error: None,
+        )
+        self.calls: dict[Any, Any] = {}
+        self.deadlines = Deadlines(self.calls)
+        self.expired: list[Any] = []
+        self.flushes = 0
+        self.seen: list[str] = []
+        self.solo = Solo(self.lock, self.reader, self.deadlines, self.expire, self.flush)
+
+    def dispatch(self, decoded: list[Any]) -> None:
+        for item in decoded:
+            self.solo.submit(Job(lambda item=item: self.seen.append(item.message.message)))
+
+    def expire(self, futures: list[Any]) -> None:
+        self.expired += futures
+        for future in futures:
+            del self.calls[future.id]
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+    def send(self, text: str) -> None:
+        for part in self.connection.encode(Notification(LogMessage(text))):
+            os.write(self.write_fd, part)
+
+    def ask(self, seconds: float) -> Any:
+        future = ResponseFuture[Any](None, len(self.calls) + 1, LogMessage("x"))  # type: ignore[arg-type]
+        with self.lock:
+            self.calls[future.id] = future
+            self.deadlines.add(time.monotonic() + seconds, future)
+            self.solo.deadline_added(time.monotonic() + seconds)
+        return future
+
+    def until(self, count: int) -> Awaited:
+        return Awaited(lambda: len(self.seen) >= count)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.wakeup.close()
+    os.close(bench.read_fd)
+    os.close(bench.write_fd)
+
+
+def soon(seconds: float = 10.0) -> float:
+    return time.monotonic() + seconds
+
+
+def test_a_thread_that_waits_reads_and_runs(bench: Bench) -> None:
+    bench.send("one")
+    bench.send("two")
+
+    assert bench.solo.wait(bench.until(2), soon())
+    assert bench.seen == ["one", "two"]
+    assert bench.flushes >= 1
+    assert bench.reader.holder is None
+
+
+def test_a_wait_that_is_over_has_looked_once(bench: Bench) -> None:
+    assert not bench.solo.wait(bench.until(1), time.monotonic())
+    bench.send("one")
+
+    assert bench.solo.wait(bench.until(1), time.monotonic())
+
+
+def test_a_tick_reads_without_waiting(bench: Bench) -> None:
+    assert not bench.solo.tick(time.monotonic())
+    bench.send("one")
+
+    assert bench.solo.tick(time.monotonic())
+    assert bench.seen == ["one"]
+
+
+def test_a_tick_does_not_wait_when_there_is_work(bench: Bench) -> None:
+    bench.solo.submit(Job(lambda: bench.seen.append("work")))
+
+    assert bench.solo.tick(soon(60))
+    assert bench.seen == ["work"]
+
+
+def test_looking_reads_and_runs_nothing(bench: Bench) -> None:
+    bench.send("one")
+    bench.solo.look()
+
+    assert bench.seen == []
+    assert bench.solo.waiting_jobs() == 1
+    assert bench.reader.holder is None
+
+
+def test_deadlines_pass_while_a_thread_waits(bench: Bench) -> None:
+    late = bench.ask(0.02)
+    bench.ask(60)
+
+    assert bench.solo.wait(Awaited(lambda: bench.expired == [late]), soon())
+
+
+def test_a_nearer_deadline_wakes_the_thread_that_reads(bench: Bench) -> None:
+    bench.ask(60)
+    started = threading.Event()
+    awaited = Awaited(lambda: started.set() or bool(bench.expired))  # type: ignore[func-returns-value]
+    thread = threading.Thread(target=bench.solo.wait, args=(awaited, soon(20)))
+    thread.start()
+    assert started.wait(10)
+    bench.ask(0.02)
+    thread.join(10)
+
+    assert not thread.is_alive()
+    assert len(bench.expired) == 1
+
+
+def test_a_job_that_waits_runs_the_next_on_top_of_itself(bench: Bench) -> None:
+    def outer() -> None:
+        assert bench.solo.runs_here()
+        assert bench.solo.wait(bench.until(1), soon())
+        assert (bench.solo.running, bench.solo.blocked_jobs) == (1, 0)
+        bench.seen.append("outer")
+
+    bench.solo.submit(Job(outer))
+    bench.send("inner")
+    bench.solo.run_jobs()
+
+    assert bench.seen == ["inner", "outer"]
+    assert (bench.solo.running, bench.solo.blocked_jobs) == (0, 0)
+    assert not bench.solo.runs_here()
+
+
+def test_a_job_that_waits_has_reading_go_on(bench: Bench) -> None:
+    bench.reader.paused = True
+    bench.send("one")
+    bench.solo.submit(Job(lambda: bench.solo.wait(bench.until(1), soon())))
+    bench.solo.run_jobs()
+
+    assert bench.seen == ["one"]
+
+
+def test_a_thread_in_a_job_lets_another_read(bench: Bench) -> None:
+    inside, release = threading.Event(), threading.Event()
+
+    def block() -> None:
+        inside.set()
+        assert release.wait(20)
+
+    reader = threading.Thread(target=bench.solo.wait, args=(bench.until(1), soon(20)))
+    bench.solo.submit(Job(block))
+    blocked = threading.Thread(target=bench.solo.run_jobs)
+    blocked.start()
+    assert inside.wait(10)
+    reader.start()
+    bench.send("one")
+    reader.join(10)
+    try:
+        assert bench.seen == ["one"]
+        assert not bench.solo.wait_until_quiet(time.monotonic() + 0.01)
+    finally:
+        release.set()
+        blocked.join(10)
+    assert bench.solo.wait_until_quiet(soon())
+
+
+def test_two_threads_that_wait_for_different_things_both_get_theirs(bench: Bench) -> None:
+    threads = [
+        threading.Thread(target=bench.solo.wait, args=(bench.until(count), soon(20)))
+        for count in (1, 2, 3, 3)
+    ]
+    for thread in threads:
+        thread.start()
+    for text in ("one", "two", "three"):
+        bench.send(text)
+    for thread in threads:
+        thread.join(10)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert sorted(bench.seen) == ["one", "three", "two"]
+
+
+def test_futures_that_were_dropped_are_cancelled(bench: Bench) -> None:
+    class Future:
+        cancelled = False
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    future = Future()
+    bench.solo.dropped.append(future)
+    bench.solo.run_jobs()
+
+    assert future.cancelled
+
+
+def test_an_interrupted_job_interrupts_the_thread_that_waits(bench: Bench) -> None:
+    def interrupted() -> None:
+        bench.solo.interrupted = True
+
+    bench.solo.submit(Job(interrupted))
+    bench.solo.submit(Job(lambda: bench.seen.append("next")))
+    with pytest.raises(KeyboardInterrupt):
+        bench.solo.wait(bench.until(1), soon())
+    assert not bench.solo.runs_here()
+
+    assert bench.solo.wait(bench.until(1), soon())
+
+
+def test_jobs_that_wait_can_be_dropped(bench: Bench) -> None:
+    job = Job(lambda: None)
+    bench.solo.submit(job)
+
+    assert bench.solo.drop_jobs() == [job]
+    assert bench.solo.waiting_jobs() == 0

@@ -1,0 +1,456 @@
+"""The writer, over real pipes and over outlets that take little at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from streamipc import SessionClosedError
+from streamipc.engine.outlets import BlockingOutlet, PolledOutlet
+from streamipc.engine.writing import HIGH_WATER, Writer, WriteTimeoutError
+from streamipc.transports.pipe import FdTransport
+
+
+class Slow:
+    """Takes up to ``most`` bytes at a time, and none while ``gate`` is shut."""
+
+    blocks = False
+
+    def __init__(self, most: int = 1 << 30) -> None:
+        self.most = most
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Semaphore(0)
+        self.data = bytearray()
+        self.error: Exception | None = None
+
+    def write_some(self, buffers: Sequence[Any]) -> int:
+        if self.error is not None:
+            raise self.error
+        if not self.gate.is_set():
+            return 0
+        joined = b"".join(bytes(part) for part in buffers)[: self.most]
+        self.data += joined
+        return len(joined)
+
+    def wait_for_room(self, timeout: float | None) -> bool:
+        self.waiting.release()
+        return self.gate.wait(timeout)
+
+
+class Blocking(Slow):
+    """Can only be written to by blocking."""
+
+    blocks = True
+
+    def write_some(self, buffers: Sequence[Any]) -> int:
+        self.waiting.release()
+        assert self.gate.wait(20)
+        return super().write_some(buffers[:1])
+
+
+class Rig:
+    """A writer that notes what it says."""
+
+    def __init__(self, outlet: Any) -> None:
+        self.outlet = outlet
+        self.backlogs: list[int] = []
+        self.errors: list[Exception] = []
+        self.backlog_came = threading.Semaphore(0)
+        self.writer = Writer(outlet, self._backlog, self.errors.append)
+
+    def _backlog(self) -> None:
+        self.backlogs.append(self.writer.backlog)
+        self.backlog_came.release()
+
+
+@pytest.fixture
+def slow() -> Rig:
+    return Rig(Slow())
+
+
+def test_a_frame_goes_out_whole(slow: Rig) -> None:
+    slow.writer.send([b"one"])
+    slow.writer.send([b"two", bytearray(b"three"), memoryview(b"four")])
+
+    assert bytes(slow.outlet.data) == b"onetwothreefour"
+    assert slow.writer.bytes_sent == 15
+    assert slow.writer.frames_sent == 2
+    assert slow.writer.backlog == 0
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7])
+def test_partial_writes_lose_nothing(most: int) -> None:
+    rig = Rig(Slow(most))
+    for n in range(20):
+        rig.writer.send([b"head%d" % n, b"body" * n])
+        rig.writer.send([b"single%d" % n])
+
+    assert bytes(rig.outlet.data) == b"".join(
+        b"head%d" % n + b"body" * n + b"single%d" % n for n in range(20)
+    )
+    assert rig.writer.backlog == 0
+
+
+def test_what_is_queued_goes_out_with_the_next_flush_in_order(slow: Rig) -> None:
+    for n in range(200):
+        slow.writer.queue([b"%03d" % n])
+    assert not slow.outlet.data
+    assert slow.writer.backlog == 600
+    slow.writer.flush()
+
+    assert bytes(slow.outlet.data) == b"".join(b"%03d" % n for n in range(200))
+    assert slow.writer.backlog == 0
+    slow.writer.flush()
+
+
+def test_what_is_queued_goes_out_before_what_is_sent(slow: Rig) -> None:
+    slow.writer.queue([b"first"])
+    slow.writer.send([b"second"])
+
+    assert bytes(slow.outlet.data) == b"firstsecond"
+
+
+def test_the_reading_thread_never_waits_for_room(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    slow.writer.queue_and_flush([b"answer"])
+
+    assert slow.backlogs == [6]
+    slow.outlet.gate.set()
+    slow.writer.flush()
+    assert bytes(slow.outlet.data) == b"answer"
+
+
+def test_with_a_blocking_outlet_the_reading_thread_leaves_writing_to_others() -> None:
+    rig = Rig(Blocking())
+    rig.writer.queue_and_flush([b"answer"])
+
+    assert rig.backlogs == [6]
+    assert not rig.outlet.data
+    rig.writer.flush()
+    assert bytes(rig.outlet.data) == b"answer"
+
+
+def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, outcome
+
+
+def test_what_others_add_goes_out_with_the_flushers_next_write(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    thread, outcome = in_thread(lambda: slow.writer.send([b"first"]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+    slow.writer.send_soon([b"second"])
+    slow.writer.queue_and_flush([b"third"])
+    assert slow.backlogs == []
+    slow.outlet.gate.set()
+    thread.join(10)
+
+    assert outcome == [None]
+    assert bytes(slow.outlet.data) == b"firstsecondthird"
+
+
+def test_above_high_water_a_sender_waits_for_its_turn(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    first, _ = in_thread(lambda: slow.writer.send([b"x" * HIGH_WATER]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+    second, outcome = in_thread(lambda: slow.writer.send_soon([b"second"]))
+    second.join(0.05)
+    assert second.is_alive()
+    slow.outlet.gate.set()
+    first.join(10)
+    second.join(10)
+
+    assert outcome == [None]
+    assert bytes(slow.outlet.data) == b"x" * HIGH_WATER + b"second"
+
+
+def test_a_frame_of_which_nothing_was_written_is_withdrawn_at_its_deadline(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    with pytest.raises(WriteTimeoutError):
+        slow.writer.send([b"withdrawn"], time.monotonic() + 0.01)
+    with pytest.raises(WriteTimeoutError):
+        slow.writer.send([b"with", b"drawn"], time.monotonic())
+    slow.outlet.gate.set()
+    slow.writer.send([b"sent"])
+    slow.writer.flush()
+
+    assert bytes(slow.outlet.data) == b"sent"
+    assert slow.writer.backlog == 0
+
+
+def test_a_frame_that_was_begun_is_finished_by_others() -> None:
+    class Once(Slow):
+        def write_some(self, buffers: Sequence[Any]) -> int:
+            count = super().write_some(buffers)
+            self.gate.clear()
+            return count
+
+    rig = Rig(Once(most=3))
+    with pytest.raises(WriteTimeoutError):
+        rig.writer.send([b"begun"], time.monotonic() + 0.01)
+    assert rig.backlogs == [2]
+    rig.outlet.gate.set()
+    rig.outlet.most = 100
+    rig.writer.flush()
+
+    assert bytes(rig.outlet.data) == b"begun"
+
+
+def test_a_frame_behind_another_is_withdrawn_from_the_middle(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    first, _ = in_thread(lambda: slow.writer.send([b"first"]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+    middle, outcome = in_thread(lambda: slow.writer.send([b"gone"], time.monotonic() + 0.05))
+    middle.join(10)
+    last, last_outcome = in_thread(lambda: slow.writer.send([b"last"]))
+    slow.outlet.gate.set()
+    first.join(10)
+    last.join(10)
+
+    assert isinstance(outcome[0], WriteTimeoutError)
+    assert last_outcome == [None]
+    assert bytes(slow.outlet.data) == b"firstlast"
+    assert slow.writer.backlog == 0
+
+
+@pytest.mark.parametrize("buffers", [[b"gone"], [b"go", b"ne"]])
+def test_a_frame_behind_a_write_that_blocks_is_withdrawn(buffers: list[bytes]) -> None:
+    rig = Rig(Blocking())
+    rig.outlet.gate.clear()
+    first, _ = in_thread(lambda: rig.writer.send([b"first"]))
+    assert rig.outlet.waiting.acquire(timeout=10)
+    with pytest.raises(WriteTimeoutError):
+        rig.writer.send(buffers, time.monotonic() + 0.02)
+    last, outcome = in_thread(lambda: rig.writer.send([b"last"]))
+    rig.outlet.gate.set()
+    first.join(10)
+    last.join(10)
+
+    assert outcome == [None]
+    assert bytes(rig.outlet.data) == b"firstlast"
+    assert rig.writer.backlog == 0
+    rig.writer.send([b"more"])
+    assert bytes(rig.outlet.data) == b"firstlastmore"
+
+
+def test_a_broken_stream_fails_everyone_and_is_reported_once(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    threads = [in_thread(lambda: slow.writer.send([b"x" * 10])) for _ in range(4)]
+    assert slow.outlet.waiting.acquire(timeout=10)
+    slow.outlet.error = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    slow.outlet.gate.set()
+    for thread, outcome in threads:
+        thread.join(10)
+        assert isinstance(outcome[0], SessionClosedError)
+
+    assert [type(error) for error in slow.errors] == [BrokenPipeError]
+    with pytest.raises(SessionClosedError, match="no longer reads"):
+        slow.writer.send([b"x"])
+    slow.writer.queue([b"x"])
+    slow.writer.queue_and_flush([b"x"])
+    slow.writer.flush()
+    assert slow.errors == slow.errors[:1]
+
+
+def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    first, first_outcome = in_thread(lambda: slow.writer.send([b"first"]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+    second, second_outcome = in_thread(lambda: slow.writer.send([b"second"]))
+    while not slow.writer._waiting:
+        time.sleep(0.001)
+    slow.writer.fail()
+    second.join(10)
+    slow.outlet.gate.set()
+    first.join(10)
+
+    assert isinstance(second_outcome[0], SessionClosedError)
+    assert first_outcome[0] is None or isinstance(first_outcome[0], SessionClosedError)
+    with pytest.raises(SessionClosedError):
+        slow.writer.send([b"x"])
+    assert slow.writer.backlog == 0
+
+
+# Real pipes
+
+
+@pytest.fixture(params=["polled", "blocking"])
+def pipe(request: pytest.FixtureRequest) -> Iterator[tuple[Rig, int]]:
+    incoming, outgoing = os.pipe()
+    unused, _unused = os.pipe()
+    transport = FdTransport(unused, outgoing, nonblocking=request.param == "polled")
+    polled = request.param == "polled"
+    outlet: Any = PolledOutlet(transport) if polled else BlockingOutlet(transport)
+    rig = Rig(outlet)
+    yield rig, incoming
+    outlet.abort()
+    transport.close()
+    outlet.close()
+    for fd in (incoming, _unused):
+        os.close(fd)
+
+
+@pytest.fixture(params=[None, 1e-6], ids=["", "switching-fast"])
+def switching(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = sys.getswitchinterval()
+    if request.param is not None:
+        sys.setswitchinterval(request.param)
+    yield
+    sys.setswitchinterval(before)
+
+
+def read_exactly(fd: int, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = os.read(fd, min(1 << 14, count - len(data)))
+        assert piece
+        data += piece
+    return bytes(data)
+
+
+@pytest.mark.usefixtures("switching")
+def test_frames_of_many_threads_arrive_whole_and_in_each_threads_order(
+    pipe: tuple[Rig, int],
+) -> None:
+    rig, incoming = pipe
+    writer = rig.writer
+    stop = threading.Event()
+
+    def flush_backlogs() -> None:
+        while not stop.is_set():
+            if rig.backlog_came.acquire(timeout=0.01):
+                writer.flush()
+
+    def frame(number: int, n: int) -> list[bytes]:
+        size = (n * 977 + number * 131) % 20_000
+        body = bytes([number]) * size
+        return [b"%c%05d%06d" % (number, n, size), body]
+
+    def send(number: int) -> None:
+        for n in range(40):
+            parts = frame(number, n)
+            if n % 5 == 0:
+                parts = [b"".join(parts)]
+            if n % 4 == 0:
+                writer.send_soon(parts)
+            elif n % 4 == 1:
+                writer.queue_and_flush(parts)
+            elif n % 4 == 2:
+                writer.queue(parts)
+                writer.flush()
+            else:
+                writer.send(parts)
+
+    total = sum(12 + len(frame(number, n)[1]) for number in range(6) for n in range(40))
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(6)]
+    flusher = threading.Thread(target=flush_backlogs)
+    for thread in [*threads, flusher]:
+        thread.start()
+    data = read_exactly(incoming, total)
+    for thread in threads:
+        thread.join(20)
+    stop.set()
+    flusher.join(20)
+
+    seen: dict[int, list[int]] = {number: [] for number in range(6)}
+    while data:
+        number, n, size = data[0], int(data[1:6]), int(data[6:12])
+        body, data = data[12 : 12 + size], data[12 + size :]
+        assert body == bytes([number]) * size
+        seen[number].append(n)
+    assert all(numbers == list(range(40)) for numbers in seen.values())
+    assert writer.backlog == 0
+    assert writer.frames_sent == 240
+
+
+@pytest.mark.usefixtures("switching")
+def test_deadlines_in_a_full_pipe_withdraw_whole_frames_only() -> None:
+    incoming, outgoing = os.pipe()
+    unused, _unused = os.pipe()
+    transport = FdTransport(unused, outgoing)
+    outlet = PolledOutlet(transport)
+    rig = Rig(outlet)
+    sent: list[int] = []
+
+    def send(number: int) -> None:
+        for n in range(30):
+            name = number * 1000 + n
+            try:
+                rig.writer.send(
+                    [b"%06d" % name, b"%06d" % 50_000, b"x" * 50_000], time.monotonic() + 0.002 * n
+                )
+                sent.append(name)
+            except WriteTimeoutError:
+                pass
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    arrived: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while True:
+            head = os.read(incoming, 12)
+            if not head:
+                return
+            head += read_exactly(incoming, 12 - len(head)) if len(head) < 12 else b""
+            if head[:6] == b"theend":
+                done.set()
+                return
+            assert read_exactly(incoming, int(head[6:])) == b"x" * 50_000
+            arrived.append(int(head[:6]))
+            time.sleep(0.001)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for thread in threads:
+        thread.join(30)
+    rig.writer.send([b"theend", b"theend"])
+    assert done.wait(20)
+    reader.join(20)
+    transport.close()
+    outlet.close()
+    os.close(incoming)
+    os.close(_unused)
+
+    assert set(sent) <= set(arrived)  # one that was begun is finished though it was late
+    assert len(arrived) == len(set(arrived))
+    for number in range(4):
+        own = [name for name in arrived if name // 1000 == number]
+        assert own == sorted(own)
+
+
+def test_closing_ends_a_wait_for_room() -> None:
+    incoming, outgoing = os.pipe()
+    unused, _unused = os.pipe()
+    transport = FdTransport(unused, outgoing)
+    outlet = PolledOutlet(transport)
+    rig = Rig(outlet)
+    thread, outcome = in_thread(lambda: rig.writer.send([b"x", bytes(4 << 20)]))
+    read_exactly(incoming, 10)
+    outlet.abort()
+    thread.join(10)
+    assert isinstance(outcome[0], SessionClosedError)
+    assert len(rig.errors) == 1
+    transport.close()
+    outlet.close()
+    os.close(incoming)
+    os.close(_unused)
