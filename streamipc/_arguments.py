@@ -1,0 +1,63 @@
+"""Checks of what users pass in: a clear error here, or a value that the rest can rely on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .messages import Message
+from .protocol.envelopes import MAX_METADATA
+
+__all__ = ["DEFAULT", "check_message", "checked_metadata", "checked_timeout", "checked_window"]
+
+
+class _Default:
+    """Stands for an argument that was not given."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+DEFAULT: Any = _Default()
+
+
+def check_message(message: object, method: str) -> None:
+    if not isinstance(message, Message):
+        kind = f"the class {message.__name__}" if isinstance(message, type) else repr(message)
+        raise TypeError(f"{method}() takes an instance of a Message class, not {kind:.200}")
+
+
+def checked_timeout(timeout: Any) -> float:
+    """Return a number of seconds; infinity and ``threading.TIMEOUT_MAX`` are too long."""
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+    if math.isnan(timeout) or timeout < 0:
+        raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
+    return min(float(timeout), _LONGEST)
+
+
+_LONGEST = 1e8
+"""Seconds: three years. Locks and poll(2) refuse numbers not much larger."""
+
+
+def checked_window(window: Any) -> int:
+    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window < 2**31:
+        raise ValueError(f"window must be a whole number from 1 to 2**31-1, not {window!r}")
+    return window
+
+
+def checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Return metadata as a dict of its own, or ``None`` if there is none."""
+    if metadata is None:
+        return None
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping of text to text, not {metadata!r:.200}")
+    size = 0
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"metadata maps text to text, not {key!r} to {value!r}")
+        size += len(key) + len(value)
+    if size > MAX_METADATA:
+        raise ValueError(f"metadata has {size:,} characters; at most {MAX_METADATA:,} are sent")
+    return dict(metadata) or None

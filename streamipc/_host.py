@@ -1,0 +1,108 @@
+"""What the engine knows of the session it works for."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .exceptions import SessionClosedError
+from .handlers import Handler
+
+if TYPE_CHECKING:
+    from .peer import IpcPeer
+    from .session import IpcSession
+    from .transports.base import Transport
+
+__all__ = ["SessionHost"]
+
+
+class SessionHost:
+    """What the engine knows of its session; it does not keep the session alive."""
+
+    def __init__(self, session: IpcSession, peer: IpcPeer, transport: Transport) -> None:
+        self._session = weakref.ref(session)
+        self._own = session._registries
+        self._peers = peer._registries
+        self._peer = peer
+        self._transport = transport
+
+    def session(self) -> IpcSession:
+        session = self._session()
+        if session is None:
+            raise SessionClosedError("the session was dropped without being closed")
+        return session
+
+    def request_handlers(self, cls: type) -> tuple[Handler, ...]:
+        own = self._own.requests.find(cls)
+        return own + self._peers.requests.find(cls) if self._peers.requests else own
+
+    def message_handlers(self, cls: type) -> tuple[Handler, ...]:
+        own = self._own.messages.find(cls)
+        return own + self._peers.messages.find(cls) if self._peers.messages else own
+
+    def report(self, error: BaseException) -> None:
+        cls = type(error)
+        try:
+            for handler in self._own.exceptions.find(cls) + self._peers.exceptions.find(cls):
+                taken = (
+                    handler.function(error, self._session())
+                    if handler.second
+                    else handler.function(error)
+                )
+                if taken is not NotImplemented:
+                    return
+        except BaseException as failure:
+            _log().error("an on_exception handler failed", exc_info=failure)
+        _log().error("%s in a session: %s", cls.__name__, error, exc_info=error)
+
+    def warn(self, text: str) -> None:
+        _log().warning("%s", text)
+
+    def closed_error(self, what: str) -> SessionClosedError:
+        describe = getattr(self._transport, "closed_error", None)
+        if describe is None:
+            return SessionClosedError(what)
+        error: SessionClosedError = describe(what)
+        return error
+
+    def ended(self) -> None:
+        session = self._session()
+        if session is not None:
+            self._peer.forget(session)
+        for function in [*self._own.closes(last=True), *self._peers.closes()]:
+            self.call_close(session, function, self.report)
+
+    @staticmethod
+    def call_close(
+        session: IpcSession | None,
+        function: Callable[..., Any],
+        report: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        import inspect
+
+        parameters: Iterable[inspect.Parameter] = ()
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):
+            pass  # a builtin that tells nothing about itself
+        takes_session = any(
+            parameter.default is parameter.empty
+            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+            for parameter in parameters
+        )
+        try:
+            if takes_session:
+                function(session)
+            else:
+                function()
+        except BaseException as error:
+            if report is None:
+                raise
+            report(error)
+
+
+def _log() -> Any:
+    import logging
+
+    return logging.getLogger("streamipc")

@@ -1,0 +1,122 @@
+"""The decorators that register handlers: the same on a session and on a peer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes
+from .messages import Message
+
+__all__ = ["Registering", "Registries"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registries:
+    """The handlers of a session, or of a peer."""
+
+    def __init__(self) -> None:
+        self.requests = HandlerRegistry(Message, "on_request")
+        self.messages = HandlerRegistry(Message, "on_message")
+        self.exceptions = HandlerRegistry(BaseException, "on_exception")
+        self._lock = threading.Lock()  # guards the two below
+        self._closes: list[Callable[..., Any]] = []
+        self._closed = False
+
+    def add_close(self, function: Callable[..., Any]) -> bool:
+        """Add a callback for the end of a session; return ``False`` if it is too late."""
+        if not callable(function):
+            raise TypeError(f"on_close takes a function, not {function!r}")
+        with self._lock:
+            self._closes.append(function)
+            return not self._closed
+
+    def remove_close(self, function: Callable[..., Any]) -> None:
+        """Remove it again."""
+        with self._lock:
+            kept = [other for other in self._closes if other != function]
+            if len(kept) == len(self._closes):
+                raise ValueError(f"{function!r} is not registered with on_close")
+            self._closes = kept
+
+    def closes(self, *, last: bool = False) -> list[Callable[..., Any]]:
+        """Return the callbacks; after the last call, further ones come too late."""
+        with self._lock:
+            self._closed = self._closed or last
+            return list(self._closes)
+
+
+class Registering:
+    """What a session and a peer have in common: handlers can be registered with both."""
+
+    def __init__(self) -> None:
+        self._registries = Registries()
+
+    @overload
+    def on_request(
+        self, target: MessageTypes | None = None, /, *, inline: bool = ...
+    ) -> Callable[[F], F]: ...
+    @overload
+    def on_request(self, target: F, /, *, inline: bool = ...) -> F: ...
+    def on_request(self, target: Any = None, /, *, inline: bool = False) -> Any:
+        """Register a handler for requests; a decorator, with or without a type.
+
+        The handler takes the message types that its first parameter is annotated with,
+        or those given here. What it returns is the reply. See the manual for the rest.
+
+        Args:
+            target: the handler, or a message type.
+            inline: run it on the thread that reads; for what never takes long.
+
+        Raises:
+            TypeError: it can't be a handler, such as a coroutine function.
+        """
+        return self._registries.requests.register(target, inline=inline)
+
+    @overload
+    def on_message(
+        self, target: MessageTypes | None = None, /, *, inline: bool = ...
+    ) -> Callable[[F], F]: ...
+    @overload
+    def on_message(self, target: F, /, *, inline: bool = ...) -> F: ...
+    def on_message(self, target: Any = None, /, *, inline: bool = False) -> Any:
+        """Register a handler for notifications; a decorator as :meth:`on_request`."""
+        return self._registries.messages.register(target, inline=inline)
+
+    @overload
+    def on_exception(self, target: ExceptionTypes | None = None, /) -> Callable[[F], F]: ...
+    @overload
+    def on_exception(self, target: F, /) -> F: ...
+    def on_exception(self, target: Any = None, /) -> Any:
+        """Register a handler for exceptions that no caller gets.
+
+        It is called with the exception, and with the session if it has a second
+        parameter. Without one they are logged (``logging.getLogger("streamipc")``).
+        """
+        return self._registries.exceptions.register(target)
+
+    def on_close(self, target: F, /) -> F:
+        """Register a function to be called when a session has ended.
+
+        It is called with the session if it has a parameter.
+        """
+        self._registries.add_close(target)
+        return target
+
+    def off_request(self, function: Callable[..., Any]) -> None:
+        """Take back a handler; ``ValueError`` if it is not registered here."""
+        self._registries.requests.remove(function)
+
+    def off_message(self, function: Callable[..., Any]) -> None:
+        """Take back a handler; ``ValueError`` if it is not registered here."""
+        self._registries.messages.remove(function)
+
+    def off_exception(self, function: Callable[..., Any]) -> None:
+        """Take back a handler; ``ValueError`` if it is not registered here."""
+        self._registries.exceptions.remove(function)
+
+    def off_close(self, function: Callable[..., Any]) -> None:
+        """Take back a callback; ``ValueError`` if it is not registered here."""
+        self._registries.remove_close(function)

@@ -1,0 +1,430 @@
+"""What a caller holds: the future of a reply, and the stream of items before it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from .exceptions import RequestTimeoutError
+from .messages import Message
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from .protocol.envelopes import RequestId
+
+__all__ = ["ResponseFuture", "ResponseStream"]
+
+R = TypeVar("R")
+
+# The states of concurrent.futures.Future: names that the standard library has kept since
+# 3.2 and that its own executors use across modules.
+_PENDING = "PENDING"
+_FINISHED = "FINISHED"
+_CANCELLED = "CANCELLED_AND_NOTIFIED"
+
+
+_creation = threading.Lock()
+"""Guards the creation of a future's condition, and the settling of one without."""
+
+
+def renew_lock() -> None:
+    """Make the module's lock anew, in a forked child, where its holder may not exist."""
+    global _creation
+    _creation = threading.Lock()
+
+
+class Owner(Protocol):
+    """What a future asks of the engine that made it."""
+
+    def wait(self, awaited: Any, end: float | None, /) -> bool:
+        """Wait until ``awaited`` is ready, at most until ``end``."""
+        ...
+
+    def cancel(self, future: Any, /) -> None:
+        """Forget the request and tell the peer."""
+        ...
+
+    def credit(self, future: Any, count: int, /) -> None:
+        """Grant the peer ``count`` more items."""
+        ...
+
+    def drop(self, future: Any, /) -> None:
+        """Cancel a future soon; called by the garbage collector, so it takes no lock."""
+        ...
+
+    def check_awaitable(self) -> None:
+        """Raise if nobody reads while a coroutine waits."""
+        ...
+
+
+class ResponseFuture(Future[R], Generic[R]):
+    """The reply to a request, once it is there: a :class:`concurrent.futures.Future`.
+
+    ``wait()``, ``as_completed()`` and ``add_done_callback()`` work as with any other.
+    It fails with :class:`RequestTimeoutError` at the request's deadline, whether or not
+    anyone waits for it, and with :class:`SessionClosedError` when the session ends.
+    """
+
+    def __init__(self, owner: Owner, id: RequestId, message: Message) -> None:  # noqa: A002
+        # What Future.__init__ sets, less the condition, which is made when first needed:
+        # most replies are read by the thread that waits for them, which needs none.
+        self._state = _PENDING
+        self._result = None
+        self._exception = None
+        self._waiters = []
+        self._done_callbacks = []
+        self._made_condition: threading.Condition | None = None
+        self.id = id
+        """The request's id."""
+        self.request = message
+        """The message that was sent."""
+        self.wants_items = False
+        self.timeout: float | None = None
+        self.on_item: Callable[[Any], bool] | None = None
+        """Takes an item; returns whether the peer was allowed to send it."""
+        self.on_reply: Callable[[Any, BaseException | None], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.wakers: list[Any] = []  # locks of threads in Reader.wait
+        self.owner = owner
+        self.keeps: object = None
+        """Something that must live as long as the request is pending: its session."""
+
+    if not TYPE_CHECKING:
+
+        @property
+        def _condition(self):
+            made = self._made_condition
+            if made is None:
+                with _creation:
+                    made = self._made_condition
+                    if made is None:
+                        made = self._made_condition = threading.Condition()
+            return made
+
+    def ready(self) -> bool:
+        """Tell whether the future is done, without taking its lock."""
+        return self._state != _PENDING
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return the reply; wait for it if need be.
+
+        Args:
+            timeout: seconds to wait at the most. It bounds this call only: the request
+                stays alive until its own deadline.
+
+        Raises:
+            RequestTimeoutError: the reply was not there in time.
+            RemoteError: the handler raised.
+            UnhandledRequestError, SerializationError, OverloadedError, ProtocolError,
+            SessionClosedError: what its name says.
+            concurrent.futures.CancelledError: the future was cancelled.
+        """
+        if self._state == _PENDING:
+            self._wait(timeout)
+        if self._state == _FINISHED:
+            # What Future.result does, without its lock: a finished future never changes.
+            if self._exception is None:
+                return self._result  # type: ignore[no-any-return]
+            try:
+                raise self._exception
+            finally:
+                del self  # or the traceback and this frame would keep each other alive
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what :meth:`result` would raise, or ``None``; waits in the same way."""
+        if self._state == _PENDING:
+            self._wait(timeout)
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        end = _end_of(timeout)
+        if not self.owner.wait(self, end):
+            raise RequestTimeoutError(
+                f"no reply to {type(self.request).__name__} (request {self.id!r}) within "
+                f"{timeout:g} s; the request itself goes on"
+            )
+
+    def cancel(self) -> bool:
+        """Cancel the request: forget the reply, and tell the peer's handler to stop.
+
+        Returns:
+            ``False`` if the reply is already there.
+        """
+        with self._condition:
+            if self._state != _PENDING:
+                return self.cancelled()
+            # Both steps of Future.cancel() and set_running_or_notify_cancel() at once: a
+            # second canceller between them would find a state that is no state.
+            self._state = _CANCELLED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self.owner.cancel(self)
+        self._wake()
+        self._invoke_callbacks()
+        return True
+
+    def settle(self, value: Any, error: BaseException | None) -> bool:
+        """Set the outcome unless there is one; return whether it was set.
+
+        Does what ``set_result`` and ``set_exception`` do, less the callbacks: those are
+        the user's code, and this is called by the thread that reads.
+        :meth:`run_callbacks` must follow.
+        """
+        with _creation:
+            bare = self._made_condition is None
+            if bare:
+                # Nobody has looked at the condition yet, and nobody can while we hold this.
+                if self._state != _PENDING:
+                    return False
+                self._result = value
+                self._exception = error
+                self._state = _FINISHED
+        if not (bare or self._settle_with_condition(value, error)):
+            return False
+        self._wake()
+        return True
+
+    def _settle_with_condition(self, value: Any, error: BaseException | None) -> bool:
+        with self._condition:
+            if self._state != _PENDING:
+                return False
+            self._result = value
+            self._exception = error
+            self._state = _FINISHED
+            for waiter in self._waiters:
+                if error is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._condition.notify_all()
+        return True
+
+    def abandon_after_fork(self, error: BaseException) -> None:
+        """Fail in a forked child, where nobody will read the reply."""
+        self._made_condition = threading.Condition()  # the old one may be locked for ever
+        self.settle(None, error)
+
+    def has_callbacks(self) -> bool:
+        """Tell whether :meth:`run_callbacks` has anything to do."""
+        return bool(self._done_callbacks)
+
+    def run_callbacks(self) -> None:
+        """Call what ``add_done_callback`` was given."""
+        self._invoke_callbacks()
+
+    def _wake(self) -> None:
+        self.keeps = None
+        on_end = self.on_end
+        if on_end is not None:
+            on_end()
+        for lock in tuple(self.wakers):
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # woken already
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """Wait from a coroutine: ``await session.request(msg)`` in a running asyncio loop.
+
+        The loop is the caller's; cancelling the task cancels the request.
+        """
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is None:
+            raise RuntimeError("a ResponseFuture can be awaited from asyncio only")
+        self.owner.check_awaitable()
+        return asyncio.wrap_future(self).__await__()  # type: ignore[no-any-return]
+
+    if TYPE_CHECKING:
+        # Attributes of concurrent.futures.Future that the type stubs leave out.
+        _state: str
+        _result: Any
+        _exception: BaseException | None
+        _waiters: list[Any]
+        _done_callbacks: list[Any]
+
+        def _invoke_callbacks(self) -> None: ...
+
+
+class _Items:
+    """The items of one stream that have arrived: what the future knows of its stream.
+
+    It does not refer to the stream, so that dropping that is noticed.
+    """
+
+    def __init__(self, wakers: list[Any], window: int) -> None:
+        self.waiting: deque[Any] = deque()
+        self.listeners: list[Callable[[], None]] = []  # of coroutines
+        self.allowed = window  # items that the peer may have sent since the start
+        self._count = 0  # items that it has sent
+        self._wakers = wakers
+
+    def arrived(self, item: Any) -> bool:
+        """Add an item if it is allowed; called by the thread that reads."""
+        if self._count >= self.allowed:
+            return False
+        self._count += 1
+        self.waiting.append(item)
+        for lock in tuple(self._wakers):
+            try:
+                lock.release()
+            except RuntimeError:
+                pass  # woken already
+        self.ended()
+        return True
+
+    def ended(self) -> None:
+        """Tell coroutines that there is something new, be it the end."""
+        for listener in tuple(self.listeners):
+            listener()
+
+
+class ResponseStream(Generic[R]):
+    """What a handler yields, as it yields it, and then its reply.
+
+    Iterate over it, in one thread; leave the ``with`` block early, or drop the stream,
+    and the handler is told to stop. The peer sends at most ``window`` items that were not
+    yet taken.
+    """
+
+    def __init__(self, future: ResponseFuture[R], window: int) -> None:
+        self._future = future
+        self._owner = future.owner
+        self._window = window
+        self._items = _Items(future.wakers, window)
+        self._owed = 0  # items taken and not yet granted anew
+        self.wakers = future.wakers
+        future.wants_items = True
+        future.on_item = self._items.arrived
+        future.on_end = self._items.ended
+
+    @property
+    def future(self) -> ResponseFuture[R]:
+        """The future of the reply."""
+        return self._future
+
+    def ready(self) -> bool:
+        """Tell whether an item, or the end, is there."""
+        return bool(self._items.waiting) or self._future.ready()
+
+    def result(self, timeout: float | None = None) -> R:
+        """Return the handler's reply; items not yet taken are thrown away.
+
+        Args:
+            timeout: seconds to wait at the most.
+
+        Raises:
+            As :meth:`ResponseFuture.result`.
+        """
+        end = _end_of(timeout)
+        while not self._future.ready():
+            self._throw_away()
+            if not self._owner.wait(self, end):
+                break
+        self._items.waiting.clear()
+        return self._future.result(None if end is None else max(0.0, end - time.monotonic()))
+
+    def cancel(self) -> bool:
+        """Cancel the request; see :meth:`ResponseFuture.cancel`.
+
+        A thread that iterates gets what had arrived, and then ``CancelledError``.
+        """
+        return self._future.cancel()
+
+    close = cancel
+
+    def __iter__(self) -> ResponseStream[R]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self.ready():
+            self._owner.wait(self, None)
+        return self._take(StopIteration)
+
+    def __enter__(self) -> ResponseStream[R]:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        future = getattr(self, "_future", None)
+        if future is not None and not future.ready():
+            self._owner.drop(future)
+
+    def __aiter__(self) -> ResponseStream[R]:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next item, from a coroutine in a running asyncio loop."""
+        import asyncio
+
+        self._owner.check_awaitable()
+        loop = asyncio.get_running_loop()
+        while not self.ready():
+            arrival: asyncio.Future[None] = loop.create_future()
+
+            def listener(arrival: asyncio.Future[None] = arrival) -> None:
+                with suppress(RuntimeError):  # the loop was closed under its tasks
+                    loop.call_soon_threadsafe(_set_once, arrival)
+
+            self._items.listeners.append(listener)
+            try:
+                if not self.ready():
+                    await arrival
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+            finally:
+                self._items.listeners.remove(listener)
+        return self._take(StopAsyncIteration)
+
+    def _take(self, end: type[Exception]) -> Any:
+        """Return the next item; raise what ended the stream, or ``end``."""
+        try:
+            item = self._items.waiting.popleft()
+        except IndexError:
+            if self._future.cancelled():
+                raise CancelledError from None  # the end would look like the whole
+            error = self._future.exception(0)
+            if error is not None:
+                raise error from None
+            raise end from None
+        self._taken()
+        return item
+
+    def _taken(self) -> None:
+        """Count one item as taken; grant more when half of the window is used up."""
+        self._owed += 1
+        if self._owed * 2 >= self._window and not self._future.ready():
+            owed, self._owed = self._owed, 0
+            self._items.allowed += owed
+            self._owner.credit(self._future, owed)
+
+    def _throw_away(self) -> None:
+        while self._items.waiting:
+            self._items.waiting.popleft()
+            self._taken()
+
+
+def _set_once(arrival: Any) -> None:
+    if not arrival.done():
+        arrival.set_result(None)
+
+
+def _end_of(timeout: float | None) -> float | None:
+    """Return when a wait is over; years and infinity are for ever, locks refuse them."""
+    return None if timeout is None or timeout > 1e8 else time.monotonic() + timeout

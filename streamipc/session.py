@@ -1,0 +1,388 @@
+"""Sessions: what a user holds to talk to another process."""
+
+from __future__ import annotations
+
+import itertools
+import types
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ._arguments import (
+    DEFAULT,
+    check_message,
+    checked_metadata,
+    checked_timeout,
+    checked_window,
+)
+from ._host import SessionHost
+from ._registering import Registering
+from .engine.contracts import Stats
+from .engine.engine import Engine
+from .engine.progress import ProgressCalls
+from .exceptions import SessionClosedError
+from .futures import ResponseFuture, ResponseStream
+from .handlers import current_request
+from .messages import Message, Request
+
+if TYPE_CHECKING:
+    import subprocess
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from .peer import IpcPeer
+    from .transports.base import Transport
+    from .transports.process import ProcessTransport
+
+__all__ = ["IpcSession", "ProcessSession", "Stats"]
+
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_numbers = itertools.count(1)
+
+
+class IpcSession(Registering):
+    """One conversation with one other process. Thread-safe throughout.
+
+    Made by the ``create_...`` methods of :class:`IpcPeer`. It reads nothing until it is
+    started, by ``start()``, ``with``, ``serve_forever()``, or the first message sent, so
+    that no message can arrive before its handler is registered.
+    """
+
+    _threads = True
+
+    def __init__(self, peer: IpcPeer, transport: Transport) -> None:
+        self._peer = peer
+        super().__init__()
+        self._engine = Engine(
+            transport,
+            peer.options,
+            SessionHost(self, peer, transport),
+            f"streamipc-{next(_numbers)}",
+            self._threads,
+        )
+
+    # Sending.
+
+    @overload
+    def request(
+        self,
+        message: Request[R],
+        timeout: float | None = DEFAULT,
+        on_progress: Callable[[Any], object] | None = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        window: int = 16,
+    ) -> ResponseFuture[R]: ...
+    @overload
+    def request(
+        self,
+        message: Message,
+        timeout: float | None = DEFAULT,
+        on_progress: Callable[[Any], object] | None = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        window: int = 16,
+    ) -> ResponseFuture[Any]: ...
+    def request(
+        self,
+        message: Message,
+        timeout: float | None = DEFAULT,
+        on_progress: Callable[[Any], object] | None = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        window: int = 16,
+    ) -> ResponseFuture[Any]:
+        """Ask; return the future of the reply.
+
+        Args:
+            message: what to ask.
+            timeout: seconds until the request fails with :class:`RequestTimeoutError`,
+                whether or not anyone waits; ``None``: never. By default the peer's
+                ``timeout``, or inside a handler what remains of its request's, if less.
+            on_progress: called with each item that the handler sends before its reply,
+                in order and before the future is done, on a thread of the session's.
+            metadata: text that the handler sees as ``ctx.metadata``.
+            window: items that the handler may be ahead of ``on_progress``.
+
+        Raises:
+            SerializationError: the message can't be sent as it is; nothing was sent.
+            ProtocolError: it is larger than ``max_frame_size``; nothing was sent.
+            SessionClosedError: the session has ended.
+        """
+        check_message(message, "request")
+        timeout = self._timeout(timeout)
+        if metadata:
+            metadata = checked_metadata(metadata)
+        if on_progress is None:
+            return self._engine.request(message, timeout, metadata, self)
+        engine, callback = self._engine, on_progress
+        return engine.request(
+            message,
+            timeout,
+            metadata,
+            self,
+            checked_window(window),
+            lambda future: ProgressCalls(engine, future, callback, window),
+        )
+
+    @overload
+    def call(
+        self,
+        message: Request[R],
+        timeout: float | None = DEFAULT,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> R: ...
+    @overload
+    def call(
+        self,
+        message: Message,
+        timeout: float | None = DEFAULT,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Any: ...
+    def call(
+        self,
+        message: Message,
+        timeout: float | None = DEFAULT,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Ask, wait, and return the reply: ``request(message, timeout).result()``."""
+        return self.request(message, timeout, metadata=metadata).result()
+
+    @overload
+    def stream(
+        self,
+        message: Request[R],
+        timeout: float | None = DEFAULT,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        window: int = 16,
+    ) -> ResponseStream[R]: ...
+    @overload
+    def stream(
+        self,
+        message: Message,
+        timeout: float | None = DEFAULT,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        window: int = 16,
+    ) -> ResponseStream[Any]: ...
+    def stream(
+        self,
+        message: Message,
+        timeout: float | None = DEFAULT,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        window: int = 16,
+    ) -> ResponseStream[Any]:
+        """Ask; return what the handler yields, as it yields it, as an iterator.
+
+        Args:
+            message: what to ask.
+            timeout: seconds for the whole stream; as in :meth:`request`.
+            metadata: as in :meth:`request`.
+            window: items that the handler may be ahead of the iteration.
+
+        Raises:
+            As :meth:`request`.
+        """
+        check_message(message, "stream")
+        checked_window(window)
+        streams: list[ResponseStream[Any]] = []
+        self._engine.request(
+            message,
+            self._timeout(timeout),
+            checked_metadata(metadata),
+            self,
+            window,
+            lambda future: streams.append(ResponseStream(future, window)),
+        )
+        return streams[0]
+
+    def notify(self, message: Message, *, metadata: Mapping[str, str] | None = None) -> None:
+        """Tell; return once the bytes are with the operating system.
+
+        Blocks while the peer does not keep up.
+
+        Args:
+            message: what to tell.
+            metadata: text that the handler sees as ``ctx.metadata``.
+
+        Raises:
+            SerializationError: the message can't be sent as it is; nothing was sent.
+            ProtocolError: it is larger than ``max_frame_size``; nothing was sent.
+            SessionClosedError: the session has ended.
+        """
+        check_message(message, "notify")
+        self._engine.notify(message, checked_metadata(metadata))
+
+    def receive(self, timeout: float | None = None) -> Message:
+        """Return the next notification that no handler took; wait for one if need be.
+
+        Up to 1,024 wait for it; then the oldest is dropped, counted and logged once.
+
+        Args:
+            timeout: seconds to wait at the most; ``None``: as long as it takes.
+
+        Raises:
+            RequestTimeoutError: none came in time.
+            SessionClosedError: the session has ended, and none is left.
+        """
+        return self._engine.receive(None if timeout is None else checked_timeout(timeout))
+
+    # Handlers; the decorators are those of Registering.
+
+    def on_close(self, target: F, /) -> F:
+        """Register a function to be called once the session has ended.
+
+        It is called with the session if it has a parameter; at once if it is too late.
+        """
+        if not self._registries.add_close(target):
+            SessionHost.call_close(self, target)
+        return target
+
+    # Life cycle.
+
+    def start(self) -> Self:
+        """Start reading; further calls do nothing.
+
+        Raises:
+            SessionClosedError: the session has ended.
+        """
+        self._engine.start()
+        return self
+
+    def serve_forever(self) -> None:
+        """Start, and return when the peer is gone and running handlers have finished.
+
+        Handlers run on threads of the session's; this one sleeps. Ctrl-C is raised here.
+        """
+        with suppress(SessionClosedError):
+            self._engine.start()
+        self._engine.closing.closed.wait()
+
+    def close(self, timeout: float = 5) -> None:
+        """End the session gracefully; may be called twice, and from any thread.
+
+        No new requests are taken, handlers in flight finish and answer, queued bytes go
+        out, our direction is closed, and replies that are still to come are waited for.
+        From a handler or a callback it returns at once, and the rest happens behind it.
+
+        Args:
+            timeout: seconds for all of this. A child that has not exited by then gets
+                SIGTERM, and soon after SIGKILL; it is always reaped.
+        """
+        self._engine.closing.close(checked_timeout(timeout))
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, or is ending, for whatever reason."""
+        return self._engine.refusal is not None
+
+    @property
+    def stats(self) -> Stats:
+        """A snapshot of the session's counters."""
+        return self._engine.stats()
+
+    @property
+    def peer(self) -> IpcPeer:
+        """The peer that made this session."""
+        return self._peer
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        engine = getattr(self, "_engine", None)
+        if engine is None or engine.refusal is not None:
+            return
+        try:
+            warnings.warn(
+                f"unclosed {self!r}: use 'with', or call close()", ResourceWarning, source=self
+            )
+        finally:  # the warning may have been made an error
+            engine.closing.abandon()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open" if self._engine.started else "not started"
+        return f"<{type(self).__name__} {self._about()}{state}>"
+
+    def _about(self) -> str:
+        return ""
+
+    @classmethod
+    def for_processes(cls) -> type[ProcessSession]:
+        """Return the class of sessions with child processes that goes with this one."""
+        if issubclass(cls, ProcessSession):
+            return cls
+        if cls is IpcSession:
+            return ProcessSession
+        return types.new_class(cls.__name__, (cls, ProcessSession))
+
+    def _timeout(self, timeout: float | None) -> float | None:
+        if timeout is None:
+            return None
+        if timeout is not DEFAULT:
+            return checked_timeout(timeout)
+        default = self._peer.options.timeout
+        context = current_request()
+        if context is None or context.deadline is None:
+            return default
+        remaining = context.time_remaining()
+        return remaining if default is None else min(default, remaining)
+
+
+class ProcessSession(IpcSession):
+    """A session with a child process, which it ends and reaps when it is closed."""
+
+    _engine: Engine
+
+    @property
+    def _transport(self) -> ProcessTransport:
+        return self._engine.transport  # type: ignore[return-value]
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The child."""
+        return self._transport.process
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._transport.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit status as in :class:`subprocess.Popen`; ``None`` while the child runs."""
+        return self._transport.returncode
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last lines that the child wrote to its standard error."""
+        return self._transport.stderr_tail
+
+    def terminate(self) -> None:
+        """Ask the child to end (SIGTERM)."""
+        self._transport.process.terminate()
+
+    def kill(self) -> None:
+        """End the child (SIGKILL)."""
+        self._transport.process.kill()
+
+    def _about(self) -> str:
+        return f"pid={self.pid} "

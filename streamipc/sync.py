@@ -1,0 +1,66 @@
+"""Sessions that have no thread."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from ._arguments import checked_timeout
+from .exceptions import SessionClosedError
+from .session import IpcSession, ProcessSession
+
+__all__ = ["SyncIpcSession", "SyncProcessSession"]
+
+
+class SyncIpcSession(IpcSession):
+    """A session with no thread at all: ``IpcPeer(session_type=SyncIpcSession)``.
+
+    For servers that forbid threads, for use before a fork, and for tests. The API is that
+    of :class:`IpcSession`, with these differences:
+
+    * Frames are read, handlers run, and deadlines pass only while a thread of yours is
+      inside ``result()``, ``receive()``, ``tick()``, ``serve_forever()`` or ``close()``.
+      Two things read without running anything: sending, while the pipe is full, and a
+      handler that looks at ``ctx.cancelled`` or sends progress.
+    * Handlers run one at a time, on that thread (if several threads wait, on those). One
+      that waits for a nested request runs others meanwhile, on top of itself; Python's
+      recursion limit allows some 100 levels on each side.
+    * ``concurrent.futures.wait()`` and ``as_completed()`` read nothing: call
+      ``result()`` or ``tick()``. ``await`` is refused.
+    * A child's standard error is not passed on by us: the child inherits ours, and
+      errors don't quote its last lines. A child whose death leaves the pipe open in
+      another process is noticed at the request's deadline.
+    * The transport must be one that can be polled: pipes, sockets, terminals, on POSIX.
+    """
+
+    _threads = False
+
+    def tick(self, timeout: float | None = 0) -> bool:
+        """Read what there is, once, and run what came of it.
+
+        Args:
+            timeout: seconds to wait for input if there is nothing to do; ``None``: as
+                long as it takes.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            SessionClosedError: the session has ended.
+        """
+        self.start()
+        return self._engine.tick(None if timeout is None else checked_timeout(timeout))
+
+    def serve_forever(self) -> None:
+        """Read and run handlers, here, until the peer is gone."""
+        with suppress(SessionClosedError):
+            self._engine.start()
+        self._engine.serve()
+
+    @classmethod
+    def for_processes(cls) -> type[ProcessSession]:
+        """Return the class of sessions with child processes."""
+        return SyncProcessSession if cls is SyncIpcSession else super().for_processes()
+
+
+class SyncProcessSession(SyncIpcSession, ProcessSession):
+    """A session with a child process and without a thread."""
