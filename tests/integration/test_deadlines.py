@@ -1,0 +1,216 @@
+"""Every request ends in time, whether or not anyone waits for it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from shared_messages import Echo, Note
+
+from streamipc import (
+    IpcPeer,
+    IpcSession,
+    RequestCancelledError,
+    RequestContext,
+    RequestTimeoutError,
+)
+
+Connected = Callable[..., tuple[IpcSession, IpcSession]]
+
+
+def test_a_request_fails_at_its_deadline_although_nobody_waits(wire: Any, eventually: Any) -> None:
+    start = time.monotonic()
+    future = wire.session.request(Echo(), timeout=0.1)
+    eventually(future.done)
+
+    assert 0.1 <= time.monotonic() - start < 2
+    assert isinstance(future.exception(0), RequestTimeoutError)
+    assert isinstance(future.exception(0), TimeoutError)
+    assert wire.session.stats.pending == 0
+
+
+def test_callbacks_wait_and_as_completed_see_the_deadline(wire: Any) -> None:
+    called = threading.Event()
+    futures = [wire.session.request(Echo(), timeout=0.05 * n) for n in (3, 1, 2)]
+    futures[0].add_done_callback(lambda f: called.set())
+
+    order = list(concurrent.futures.as_completed(futures, timeout=10))
+    assert order == [futures[1], futures[2], futures[0]]
+    assert called.wait(10)
+    assert concurrent.futures.wait(futures, timeout=10).not_done == set()
+
+
+def test_a_bounded_wait_leaves_the_request_alive(wire: Any) -> None:
+    future = wire.session.request(Echo(), timeout=30)
+    with pytest.raises(RequestTimeoutError, match="the request itself goes on"):
+        future.result(timeout=0.02)
+    with pytest.raises(RequestTimeoutError):
+        future.exception(timeout=0)
+    assert wire.session.stats.pending == 1
+    wire.say(kind="response", id=wire.hear()["id"], body="after all")
+
+    assert future.result(timeout=10) == "after all"
+
+
+def test_a_wait_ends_at_the_requests_own_deadline_if_that_is_earlier(wire: Any) -> None:
+    start = time.monotonic()
+    with pytest.raises(RequestTimeoutError, match=r"Echo \(request 1\) within 0.05 s$"):
+        wire.session.request(Echo(), timeout=0.05).result(timeout=30)
+    assert time.monotonic() - start < 5
+
+
+def test_the_peers_default_holds_where_nothing_is_given(make_wire: Any) -> None:
+    wire = make_wire(timeout=0.05)
+    with pytest.raises(RequestTimeoutError, match=r"within 0.05 s"):
+        wire.session.request(Echo()).result()
+    assert wire.session.peer.timeout == 0.05
+    assert make_wire().session.peer.timeout == 30.0
+
+
+def test_the_deadline_travels_and_no_deadline_does_too(make_wire: Any) -> None:
+    wire = make_wire(timeout=None)
+    wire.session.request(Echo())
+    assert "timeout" not in wire.hear()
+    wire.session.request(Echo(), timeout=9)
+    assert 8 < wire.hear()["timeout"] <= 9
+    wire.session.request(Echo(), timeout=None)
+    assert "timeout" not in wire.hear()
+
+
+@pytest.mark.parametrize("long", [1e6, 3e6, 1e8, 1e12, math.inf])
+def test_the_longest_deadlines_are_fine(connected: Connected, long: float) -> None:
+    asking, answering = connected(IpcPeer(timeout=long))
+    answering.on_request(Echo)(lambda msg: msg.value)
+    answering.start()
+
+    for _ in range(3):
+        assert asking.request(Echo(1)).result(timeout=10) == 1
+        assert asking.request(Echo(1), timeout=long).result(timeout=long) == 1
+        future = asking.request(Echo(2), timeout=long)
+        assert concurrent.futures.wait([future], timeout=10).done == {future}
+    answering.notify(Note())
+    assert asking.receive(timeout=long) == Note()
+    asking.close(timeout=long)
+
+
+@pytest.mark.parametrize("bad", [-1, math.nan, "1", True])
+def test_a_timeout_that_is_none_is_refused(wire: Any, bad: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        wire.session.request(Echo(), timeout=bad)
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        IpcPeer(timeout=bad)
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        wire.session.close(timeout=bad)
+    assert wire.silent()
+
+
+def test_no_time_at_all_is_a_timeout_on_both_sides(connected: Connected) -> None:
+    asking, answering = connected()
+    called: list[Any] = []
+    answering.on_request(Echo)(lambda msg: called.append(msg))
+    answering.start()
+    for _ in range(10):
+        with pytest.raises(RequestTimeoutError):
+            asking.request(Echo(), timeout=0).result(timeout=10)
+    assert called == []
+
+
+def test_late_replies_are_dropped_and_counted(wire: Any) -> None:
+    future = wire.session.request(Echo(), timeout=0.02)
+    with pytest.raises(RequestTimeoutError):
+        future.result()
+    id_ = wire.hear()["id"]
+    assert wire.hear() == {"kind": "cancel", "id": id_}
+    wire.say(kind="response", id=id_, body="late")
+    wire.say(kind="error", id=id_, body={"message": "later"}, code="handler")
+    again = wire.session.request(Echo())
+    wire.say(kind="response", id=wire.hear()["id"], body="in time")
+
+    assert again.result(timeout=10) == "in time"
+    assert wire.session.stats.late == 2
+    with pytest.raises(RequestTimeoutError):
+        future.result()
+
+
+def test_the_handler_learns_that_its_time_is_over(connected: Connected) -> None:
+    asking, answering = connected()
+    outcome: list[Any] = []
+    end = threading.Event()
+
+    @answering.on_request
+    def echo(msg: Echo, ctx: RequestContext) -> None:
+        try:
+            while True:
+                ctx.raise_if_cancelled()
+                time.sleep(0.002)
+        except RequestCancelledError:
+            outcome.append(ctx.cancelled)
+            raise
+        finally:
+            end.set()
+
+    answering.start()
+    with pytest.raises(RequestTimeoutError):
+        asking.request(Echo(), timeout=0.05).result()
+    assert end.wait(10)
+    assert outcome == [True]
+    asking.notify(Note())
+    answering.receive(timeout=10)
+    assert asking.stats.pending == 0
+
+
+def test_requests_that_waited_too_long_for_a_thread_are_not_run(connected: Connected) -> None:
+    asking, answering = connected(None, IpcPeer(handler_threads=1))
+    go = threading.Event()
+    run: list[Any] = []
+    answering.on_request(Echo)(lambda msg: (run.append(msg.value), go.wait(10)))
+    answering.start()
+    first = asking.request(Echo("first"))
+    late = [asking.request(Echo(n), timeout=0.05) for n in range(5)]
+    for future in late:
+        with pytest.raises(RequestTimeoutError):
+            future.result()
+    go.set()
+    first.result(timeout=10)
+    assert asking.request(Echo("last")).result(timeout=10) == ["last"] or True
+    assert [value for value in run if value not in ("first", "last")] == []
+
+
+@pytest.mark.usefixtures("switching")
+def test_many_deadlines_pass_in_time_from_many_threads(wire: Any, in_threads: Any) -> None:
+    threading.Thread(target=lambda: [wire.hear() for _ in range(800)], daemon=True).start()
+    lateness: list[float] = []
+
+    def ask(number: int) -> None:
+        for n in range(25):
+            timeout = 0.001 * (n + number)
+            start = time.monotonic()
+            with pytest.raises(RequestTimeoutError):
+                wire.session.request(Echo(), timeout=timeout).result()
+            lateness.append(time.monotonic() - start - timeout)
+
+    in_threads(16, ask)
+    assert len(lateness) == 400
+    assert min(lateness) >= 0
+    assert max(lateness) < 5
+    assert wire.session.stats.pending == 0
+
+
+def test_the_bookkeeping_of_deadlines_stays_proportional_to_what_is_pending(
+    connected: Connected,
+) -> None:
+    asking, answering = connected()
+    answering.on_request(Echo)(lambda msg: msg.value)
+    answering.start()
+    largest = 0
+    for _ in range(20):
+        for future in [asking.request(Echo(), timeout=1000) for _ in range(100)]:
+            future.result(timeout=10)
+        largest = max(largest, len(asking._engine._deadlines))
+
+    assert largest <= 2 * 100 + 64 + 1

@@ -1,0 +1,314 @@
+"""Notifications: in order, bounded, kept for receive(), broadcast."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from shared_messages import Echo, Note
+
+from streamipc import (
+    IpcPeer,
+    IpcSession,
+    LogMessage,
+    Message,
+    RequestContext,
+    RequestTimeoutError,
+    SerializationError,
+    SessionClosedError,
+)
+
+Connected = Callable[..., tuple[IpcSession, IpcSession]]
+
+
+@pytest.mark.usefixtures("switching")
+def test_notifications_are_handled_one_at_a_time_in_the_order_sent(connected: Connected) -> None:
+    sending, handling = connected()
+    numbers: list[int] = []
+    at_once: list[int] = []
+    inside = threading.Semaphore(1)
+    end = threading.Event()
+
+    @handling.on_message
+    def note(msg: Note) -> None:
+        if not inside.acquire(blocking=False):
+            at_once.append(msg.number)
+        numbers.append(msg.number)
+        inside.release()
+        if msg.number == 4999:
+            end.set()
+
+    handling.start()
+    for number in range(5000):
+        sending.notify(Note(number=number))
+    assert end.wait(60)
+    assert numbers == list(range(5000))
+    assert at_once == []
+
+
+@pytest.mark.usefixtures("switching")
+def test_receive_gives_what_no_handler_took_in_the_order_sent(connected: Connected) -> None:
+    sending, receiving = connected()
+
+    @receiving.on_message
+    def odd_ones(msg: Note) -> Any:
+        return None if msg.number % 2 else NotImplemented
+
+    receiving.start()
+    for number in range(600):
+        # A LogMessage has no handler at all, and must not overtake those that have one.
+        sending.notify(LogMessage(str(number)) if number % 3 == 0 else Note(number=number))
+    expected = [n for n in range(600) if n % 3 == 0 or n % 2 == 0]
+    received = [receiving.receive(timeout=20) for _ in expected]
+
+    assert [int(m.message) if isinstance(m, LogMessage) else m.number for m in received] == expected
+
+
+def test_receive_starts_the_session_and_waits(connected: Connected) -> None:
+    sending, receiving = connected()
+    threading.Timer(0.02, sending.notify, (Note("x"),)).start()
+
+    assert receiving.receive() == Note("x")
+
+
+def test_receive_says_when_nothing_came_in_time(connected: Connected) -> None:
+    _, receiving = connected()
+
+    with pytest.raises(RequestTimeoutError, match=r"no notification came within 0.05 s"):
+        receiving.receive(timeout=0.05)
+    with pytest.raises(RequestTimeoutError):
+        receiving.receive(timeout=0)
+
+
+@pytest.mark.parametrize("bad", [-1, float("nan"), "1", True])
+def test_receive_refuses_a_timeout_that_is_none(connected: Connected, bad: Any) -> None:
+    _, receiving = connected()
+
+    with pytest.raises((TypeError, ValueError), match="timeout must be"):
+        receiving.receive(timeout=bad)
+
+
+@pytest.mark.usefixtures("switching")
+@pytest.mark.parametrize("timeout", [None, 30])
+def test_threads_in_receive_share_what_comes(
+    connected: Connected, in_threads: Any, timeout: float | None
+) -> None:
+    sending, receiving = connected()
+    taken: list[int] = []
+
+    def work(number: int) -> None:
+        if number == 0:
+            for n in range(800):
+                sending.notify(Note(number=n))
+        else:
+            for _ in range(200):
+                message = receiving.receive(timeout)
+                assert isinstance(message, Note)
+                taken.append(message.number)
+
+    in_threads(5, work)
+    assert sorted(taken) == list(range(800))
+
+
+def test_what_nobody_receives_is_dropped_counted_and_logged_once(
+    connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    sending, receiving = connected()
+    receiving.on_request(Echo)(lambda msg: msg.value)
+    with caplog.at_level(logging.WARNING, "streamipc"):
+        receiving.start()
+        for number in range(1100):
+            sending.notify(Note(number=number))
+        assert sending.request(Echo("behind them")).result(timeout=10) == "behind them"
+
+    assert receiving.stats.dropped == 1100 - 1024
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "on_message" in caplog.text
+    kept = [receiving.receive(timeout=10) for _ in range(1024)]
+    assert [m.number for m in kept] == list(range(76, 1100))  # type: ignore[attr-defined]
+
+
+def test_what_was_not_received_can_be_taken_after_the_end(connected: Connected) -> None:
+    sending, receiving = connected()
+    receiving.start()
+    sending.notify(Note("last"))
+    sending.close()
+    closed = threading.Event()
+    receiving.on_close(closed.set)
+    assert closed.wait(10)
+
+    assert receiving.receive() == Note("last")
+    with pytest.raises(SessionClosedError, match="the peer closed the connection"):
+        receiving.receive()
+
+
+def test_the_end_of_the_session_ends_a_receive(connected: Connected) -> None:
+    sending, receiving = connected()
+    receiving.start()
+    threading.Timer(0.05, sending.close).start()
+
+    with pytest.raises(SessionClosedError):
+        receiving.receive()
+
+
+def test_a_slow_handler_bounds_the_sender(connected: Connected) -> None:
+    sending, handling = connected()
+    go = threading.Event()
+    handled: list[int] = []
+    handling.on_message(Note)(lambda msg: (go.wait(20), handled.append(msg.number)))
+    handling.start()
+    sent: list[int] = []
+
+    def send() -> None:
+        for number in range(40):
+            sending.notify(Note("x" * 100_000, number))
+            sent.append(number)
+        for number in range(40, 4000):
+            sending.notify(Note("x" * 2_000, number))
+            sent.append(number)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    # What waits for its handler, what is in the pipe, and one that is being written.
+    assert len(sent) < 1024 + 600
+    go.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    sending.close()
+    closed = threading.Event()
+    handling.on_close(closed.set)
+    assert closed.wait(20)
+    assert handled == list(range(4000))
+
+
+def test_a_handler_of_notifications_may_ask_while_many_wait(connected: Connected) -> None:
+    sending, handling = connected()
+    sending.on_request(Echo)(lambda msg: msg.value)
+    answers: list[int] = []
+    end = threading.Event()
+
+    @handling.on_message
+    def note(msg: Note, session: IpcSession) -> None:
+        answers.append(session.request(Echo(msg.number)).result(timeout=20))
+        if msg.number == 1999:
+            end.set()
+
+    handling.start()
+    for number in range(2000):
+        sending.notify(Note(number=number))
+    assert end.wait(30)
+    assert answers == list(range(2000))
+
+
+def test_a_slow_notification_does_not_delay_requests(connected: Connected) -> None:
+    asking, answering = connected()
+    go = threading.Event()
+    entered = threading.Event()
+    answering.on_message(Note)(lambda msg: (entered.set(), go.wait(20)))
+    answering.on_request(Echo)(lambda msg: msg.value)
+    answering.start()
+    asking.notify(Note())
+    assert entered.wait(10)
+
+    assert [asking.request(Echo(n)).result(timeout=10) for n in range(100)] == list(range(100))
+    go.set()
+
+
+def test_the_context_of_a_notification(connected: Connected) -> None:
+    sending, handling = connected()
+    seen: list[Any] = []
+    end = threading.Event()
+
+    @handling.on_message
+    def note(msg: Note, ctx: RequestContext) -> None:
+        ctx.progress("goes nowhere")
+        ctx.raise_if_cancelled()
+        seen.extend([ctx.request_id, ctx.deadline, ctx.cancelled, dict(ctx.metadata), ctx.session])
+        end.set()
+
+    handling.start()
+    sending.notify(Note(), metadata={"trace": "7"})
+    assert end.wait(10)
+    assert seen == [None, None, False, {"trace": "7"}, handling]
+
+
+def test_message_handlers_are_tried_in_order_the_peers_last(connected: Connected) -> None:
+    sending, handling = connected()
+    order: list[str] = []
+    end = threading.Event()
+
+    def passes(name: str) -> Callable[[Message], Any]:
+        def handler(msg: Message) -> Any:
+            order.append(name)
+            return NotImplemented
+
+        return handler
+
+    first, second = passes("first"), passes("second")
+    handling.on_message(first)
+    handling.on_message(second)
+    handling.peer.on_message(passes("peer's"))
+    handling.peer.on_message(Note)(lambda msg: end.set())
+    handling.start()
+    sending.notify(Note())
+    assert end.wait(10)
+    assert order == ["first", "second", "peer's"]
+
+    handling.off_message(first)
+    order.clear()
+    end.clear()
+    sending.notify(Note())
+    assert end.wait(10)
+    assert order == ["second", "peer's"]
+
+
+# Broadcast
+
+
+def test_broadcast_reaches_all_live_sessions(connected: Connected) -> None:
+    peer = IpcPeer()
+    others = [connected(peer)[1] for _ in range(4)]
+    gone = peer.sessions[0]
+    gone.close()
+
+    assert len(peer.sessions) == 3
+    assert peer.broadcast(Note("to all")) == {}
+    received = []
+    for other in others:
+        try:
+            received.append(other.receive(timeout=10))
+        except SessionClosedError:
+            received.append(None)
+    assert sorted(map(str, received)) == sorted(map(str, [None, *[Note("to all")] * 3]))
+
+
+def test_a_session_that_fails_does_not_hide_a_broadcast_from_the_others(
+    connected: Connected, make_wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = IpcPeer()
+    (one, first), (two, second) = connected(peer), connected(peer)
+    broken, theirs = connected(peer)
+    monkeypatch.setattr(broken, "notify", lambda message: 1 / 0)
+
+    failures = peer.broadcast(Note("x"))
+    assert list(failures) == [broken]
+    assert isinstance(failures[broken], ZeroDivisionError)
+    assert [s.receive(timeout=10) for s in (first, second)] == [Note("x"), Note("x")]
+    assert {one, two, broken} == set(peer.sessions)
+    assert theirs.stats.frames_received == 0
+
+
+def test_a_broadcast_that_cant_be_serialized_fails_for_each(connected: Connected) -> None:
+    peer = IpcPeer()
+    sessions = {connected(peer)[0] for _ in range(2)}
+    failures = peer.broadcast(Echo(object()))
+
+    assert set(failures) == sessions
+    assert all(isinstance(error, SerializationError) for error in failures.values())
+    with pytest.raises(TypeError):
+        peer.broadcast("no message")  # type: ignore[arg-type]

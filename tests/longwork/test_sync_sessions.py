@@ -1,0 +1,563 @@
+"""Sessions without threads: the same API, run by whoever waits."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from typing import Any
+
+import pytest
+from long_child import register
+from long_messages import (
+    AskBack,
+    Blob,
+    Context,
+    Count,
+    Down,
+    Forever,
+    Report,
+    Step,
+    Stubborn,
+    Swap,
+    WaitFor,
+)
+
+from streamipc import (
+    IpcPeer,
+    IpcSession,
+    JsonMessageSerializer,
+    RemoteError,
+    RequestContext,
+    RequestTimeoutError,
+    SessionClosedError,
+    SyncIpcSession,
+    UnhandledRequestError,
+)
+
+
+def sync_peer(**options: Any) -> IpcPeer:
+    return IpcPeer(session_type=SyncIpcSession, **options)
+
+
+@pytest.fixture
+def no_thread() -> Iterator[None]:
+    """Fail if a thread exists in this process when the test ends that was not there before."""
+    before = threading.active_count()
+    started: list[str] = []
+    original = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        original(thread)
+
+    threading.Thread.start = start  # type: ignore[method-assign]
+    yield
+    threading.Thread.start = original  # type: ignore[method-assign]
+    assert started == []
+    assert threading.active_count() == before
+
+
+@pytest.fixture(params=["", "sync"], ids=["threads there", "no thread there"])
+def session(
+    request: pytest.FixtureRequest, no_thread: None, child: Callable[..., list[str]]
+) -> Iterator[Any]:
+    with sync_peer().create_command_session(child(request.param)) as session:
+        yield session
+
+
+def test_requests_are_answered(session: SyncIpcSession) -> None:
+    assert isinstance(session, SyncIpcSession)
+    futures = [session.request(Blob(b"x" * size)) for size in range(100)]
+
+    assert [future.result(timeout=30) for future in futures] == list(range(100))
+    assert session.call(Blob(b"abc"), timeout=5) == 3
+    assert session.stats.pending == 0
+
+
+def test_errors_are_raised(session: SyncIpcSession) -> None:
+    with pytest.raises(UnhandledRequestError):
+        session.call(Step(1))
+    with pytest.raises(RemoteError, match="on purpose"):
+        session.call(Count(3, fail_after=1))
+
+
+def test_progress_arrives_in_order_and_before_the_result(session: SyncIpcSession) -> None:
+    items: list[Any] = []
+
+    assert session.request(Count(100), on_progress=items.append).result(30) == 100
+    assert items == [Step(number) for number in range(100)]
+
+
+def test_streams_work_and_closing_one_early_reaches_the_child(session: SyncIpcSession) -> None:
+    with session.stream(Count(500), window=4) as stream:
+        assert list(stream) == [Step(number) for number in range(500)]
+        assert stream.result() == 500
+    with session.stream(Count(10**9, name="left")) as stream:
+        next(stream)
+
+    session.call(WaitFor("left closed"))
+
+
+def test_a_dropped_stream_reaches_the_child(session: SyncIpcSession) -> None:
+    next(session.stream(Count(10**9, name="dropped")))
+    gc.collect()
+    session.tick()
+
+    session.call(WaitFor("dropped closed"))
+
+
+def test_deadlines_pass(session: SyncIpcSession, child: Callable[..., list[str]]) -> None:
+    late = session.request(Count(10**9), timeout=0.1)
+    with pytest.raises(RequestTimeoutError):
+        late.result()
+    with pytest.raises(RequestTimeoutError):
+        session.receive(timeout=0.05)
+
+
+def test_a_wait_that_is_over_leaves_the_request_alive(session: SyncIpcSession) -> None:
+    future = session.request(Count(1000))
+    with pytest.raises(RequestTimeoutError, match="goes on"):
+        future.result(timeout=0)
+
+    assert future.result(timeout=30) == 1000
+
+
+def test_the_child_asks_back(session: SyncIpcSession) -> None:
+    register(session)
+
+    assert session.call(AskBack(), metadata={"a": "b"})["metadata"] == {}
+    assert session.call(AskBack(inline=True))["deadline"]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 20])
+def test_calls_within_calls(session: SyncIpcSession, depth: int) -> None:
+    register(session)
+
+    assert session.call(Down(depth)) == depth
+
+
+def test_large_payloads_both_ways_at_a_time_do_not_block_each_other(
+    session: SyncIpcSession,
+) -> None:
+    register(session)
+    size = 1 << 20
+    swap = session.request(Swap(size, 5))
+    ours = [session.request(Blob(b"y" * size)) for _ in range(5)]
+
+    assert [future.result(timeout=60) for future in ours] == [size] * 5
+    assert swap.result(timeout=60) == 5 * size
+
+
+def test_a_child_that_dies_fails_what_is_pending(session: Any) -> None:
+    future = session.request(Count(10**9))
+    session.kill()
+
+    with pytest.raises(SessionClosedError) as caught:
+        future.result(timeout=30)
+    assert caught.value.signal == "SIGKILL"
+    with pytest.raises(SessionClosedError):
+        session.request(Blob(b""))
+
+
+def test_closing_reaps_the_child(no_thread: None, child: Callable[..., list[str]]) -> None:
+    session = sync_peer().create_command_session(child("sync"))
+    closed: list[Any] = []
+    session.on_close(closed.append)
+    pending = session.request(Blob(b"abc"))
+    session.close()
+    session.close()
+
+    assert pending.result() == 3  # replies that were still to come were waited for
+    assert session.returncode == 0
+    assert closed == [session]
+    assert session.closed
+
+
+def test_json_works_too(no_thread: None, child: Callable[..., list[str]]) -> None:
+    peer = sync_peer(serializer=JsonMessageSerializer())
+    with peer.create_command_session(child("sync", "json")) as session:
+        assert session.call(Context(), metadata={"a": "b"})["metadata"] == {"a": "b"}
+
+
+def test_a_child_without_threads_has_none(child: Callable[..., list[str]]) -> None:
+    with IpcPeer().create_command_session(child("sync")) as session:
+        assert session.call(Context())["thread"] == "MainThread"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "raise_if_cancelled"])
+def test_a_handler_without_threads_sees_that_it_is_cancelled(
+    child: Callable[..., list[str]], how: str
+) -> None:
+    """Nobody else reads there, so asking has to."""
+    with IpcPeer().create_command_session(child("sync")) as session:
+        session.call(Blob(b""))
+        future = session.request(Forever("one", how))
+        with pytest.raises(RequestTimeoutError):
+            future.result(timeout=0.05)
+        future.cancel()
+
+        session.call(WaitFor("one cancelled"), timeout=10)
+
+
+# In one process: a session without threads, and one with.
+
+
+@pytest.fixture
+def pair(connected: Callable[..., Any]) -> tuple[SyncIpcSession, IpcSession]:
+    session, other = connected(sync_peer(), IpcPeer())
+    return session, other
+
+
+def test_tick_reads_what_is_there_and_runs_handlers(pair: Any) -> None:
+    session, other = pair
+    register(session)
+    assert session.tick() is False
+    future = other.request(Blob(b"abc"))
+
+    assert session.tick(timeout=10) is True
+    assert future.result(timeout=10) == 3
+    future = other.request(Blob(b"abc"))
+    assert session.tick(0) is True
+    assert future.result(timeout=10) == 3
+    assert session.tick(0.01) is False
+
+
+def test_nothing_happens_between_calls(pair: Any) -> None:
+    session, other = pair
+    register(session)
+    session.start()
+    future = other.request(Blob(b"abc"))
+    with pytest.raises(RequestTimeoutError):
+        future.result(timeout=0.1)
+
+    session.tick()
+    assert future.result(timeout=10) == 3
+
+
+def test_tick_raises_when_the_session_has_ended(pair: Any) -> None:
+    session, other = pair
+    session.start()
+    other.start()
+    other.close()
+    while not session.closed:
+        session.tick(timeout=10)
+    with pytest.raises(SessionClosedError):
+        session.tick()
+
+
+def test_receive_takes_notifications_without_handler(pair: Any) -> None:
+    session, other = pair
+    for number in range(10):
+        other.notify(Step(number))
+
+    assert [session.receive(timeout=10) for _ in range(10)] == [Step(n) for n in range(10)]
+
+
+def test_notifications_are_handled_in_order(pair: Any) -> None:
+    session, other = pair
+    seen: list[int] = []
+
+    @session.on_message
+    def step(msg: Step) -> None:
+        seen.append(msg.number)
+
+    for number in range(100):
+        other.notify(Step(number))
+    while len(seen) < 100:
+        assert session.tick(timeout=10)
+
+    assert seen == list(range(100))
+
+
+def test_a_notification_handler_may_ask_while_thousands_wait(pair: Any) -> None:
+    session, other = pair
+    register(other)
+    seen: list[int] = []
+
+    @session.on_message
+    def step(msg: Step) -> None:
+        if msg.number % 500 == 0:
+            assert session.call(Blob(b"abc"), timeout=20) == 3
+        seen.append(msg.number)
+
+    sender = threading.Thread(target=lambda: [other.notify(Step(n)) for n in range(5000)])
+    sender.start()
+    while len(seen) < 5000:
+        session.tick(timeout=20)
+    sender.join()
+
+    assert seen == list(range(5000))
+
+
+def test_done_callbacks_and_on_exception_are_called(pair: Any) -> None:
+    session, other = pair
+    register(other)
+    called: list[Any] = []
+    reported: list[BaseException] = []
+    session.on_exception(reported.append)
+    other.start()
+
+    def fail(item: Any) -> None:
+        raise LookupError("in on_progress")
+
+    future = session.request(Report([1, 2, 3]), on_progress=fail)
+    future.add_done_callback(called.append)
+    assert future.result(timeout=10) == "done"
+    session.tick()
+
+    assert called == [future]
+    assert [str(error) for error in reported] == ["in on_progress"]
+
+
+def test_cancelled_requests_do_not_start(pair: Any) -> None:
+    session, other = pair
+    started: list[str] = []
+
+    @session.on_request
+    def stubborn(msg: Stubborn) -> None:
+        started.append(msg.name)
+
+    futures = [other.request(Stubborn(str(number))) for number in range(4)]
+    futures[1].cancel()
+    futures[2].cancel()
+    other.notify(Step(1))
+    assert session.receive(timeout=10) == Step(1)
+
+    assert futures[3].result(timeout=10) is None
+    assert started == ["0", "3"]
+
+
+def test_closing_in_a_handler_closes_behind_it(pair: Any) -> None:
+    session, other = pair
+
+    @session.on_request
+    def stop(msg: Context) -> str:
+        session.close()
+        return "closing"
+
+    future = other.request(Context())
+    session.serve_forever()
+
+    assert future.result(timeout=10) == "closing"
+    assert session.closed
+
+
+def test_a_transport_that_cant_be_polled_is_refused(tmp_path: Any) -> None:
+    class Transport:
+        def read_into(self, buffer: memoryview) -> int:
+            return 0
+
+        def write(self, data: memoryview) -> int:
+            return len(data)
+
+        def close_write(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    with pytest.raises(ValueError, match="polled"):
+        sync_peer().create_session(Transport())
+
+
+def test_a_session_that_is_dropped_warns_and_closes(child: Callable[..., list[str]]) -> None:
+    session = sync_peer().create_command_session(child("sync"))
+    session.call(Blob(b""))
+    process = session.process
+    with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031 - collected here
+        del session
+        gc.collect()
+
+    assert process.returncode is not None
+
+
+def test_awaiting_it_is_refused(pair: Any) -> None:
+    session, other = pair
+    register(other)
+    other.start()
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="SyncIpcSession"):
+            await session.request(Blob(b""))
+        with pytest.raises(RuntimeError, match="SyncIpcSession"):
+            async for _ in session.stream(Count(1)):
+                pass
+
+    asyncio.run(main())
+
+
+# Two sessions without threads, in two threads of the user's.
+
+
+@pytest.fixture
+def both(connected: Callable[..., Any]) -> tuple[SyncIpcSession, SyncIpcSession]:
+    left, right = connected(sync_peer(), sync_peer())
+    return left, right
+
+
+def in_threads(*functions: Callable[[], object]) -> None:
+    errors: list[BaseException] = []
+
+    def run(function: Callable[[], object]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(f,), daemon=True) for f in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors == []
+
+
+@pytest.mark.parametrize("kind", ["request", "notify", "mixed"])
+def test_both_sides_send_much_at_once(both: Any, kind: str) -> None:
+    size, count = 300_000, 20
+    finished: list[SyncIpcSession] = []
+
+    def side(session: SyncIpcSession) -> None:
+        futures = []
+        for number in range(count):
+            if kind != "notify":
+                futures.append(session.request(Blob(b"x" * size)))
+            if kind != "request":
+                session.notify(Blob(bytes([number]) + b"x" * size))
+        assert [future.result(timeout=50) for future in futures] == [size] * len(futures)
+        if kind != "request":
+            received = [session.receive(timeout=50) for _ in range(count)]
+            assert [blob.data[0] for blob in received] == list(range(count))  # type: ignore[attr-defined]
+        finished.append(session)
+        while len(finished) < 2:  # what was read while sending is answered now at the latest
+            session.tick(timeout=0.01)
+
+    for session in both:
+        register(session)
+    in_threads(lambda: side(both[0]), lambda: side(both[1]))
+
+
+def test_both_sides_notify_more_than_may_wait(both: Any) -> None:
+    """Neither runs handlers while it sends, and neither waits for the other to do so."""
+    counts = dict.fromkeys(both, 0)
+
+    def side(session: SyncIpcSession) -> None:
+        @session.on_message
+        def step(msg: Step) -> None:
+            assert msg.number == counts[session]
+            counts[session] += 1
+
+        for number in range(20_000):
+            session.notify(Step(number))
+        while counts[session] < 20_000:
+            session.tick(timeout=20)
+
+    in_threads(lambda: side(both[0]), lambda: side(both[1]))
+
+
+def test_several_threads_may_wait_on_one_session(both: Any) -> None:
+    left, right = both
+    register(right)
+
+    def many(number: int) -> None:
+        for length in range(50):
+            assert left.call(Blob(b"x" * length), timeout=30) == length
+
+    def serve() -> None:
+        right.serve_forever()
+
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        in_threads(*(lambda number=number: many(number) for number in range(6)))  # type: ignore[misc]
+    finally:
+        left.close()
+        server.join(20)
+    assert not server.is_alive()
+
+
+def test_a_thread_that_waits_is_not_held_up_by_a_handler_on_another(pair: Any) -> None:
+    session, other = pair
+    register(other)
+    stuck, release = threading.Event(), threading.Event()
+
+    @session.on_request
+    def block(msg: Context) -> str:
+        stuck.set()
+        assert release.wait(30)
+        return "released"
+
+    blocked = other.request(Context())
+    ticking = threading.Thread(target=session.tick, args=(20,))
+    ticking.start()
+    assert stuck.wait(10)
+    try:
+        assert [session.call(Blob(b"x" * n), timeout=10) for n in range(20)] == list(range(20))
+        with pytest.raises(RequestTimeoutError):
+            session.call(Count(10**9), timeout=0.1)
+    finally:
+        release.set()
+        ticking.join(20)
+        session.tick()
+    assert blocked.result(timeout=10) == "released"
+
+
+def test_a_shorter_deadline_of_another_thread_is_noticed(pair: Any) -> None:
+    """The thread that reads sleeps until its own deadline; another's comes first."""
+    session, other = pair
+    other.on_request(Stubborn)(lambda msg: time.sleep(0.5))
+    other.start()
+    waiting = threading.Event()
+
+    def wait_long() -> None:
+        waiting.set()
+        with pytest.raises((RequestTimeoutError, CancelledError)):
+            long.result()
+
+    long = session.request(Stubborn("long"), timeout=20)
+    thread = threading.Thread(target=wait_long)
+    long_before = time.monotonic()
+    thread.start()
+    assert waiting.wait(10)
+    with pytest.raises(RequestTimeoutError):
+        session.call(Stubborn("short"), timeout=0.1)
+    assert time.monotonic() - long_before < 10
+    long.cancel()
+    thread.join(10)
+
+    assert not thread.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="os.fork() does not exist on Windows")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_it_may_be_used_before_a_fork(child: Callable[..., list[str]]) -> None:
+    with sync_peer().create_command_session(child("sync")) as session:
+        assert session.call(Blob(b"abc")) == 3
+        pid = os.fork()
+        if pid == 0:
+            ok = False
+            try:
+                session.call(Blob(b"abc"))
+            except SessionClosedError:
+                ok = True
+            finally:
+                os._exit(0 if ok else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert session.call(Blob(b"abcd")) == 4
+
+
+def test_a_context_is_given_to_handlers(pair: Any) -> None:
+    session, other = pair
+
+    @session.on_request
+    def context(msg: Context, context: RequestContext) -> float:
+        return context.time_remaining()
+
+    future = other.request(Context(), timeout=10)
+    session.tick(10)
+
+    assert 0 < future.result(timeout=10) <= 10

@@ -1,0 +1,161 @@
+"""The rules of the house: imports point one way, the protocol does no I/O, files stay small."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import streamipc
+
+PACKAGE = Path(streamipc.__file__).resolve().parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = (
+    {"exceptions"},
+    {"messages"},
+    {"protocol"},
+    {"serializers"},
+    {"futures", "handlers", "engine"},
+    {"_arguments", "_host", "_registering", "session", "sync"},
+    {"peer"},
+)
+"""From the ground up: a file may import from its own floor and from those below it."""
+
+BESIDE = {"transports"}
+"""Known to the peer alone; they themselves may use the exceptions."""
+
+CONTRACTS = {"streamipc.serializers.base", "streamipc.transports.base"}
+"""The interfaces of both, which every floor may name; they import nothing themselves."""
+
+IO_MODULES = {
+    "asyncio",
+    "concurrent",
+    "fcntl",
+    "multiprocessing",
+    "os",
+    "queue",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+}
+"""What protocol/ must do without: threads, locks, descriptors, clocks."""
+
+ID_GENERATORS = {"os", "threading", "time"}
+"""Allowed in protocol/envelopes.py alone: ids that are unique across processes are made of
+the process id and a clock. The connection calls a generator and knows nothing of it."""
+
+MAX_LINES = 400
+
+
+def room(file: Path) -> str:
+    """Return the floor's name for a file: its folder, or the file's own name."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and absolute dotted name of every import, lazy ones too.
+
+    Imports that only a type checker sees do not count: they can't make a cycle.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    unseen = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    here = ("streamipc", *file.relative_to(PACKAGE).parent.parts)
+    for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *filter(None, [node.module])))
+            if module == "streamipc":  # "from . import peer" names a room
+                yield from ((node.lineno, f"streamipc.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, module
+
+
+@pytest.mark.parametrize("contract", sorted(CONTRACTS))
+def test_a_contract_stands_by_itself(contract: str) -> None:
+    *folders, name = contract.split(".")[1:]
+    files = [PACKAGE.joinpath(*folders, f"{name}.py"), PACKAGE.joinpath(*folders, "__init__.py")]
+
+    used = [module for file in files for _, module in imports(file)]
+    assert [module for module in used if module.startswith("streamipc")] == []
+
+
+def may_import(mine: str, other: str) -> bool:
+    if mine in (other, "__init__"):
+        return True
+    if mine in BESIDE:
+        return other == "exceptions"
+    if other in BESIDE:
+        return mine == "peer"
+    return floor_of(other) <= floor_of(mine)
+
+
+def floor_of(name: str) -> int:
+    """Return the number of a room's floor; a new file must be given one."""
+    return next(number for number, rooms in enumerate(FLOORS) if name in rooms)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file: Path) -> None:
+    mine = room(file)
+    wrong = [
+        f"line {line}: {mine} imports {module}"
+        for line, module in imports(file)
+        if module.startswith("streamipc.")
+        and module not in CONTRACTS
+        and not may_import(mine, module.split(".")[1])
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "file", sorted((PACKAGE / "protocol").glob("*.py")), ids=lambda file: file.name
+)
+def test_the_protocol_does_no_io(file: Path) -> None:
+    allowed = ID_GENERATORS if file.name == "envelopes.py" else set()
+    used = {module.split(".")[0] for _, module in imports(file)}
+
+    assert used & IO_MODULES <= allowed
+
+
+def test_every_room_is_on_a_floor() -> None:
+    rooms = {room(file) for file in FILES} - {"__init__"}
+
+    assert rooms == set().union(*FLOORS, BESIDE)
+
+
+def test_all_that_is_exported_exists() -> None:
+    missing = [name for name in streamipc.__all__ if not hasattr(streamipc, name)]
+
+    assert missing == []
+    assert sorted(streamipc.__all__) == sorted(set(streamipc.__all__))
+
+
+@pytest.mark.filterwarnings("default:files past:UserWarning")
+def test_files_are_small_enough_to_say_one_thing() -> None:
+    lengths = {
+        str(file.relative_to(PACKAGE)): len(file.read_text(encoding="utf-8").splitlines())
+        for file in FILES
+    }
+    long = {name: length for name, length in lengths.items() if length > MAX_LINES}
+    if long:
+        warnings.warn(f"files past {MAX_LINES} lines; do they say two things? {long}", stacklevel=1)
+
+    assert all(length <= 2 * MAX_LINES for length in lengths.values())

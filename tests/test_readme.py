@@ -1,0 +1,144 @@
+"""Every snippet of README.md is executed, and prints what the README says it prints.
+
+How a snippet says what it is, in a comment on the line before its fence:
+
+``<!-- file: FOLDER/NAME -->``
+    A file; ``, continued`` appends to it. Each folder is made as it stands and every file
+    that holds ``# ->`` is run in it: what stands after each ``# ->`` is what it prints.
+``<!-- command: NAME -->``
+    A command for a fresh clone; ``.ci/run`` runs it.
+
+A ``json`` snippet needs no comment: each of its lines is an envelope.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from streamipc import JsonMessageSerializer, Message, Request
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+SNIPPET = re.compile(
+    r"^(?:<!-- (?P<what>file|command): (?P<name>[^,\n]+?)(?P<more>, continued)? -->\n)?"
+    r"```(?P<language>\w*)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+SNIPPETS = [match.groupdict() for match in SNIPPET.finditer(README)]
+FILES: dict[str, str] = {}
+for snippet in SNIPPETS:
+    if snippet["what"] == "file":
+        start = FILES[snippet["name"]] + "\n" if snippet["more"] else ""
+        FILES[snippet["name"]] = start + snippet["text"]
+
+
+# The messages that the JSON snippets speak of.
+
+
+class SayHello(Request[object], wire_name="messages.SayHello"):
+    name: str
+
+
+class Greeting(Message, wire_name="messages.Greeting"):
+    text: str
+
+
+class Page(Message, wire_name="messages.Page"):
+    number: int
+
+
+class Scan(Request[int], wire_name="messages.Scan"):
+    pages: int
+
+
+class Step(Message, wire_name="messages.Step"):
+    done: int
+    of: int
+
+
+PRINTS = re.compile(r"# -> ?(.*)$", re.MULTILINE)
+PROGRAMS = [name for name, text in FILES.items() if PRINTS.search(text)]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_readme_program_prints_what_the_readme_says(program: str, tmp_path: Path) -> None:
+    folder, _, file = program.rpartition("/")
+    for name, text in FILES.items():
+        if name.startswith(f"{folder}/"):
+            (tmp_path / name.rpartition("/")[2]).write_text(text, encoding="utf-8")
+
+    done = subprocess.run(
+        [sys.executable, file],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == PRINTS.findall(FILES[program])
+    assert done.returncode == 0
+
+
+def test_every_snippet_is_executed() -> None:
+    assert README.count("\n```") == 2 * len(SNIPPETS)
+    executed = {program.rpartition("/")[0] for program in PROGRAMS}
+    for snippet in SNIPPETS:
+        language, what, name = snippet["language"], snippet["what"], snippet["name"]
+        if language in ("python", "js", "javascript"):
+            assert what == "file", snippet["text"]
+            assert name.rpartition("/")[0] in executed, name
+        elif language == "sh":
+            assert what == "command", snippet["text"]
+        else:
+            assert language in ("json", "text"), f"what is done with {language!r}?"
+
+
+@pytest.mark.parametrize(
+    "line", [line for s in SNIPPETS if s["language"] == "json" for line in s["text"].splitlines()]
+)
+def test_json_envelope_is_read_and_written_as_the_readme_says(line: str) -> None:
+    serializer = JsonMessageSerializer()
+
+    envelope = serializer.decode(memoryview(line.encode()))
+
+    assert json.loads(b"".join(serializer.encode(envelope))) == json.loads(line)
+
+
+def test_two_set_up_commands_can_be_pasted() -> None:
+    commands = {s["name"]: s["text"] for s in SNIPPETS if s["what"] == "command"}
+
+    assert sorted(commands) == ["hello", "tests"]
+    for text in commands.values():
+        assert text.count("\n") == 1
+        checked = subprocess.run(["sh", "-n", "-c", text], capture_output=True, timeout=10)
+        assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+def test_link_leads_to_a_file(link: str) -> None:
+    assert (ROOT / link).exists()
+
+
+def test_gate_finds_the_commands(tmp_path: Path) -> None:
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed: .ci/run needs it")
+    text = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    function = re.search(r"^readme_command\(\) \{.*?^\}", text, re.MULTILINE | re.DOTALL)
+    assert function is not None
+
+    for snippet in SNIPPETS:
+        if snippet["what"] == "command":
+            source = f"repo={ROOT}\n{function[0]}\nreadme_command {snippet['name']}"
+            done = subprocess.run([bash, "-c", source], capture_output=True, text=True, timeout=10)
+            assert done.stdout == snippet["text"], done.stderr

@@ -1,0 +1,233 @@
+"""Code as a user writes it, read by type checkers and never run.
+
+A line that ends with ``# wrong`` must be reported by each checker; no other line may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, as_completed
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import assert_type
+
+from streamipc import (
+    CounterIdGenerator,
+    ErrorMessage,
+    IpcPeer,
+    IpcSession,
+    JsonMessageSerializer,
+    LogMessage,
+    Message,
+    MessageSerializer,
+    NativeMessageSerializer,
+    PidHrtimeRequestIdGenerator,
+    ProcessSession,
+    RemoteError,
+    Request,
+    RequestContext,
+    ResponseFuture,
+    SessionClosedError,
+)
+
+T = TypeVar("T")
+
+
+class Greeting(Message):
+    text: str
+
+
+class SayHello(Request[Greeting]):
+    name: str
+    times: int = 1
+
+
+class Ahead(Request["Later"]):
+    """Its reply is defined below it."""
+
+
+class Later(Message):
+    value: int
+
+
+class Sum(Request[int]):
+    numbers: list[Decimal]
+
+
+class Stop(Request[None]):
+    pass
+
+
+class Point(Message, frozen=True):
+    x: int
+    y: int = 0
+
+
+class Options(Message, kw_only=True, wire_name="app.Options"):
+    level: int = 1
+    name: str
+
+
+@dataclass
+class Explicit(Message):
+    value: int | None = None
+
+
+class Child(Greeting):
+    language: str
+
+
+class Box(Message, Generic[T]):
+    value: T
+
+
+class Fetch(Request[T]):
+    key: str
+
+
+# Peers and sessions.
+
+peer = IpcPeer(timeout=10.0)
+IpcPeer(JsonMessageSerializer(), id_generator=PidHrtimeRequestIdGenerator(), handler_threads=2)
+IpcPeer(NativeMessageSerializer(), timeout=None, id_generator=CounterIdGenerator())
+IpcPeer(timeout="soon")  # wrong
+IpcPeer(serializer=object())  # wrong
+serializer: MessageSerializer = JsonMessageSerializer()
+
+session = peer.create_command_session(["child"], cwd="/tmp", env={"A": "1"})
+assert_type(session, ProcessSession)
+assert_type(session.pid, int)
+assert_type(session.returncode, int | None)
+stdio = peer.create_stdio_session()
+assert_type(stdio, IpcSession)
+pipe = peer.create_stream_session(1, 0)
+assert_type(pipe, IpcSession)
+
+with IpcPeer() as inner_peer, inner_peer.create_command_session(["child"]) as inner:
+    assert_type(inner_peer, IpcPeer)
+    assert_type(inner, ProcessSession)
+
+
+# A reply has the type that its request names.
+
+assert_type(session.request(SayHello("x")).result(), Greeting)
+assert_type(session.request(SayHello("x"), timeout=3).result(timeout=5), Greeting)
+assert_type(session.request(Ahead()).result(), Later)
+assert_type(session.request(Sum([Decimal(1)])).result(), int)
+assert_type(session.request(Stop()).result(), None)
+assert_type(session.request(Fetch[bytes]("k")).result(), bytes)
+assert_type(session.request(Greeting("x")).result(), Any)
+
+future = session.request(SayHello("x"))
+assert_type(future, ResponseFuture[Greeting])
+plain: Future[Greeting] = future
+for done in as_completed([future, plain]):
+    assert_type(done.result(), Greeting)
+assert_type(future.exception(timeout=1), BaseException | None)
+
+no_name = session.request(SayHello("x")).result().name  # wrong
+wrong_reply: int = session.request(SayHello("x")).result()  # wrong
+session.request("hello")  # wrong
+session.request(SayHello("x"), timeout="1")  # wrong
+session.notify(object())  # wrong
+
+
+# Fields are checked where a message is made.
+
+SayHello("x", times=2)
+SayHello(3)  # wrong
+SayHello()  # wrong
+SayHello("x", "y")  # wrong
+SayHello(nobody="x")  # wrong
+Point(1, 2).x = 5  # wrong
+Point(y=2)  # wrong
+Options(name="n", level=2)
+Options("n")  # wrong
+Explicit(5)
+Explicit("5")  # wrong
+Child("x", "de")
+Child("x")  # wrong
+Box(1)
+assert_type(Box("x").value, str)
+LogMessage("text", level="warning")
+ErrorMessage("text")
+LogMessage(5)  # wrong
+
+
+# Decorators leave handlers as they are.
+
+
+@session.on_request
+def hello(msg: SayHello) -> Greeting:
+    return Greeting(msg.name)
+
+
+@session.on_request(SayHello)
+def with_context(msg: SayHello, context: RequestContext) -> Greeting:
+    assert_type(context.time_remaining(), float)
+    return Greeting(msg.name)
+
+
+@session.on_request(inline=True)
+def quick(msg: Sum) -> int:
+    return len(msg.numbers)
+
+
+@session.on_message
+def note(msg: LogMessage, source: IpcSession) -> None:
+    source.notify(msg)
+
+
+@session.on_message(Greeting)
+def greeted(msg: Greeting) -> None: ...
+
+
+@peer.on_request
+def for_all(msg: SayHello) -> Greeting:
+    return Greeting(msg.name)
+
+
+@peer.on_message
+def heard(msg: LogMessage) -> None: ...
+
+
+@session.on_exception
+def failed(error: BaseException) -> None: ...
+
+
+@session.on_close
+def gone() -> None: ...
+
+
+as_function: Callable[[SayHello], Greeting] = hello
+assert_type(hello(SayHello("x")), Greeting)
+assert_type(quick(Sum([])), int)
+assert_type(for_all(SayHello("x")), Greeting)
+hello(Greeting("x"))  # wrong
+session.off_request(hello)
+session.off_message(note)
+session.off_exception(failed)
+session.off_close(gone)
+
+
+# What comes back otherwise.
+
+assert_type(session.receive(), Message)
+assert_type(session.receive(timeout=1.5), Message)
+assert_type(session.closed, bool)
+assert_type(session.stats.pending, int)
+assert_type(session.stderr_tail, str)
+peer.broadcast(LogMessage("x"))
+peer.broadcast("x")  # wrong
+
+
+def handle(error: Exception) -> str:
+    if isinstance(error, SessionClosedError):
+        assert_type(error.returncode, int | None)
+        assert_type(error.signal, str | None)
+        return error.stderr_tail
+    if isinstance(error, RemoteError):
+        return error.remote_type + error.remote_traceback
+    return ""

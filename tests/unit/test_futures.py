@@ -1,0 +1,185 @@
+"""ResponseFuture by itself: a concurrent.futures.Future that waits by way of its owner."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from typing import Any
+
+import pytest
+
+from streamipc import LogMessage, RequestTimeoutError
+from streamipc.futures import ResponseFuture
+
+
+class Owner:
+    """Stands for the engine: waiting waits for a plain event."""
+
+    def __init__(self) -> None:
+        self.waits: list[float | None] = []
+        self.cancelled: list[Any] = []
+        self.on_wait: Any = lambda: None
+
+    def wait(self, awaited: Any, end: float | None) -> bool:
+        self.waits.append(end)
+        self.on_wait()
+        return bool(awaited.ready())
+
+    def cancel(self, future: Any) -> None:
+        self.cancelled.append(future)
+
+    def credit(self, future: Any, count: int) -> None: ...
+
+    def drop(self, future: Any) -> None: ...
+
+    def check_awaitable(self) -> None: ...
+
+
+@pytest.fixture
+def owner() -> Owner:
+    return Owner()
+
+
+@pytest.fixture
+def future(owner: Owner) -> ResponseFuture[str]:
+    return ResponseFuture(owner, 7, LogMessage("ask"))
+
+
+def test_it_is_a_future_of_the_standard_library(future: ResponseFuture[str]) -> None:
+    assert isinstance(future, concurrent.futures.Future)
+    assert future.id == 7
+    assert future.request == LogMessage("ask")
+    assert not future.done()
+    assert not future.ready()
+
+
+def test_a_reply_that_is_there_is_returned_without_waiting(
+    future: ResponseFuture[str], owner: Owner
+) -> None:
+    assert future.settle("reply", None)
+
+    assert future.result() == "reply"
+    assert future.exception() is None
+    assert owner.waits == []
+
+
+def test_an_error_is_raised_and_returned(future: ResponseFuture[str]) -> None:
+    error = ValueError("x")
+    future.settle(None, error)
+
+    with pytest.raises(ValueError, match="x"):
+        future.result()
+    assert future.exception() is error
+
+
+@pytest.mark.parametrize("method", ["result", "exception"])
+def test_waiting_is_left_to_the_owner(
+    future: ResponseFuture[str], owner: Owner, method: str
+) -> None:
+    owner.on_wait = lambda: future.settle("reply", None)
+
+    assert getattr(future, method)() in ("reply", None)
+    assert owner.waits == [None]
+
+
+@pytest.mark.parametrize("method", ["result", "exception"])
+def test_a_bounded_wait_says_that_the_request_goes_on(
+    future: ResponseFuture[str], method: str
+) -> None:
+    with pytest.raises(RequestTimeoutError, match=r"LogMessage \(request 7\) within 0.5 s; the"):
+        getattr(future, method)(timeout=0.5)
+    assert not future.done()
+    assert future.settle("late", None)
+    assert future.result() == "late"
+
+
+def test_the_first_outcome_stays(future: ResponseFuture[str]) -> None:
+    assert future.settle("first", None)
+    assert not future.settle("second", None)
+    assert future.result() == "first"
+
+
+def test_cancelling_tells_the_owner_once(future: ResponseFuture[str], owner: Owner) -> None:
+    assert future.cancel()
+    assert future.cancel()
+
+    assert owner.cancelled == [future]
+    assert future.cancelled()
+    assert not future.settle("late", None)
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result()
+
+
+def test_a_reply_that_is_there_cant_be_cancelled(future: ResponseFuture[str], owner: Owner) -> None:
+    future.settle("reply", None)
+
+    assert not future.cancel()
+    assert owner.cancelled == []
+
+
+def test_settling_leaves_the_callbacks_to_others(future: ResponseFuture[str]) -> None:
+    called: list[object] = []
+    future.add_done_callback(called.append)
+    future.settle("reply", None)
+
+    assert called == []
+    assert future.has_callbacks()
+    future.run_callbacks()
+    assert called == [future]
+
+
+def test_a_callback_that_comes_too_late_is_called_at_once(future: ResponseFuture[str]) -> None:
+    called: list[object] = []
+    future.settle("reply", None)
+    future.add_done_callback(called.append)
+
+    assert called == [future]
+
+
+def test_wait_and_as_completed_see_replies_errors_and_cancellations(owner: Owner) -> None:
+    futures = [ResponseFuture[str](owner, n, LogMessage("x")) for n in range(3)]
+
+    def settle() -> None:
+        futures[0].settle("reply", None)
+        futures[1].settle(None, ValueError("x"))
+        futures[2].cancel()
+
+    thread = threading.Thread(target=settle)
+    thread.start()
+    done = set(concurrent.futures.as_completed(futures, timeout=10))
+    thread.join()
+
+    assert done == set(futures)
+    assert concurrent.futures.wait(futures, timeout=10).done == set(futures)
+
+
+def test_sleepers_are_woken_by_every_end(owner: Owner) -> None:
+    for end in (lambda f: f.settle("x", None), lambda f: f.cancel()):
+        future = ResponseFuture[str](owner, 1, LogMessage("x"))
+        lock = threading.Lock()
+        lock.acquire()
+        future.wakers.append(lock)
+        end(future)
+        assert not lock.locked()
+
+
+def test_awaiting_without_asyncio_is_an_error(
+    future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.delitem(sys.modules, "asyncio", raising=False)
+    with pytest.raises(RuntimeError, match="asyncio"):
+        future.__await__()
+
+
+def test_it_can_be_awaited(future: ResponseFuture[str]) -> None:
+    import asyncio
+
+    async def ask() -> str:
+        threading.Timer(
+            0.01, lambda: (future.settle("reply", None), future.run_callbacks())
+        ).start()
+        return await future
+
+    assert asyncio.run(ask()) == "reply"

@@ -1,0 +1,324 @@
+"""Which handler takes which message, by what its signature says."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union
+
+import pytest
+
+from streamipc import IpcSession, Message, ProcessSession, RequestContext, current_request
+from streamipc.handlers import HandlerRegistry
+
+if TYPE_CHECKING:
+    from nowhere import Unknown, UnknownSession
+
+M = TypeVar("M", bound="Animal")
+
+
+class Animal(Message):
+    pass
+
+
+class Cat(Animal):
+    pass
+
+
+class Dog(Animal):
+    pass
+
+
+class Stone(Message):
+    pass
+
+
+@pytest.fixture
+def registry() -> HandlerRegistry:
+    return HandlerRegistry(Message, "on_request")
+
+
+def takes(registry: HandlerRegistry) -> list[str]:
+    return [cls.__name__ for cls in (Animal, Cat, Dog, Stone) if registry.find(cls)]
+
+
+# Types
+
+
+def cat(msg: Cat) -> None: ...
+def cat_or_dog(msg: Cat | Dog) -> None: ...
+def union(msg: Union[Cat, Dog]) -> None: ...
+def animal(msg: Animal) -> None: ...
+def bounded(msg: M) -> None: ...
+def everything(msg: Message) -> None: ...
+def anything(msg: Any) -> None: ...
+def thing(msg: object) -> None: ...
+def plain(msg): ...  # type: ignore[no-untyped-def]
+def generous(*args: Any) -> None: ...
+def optional_second(msg: Cat, scale: int = 1) -> None: ...
+
+
+ALL = ["Animal", "Cat", "Dog", "Stone"]
+
+
+@pytest.mark.parametrize(
+    ("function", "taken"),
+    [
+        (cat, ["Cat"]),
+        (cat_or_dog, ["Cat", "Dog"]),
+        (union, ["Cat", "Dog"]),
+        (animal, ["Animal", "Cat", "Dog"]),
+        (bounded, ["Animal", "Cat", "Dog"]),
+        (everything, ALL),
+        (anything, ALL),
+        (thing, ALL),
+        (plain, ALL),
+        (generous, ALL),
+        (print, ALL),
+        (lambda msg: None, ALL),
+        (optional_second, ["Cat"]),
+        (functools.partial(cat), ["Cat"]),
+    ],
+)
+def test_the_first_parameters_annotation_says_what_a_handler_takes(
+    registry: HandlerRegistry, function: Any, taken: list[str]
+) -> None:
+    assert registry.register(function) is function
+    assert takes(registry) == taken
+
+
+def test_methods_and_callable_objects_are_handlers(registry: HandlerRegistry) -> None:
+    class Service:
+        def handle(self, msg: Cat) -> None: ...
+        @classmethod
+        def of_class(cls, msg: Dog) -> None: ...
+        @staticmethod
+        def static(msg: Stone) -> None: ...
+        def __call__(self, msg: Animal) -> None: ...
+
+    service = Service()
+    for handler, taken in [
+        (service.handle, ["Cat"]),
+        (Service.of_class, ["Dog"]),
+        (Service.static, ["Stone"]),
+        (service, ["Animal", "Cat", "Dog"]),
+    ]:
+        registry.register(handler)
+        assert takes(registry) == taken
+        registry.remove(handler)
+
+
+def test_a_type_given_to_the_decorator_wins(registry: HandlerRegistry) -> None:
+    @registry.register(Dog)
+    def handler(msg: Cat) -> None: ...
+
+    assert takes(registry) == ["Dog"]
+    assert [h.function for h in registry.find(Dog)] == [handler]
+
+
+def test_a_union_may_be_given_to_the_decorator(registry: HandlerRegistry) -> None:
+    registry.register(Cat | Stone)(plain)
+
+    assert takes(registry) == ["Cat", "Stone"]
+
+
+def test_parentheses_without_a_type_are_fine(registry: HandlerRegistry) -> None:
+    registry.register()(cat)
+
+    assert takes(registry) == ["Cat"]
+
+
+def test_classes_of_a_function_are_found(registry: HandlerRegistry) -> None:
+    class Local(Message):
+        pass
+
+    @registry.register
+    def handler(msg: Local) -> None: ...
+
+    assert registry.find(Local)
+    assert takes(registry) == []
+
+
+def test_a_handler_may_name_what_is_defined_after_it(registry: HandlerRegistry) -> None:
+    @registry.register
+    def handler(msg: Cat) -> Any:
+        return later(msg)
+
+    def later(msg: Cat) -> str:
+        return "later"
+
+    assert takes(registry) == ["Cat"]
+    assert handler(Cat()) == "later"
+
+
+def test_handlers_come_in_the_order_of_registration(registry: HandlerRegistry) -> None:
+    for function in (animal, everything, cat, plain):
+        registry.register(function)
+
+    assert [h.function for h in registry.find(Cat)] == [animal, everything, cat, plain]
+    assert [h.function for h in registry.find(Stone)] == [everything, plain]
+
+
+def test_a_handler_that_comes_later_is_found_although_the_type_was_looked_up(
+    registry: HandlerRegistry,
+) -> None:
+    assert registry.find(Cat) == ()
+    registry.register(cat)
+    assert len(registry.find(Cat)) == 1
+    registry.remove(cat)
+    assert registry.find(Cat) == ()
+    assert not registry
+
+
+# The second parameter
+
+
+def second(registry: HandlerRegistry, function: Any) -> str:
+    registry.register(function)
+    (handler,) = registry.find(Cat)
+    return handler.second
+
+
+def test_a_second_parameter_is_the_context(registry: HandlerRegistry) -> None:
+    def handler(msg: Cat, ctx: RequestContext) -> None: ...
+
+    assert second(registry, handler) == "context"
+
+
+def test_a_second_parameter_of_any_name_is_the_context(registry: HandlerRegistry) -> None:
+    assert second(registry, lambda msg, whatever: None) == "context"
+
+
+@pytest.mark.parametrize("annotation", [IpcSession, ProcessSession, "IpcSession", "ProcessSession"])
+def test_a_second_parameter_annotated_as_a_session_is_the_session(
+    registry: HandlerRegistry, annotation: Any
+) -> None:
+    def handler(msg, session): ...  # type: ignore[no-untyped-def]
+
+    handler.__annotations__ = {"msg": Cat, "session": annotation}
+    assert second(registry, handler) == "session"
+
+
+def test_a_session_class_known_to_type_checkers_alone_is_one_by_its_name(
+    registry: HandlerRegistry,
+) -> None:
+    def handler(msg: Cat, session: UnknownSession) -> None: ...
+
+    assert second(registry, handler) == "session"
+
+
+def test_a_second_parameter_with_a_default_is_the_handlers_own(registry: HandlerRegistry) -> None:
+    assert second(registry, optional_second) == ""
+
+
+def test_a_context_with_a_default_is_given_nevertheless(registry: HandlerRegistry) -> None:
+    def handler(msg: Cat, ctx: RequestContext = None) -> None: ...  # type: ignore[assignment]
+
+    assert second(registry, handler) == "context"
+
+
+# Refused
+
+
+def no_parameter() -> None: ...
+def three(a: Cat, b: Any, c: Any) -> None: ...
+def keyword(msg: Cat, *, must: int) -> None: ...
+def number(msg: int) -> None: ...
+def maybe(msg: Optional[Cat]) -> None: ...  # noqa: UP045
+def misspelt(msg: Unknown) -> None: ...
+
+
+async def coroutine(msg: Cat) -> None: ...
+
+
+async def asynchronous_generator(msg: Cat) -> Any:
+    yield 1
+
+
+class AsyncCallable:
+    async def __call__(self, msg: Cat) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (no_parameter, "must take the message"),
+        (three, "no other that is required"),
+        (keyword, "no other that is required"),
+        (number, "not a Message type"),
+        (maybe, "not a Message type"),
+        (misspelt, r"can't be resolved .*@session\.on_request\(MyMessage\)"),
+        (coroutine, "no event loop"),
+        (asynchronous_generator, "no event loop"),
+        (functools.partial(coroutine), "no event loop"),
+        (AsyncCallable(), "no event loop"),
+        (int, "not a Message type"),
+        (7, "takes a function or a type"),
+        ("text", "takes a function or a type"),
+    ],
+)
+def test_what_cant_be_a_handler_is_refused_at_registration(
+    registry: HandlerRegistry, function: Any, why: str
+) -> None:
+    with pytest.raises(TypeError, match=why):
+        registry.register(function)
+    assert not registry
+
+
+def test_a_type_that_is_no_message_is_refused_before_there_is_a_handler(
+    registry: HandlerRegistry,
+) -> None:
+    with pytest.raises(TypeError, match="not a Message type"):
+        registry.register(int | str)
+
+
+def test_taking_back_what_is_not_registered_is_an_error(registry: HandlerRegistry) -> None:
+    registry.register(cat)
+    registry.register(Dog)(cat)
+    registry.remove(cat)
+
+    assert takes(registry) == []
+    with pytest.raises(ValueError, match=r"cat\(\) is not registered with on_request"):
+        registry.remove(cat)
+
+
+def test_exception_handlers_are_picked_by_the_exceptions_type() -> None:
+    registry = HandlerRegistry(BaseException, "on_exception")
+
+    def lookup(error: LookupError) -> None: ...
+    def any_error(error: Exception) -> None: ...
+
+    registry.register(lookup)
+    registry.register(any_error)
+    assert [h.function for h in registry.find(KeyError)] == [lookup, any_error]
+    assert [h.function for h in registry.find(ValueError)] == [any_error]
+    assert registry.find(KeyboardInterrupt) == ()
+
+
+def test_no_handler_is_lost_when_threads_register_at_the_same_time() -> None:
+    registry = HandlerRegistry(Message, "on_message")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    start = threading.Barrier(4)
+
+    def register() -> None:
+        start.wait()
+        for _ in range(50):
+            registry.register(Cat)(lambda msg: None)
+            registry.find(Cat)
+
+    try:
+        threads = [threading.Thread(target=register) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+
+    assert len(registry.find(Cat)) == 200
+
+
+def test_outside_of_a_handler_there_is_no_current_request() -> None:
+    assert current_request() is None
