@@ -26,9 +26,12 @@ _HEADER_SIZE = _HEADER.size
 _pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
 
-_BUFFER_SIZE = 1 << 16
-"""Bytes of the shared buffer: the default capacity of a Linux pipe, so that one read
-can empty it."""
+_FIRST_BUFFER = 1 << 13
+"""Bytes of the shared buffer at first: idle sessions are many, and their messages small."""
+
+_LARGEST_BUFFER = 1 << 16
+"""Bytes that it grows to when a read fills it: the default capacity of a Linux pipe, so
+that one read can empty it."""
 
 _LEAST_READ = 1 << 12
 """Bytes of room behind the data that are worth a read; with less, the data moves."""
@@ -39,6 +42,11 @@ than the bookkeeping of writing the pieces."""
 
 _RESERVE_LIMIT = 1 << 20
 """Bytes from which on memory for a frame is only reserved; see :func:`_allocate`."""
+
+_HUGE_PAGES_FROM = 8 << 20
+"""Bytes from which on that memory is asked for in huge pages (madvise(2)): handing over
+64 MiB in pages of 4 KiB takes the kernel longer than copying them. What is backed is then
+up to 2 MiB more than has arrived."""
 
 _HEAD_SIZE = 512
 """Bytes of a frame that is too large which are kept to find its id: more than the
@@ -105,8 +113,10 @@ class FrameDecoder:
 
     def __init__(self, max_frame_size: int, is_payload: Callable[[bytes], bool]) -> None:
         self._max_frame_size = max_frame_size
+        self._max_small = max_frame_size + _HEADER_SIZE
         self._is_payload = is_payload
-        self._memory = bytearray(_BUFFER_SIZE)
+        self._size = _FIRST_BUFFER
+        self._memory = bytearray(self._size)
         self._view = memoryview(self._memory)
         self._start = 0  # of what is not yet decoded
         self._end = 0
@@ -119,9 +129,11 @@ class FrameDecoder:
         if self._large is not None:
             return self._large[self._filled :]
         if self._start == self._end:
+            if self._end == self._size < _LARGEST_BUFFER:
+                self._grow()  # the last read filled it
             self._start = self._end = 0
             return self._view
-        if self._start and _BUFFER_SIZE - self._end < _LEAST_READ:
+        if self._start and self._size - self._end < _LEAST_READ:
             self._move_to_front()
         return self._view[self._end :]
 
@@ -134,9 +146,15 @@ class FrameDecoder:
             payload, self._large = self._large, None
             return [payload]
         end = self._end = self._end + count
+        if end == count >= _HEADER_SIZE and not self._skip:
+            # One whole small frame, and nothing else: what nearly always arrives.
+            magic, length = _unpack_header(self._memory)
+            if magic == _MAGIC_NUMBER and length + _HEADER_SIZE == end <= self._max_small:
+                self._start = end
+                return [memoryview(self._memory[_HEADER_SIZE:end])]
         found: list[memoryview | Junk | Oversized] = []
         if not self._skip:
-            # Whole small frames, one behind the other: what nearly always arrives.
+            # Whole small frames, one behind the other: a burst.
             memory = self._memory
             start = self._start
             while end - start >= _HEADER_SIZE:
@@ -186,8 +204,10 @@ class FrameDecoder:
             self._start = end
             found.append(memoryview(self._memory[start:end]))
             return True
-        if length > _BUFFER_SIZE - _HEADER_SIZE:
+        if length > _LARGEST_BUFFER - _HEADER_SIZE:
             self._start_large(start, length, found)
+        elif length > self._size - _HEADER_SIZE:
+            self._grow()
         return False
 
     def _start_large(
@@ -207,9 +227,8 @@ class FrameDecoder:
     def _skip_oversized(self, length: int, found: list[memoryview | Junk | Oversized]) -> bool:
         start = self._start + _HEADER_SIZE
         if self._end - start < min(length, _HEAD_SIZE):
-            if _BUFFER_SIZE - self._start >= _HEADER_SIZE + _HEAD_SIZE:
-                return False
-            self._move_to_front()
+            if self._size - self._start < _HEADER_SIZE + _HEAD_SIZE:
+                self._move_to_front()
             return False
         head = bytes(self._memory[start : start + min(length, _HEAD_SIZE)])
         if not self._is_payload(head):
@@ -222,6 +241,15 @@ class FrameDecoder:
     def _move_to_front(self) -> None:
         """Make room behind what is not yet decoded."""
         rest = self._memory[self._start : self._end]
+        self._start, self._end = 0, len(rest)
+        self._memory[: len(rest)] = rest
+
+    def _grow(self) -> None:
+        """Make the shared buffer as large as it gets; what is not yet decoded moves along."""
+        rest = self._memory[self._start : self._end]
+        self._size = _LARGEST_BUFFER
+        self._memory = bytearray(self._size)
+        self._view = memoryview(self._memory)
         self._start, self._end = 0, len(rest)
         self._memory[: len(rest)] = rest
 
@@ -255,4 +283,13 @@ def _allocate(size: int) -> memoryview:
         return memoryview(bytearray(size))
     import mmap
 
-    return memoryview(mmap.mmap(-1, size))
+    if not hasattr(mmap, "MAP_ANONYMOUS"):  # pragma: no cover - Windows
+        return memoryview(mmap.mmap(-1, size))
+    # Private: the default, shared memory, would have a forked child see what comes later.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= _HUGE_PAGES_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without them
+    return memoryview(memory)

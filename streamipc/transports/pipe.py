@@ -24,6 +24,10 @@ _PIPE_SIZE = 1 << 20
 """Bytes. What F_SETPIPE_SZ is asked for: the default of /proc/sys/fs/pipe-max-size, and
 the size from which on larger pipes no longer raised throughput where it was measured."""
 
+_MOST_AT_ONCE = 1 << 17
+"""Bytes. A read holds the pipe's lock, so while one empties a whole large pipe the other
+side can't fill it; in pieces of this size the two copy at the same time."""
+
 _TERMINAL_STEP = 256
 """Bytes. What a terminal takes without blocking once poll(2) says that it is writable:
 the kernel keeps room in units of 256 (``tty_buffer_space_avail``)."""
@@ -130,6 +134,8 @@ class FdTransport:
             count = self._read_prefix(buffer, source)
             if count:
                 return count
+        if len(buffer) > _MOST_AT_ONCE:
+            buffer = buffer[:_MOST_AT_ONCE]
         try:
             received: int = _read_fd(self.read_fds[source], (buffer,))
         except OSError as error:
