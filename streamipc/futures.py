@@ -126,8 +126,10 @@ class ResponseFuture(Future[R], Generic[R]):
             SessionClosedError: what its name says.
             concurrent.futures.CancelledError: the future was cancelled.
         """
-        if self._state == _PENDING:
-            self._wait(timeout)
+        if self._state == _PENDING and not self.owner.wait(
+            self, None if timeout is None else _end_of(timeout)
+        ):
+            raise self._not_in(timeout)
         if self._state == _FINISHED:
             # What Future.result does, without its lock: a finished future never changes.
             if self._exception is None:
@@ -140,17 +142,15 @@ class ResponseFuture(Future[R], Generic[R]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what :meth:`result` would raise, or ``None``; waits in the same way."""
-        if self._state == _PENDING:
-            self._wait(timeout)
+        if self._state == _PENDING and not self.owner.wait(self, _end_of(timeout)):
+            raise self._not_in(timeout)
         return super().exception(0)
 
-    def _wait(self, timeout: float | None) -> None:
-        end = _end_of(timeout)
-        if not self.owner.wait(self, end):
-            raise RequestTimeoutError(
-                f"no reply to {type(self.request).__name__} (request {self.id!r}) within "
-                f"{timeout:g} s; the request itself goes on"
-            )
+    def _not_in(self, timeout: float | None) -> RequestTimeoutError:
+        return RequestTimeoutError(
+            f"no reply to {type(self.request).__name__} (request {self.id!r}) within "
+            f"{timeout:g} s; the request itself goes on"
+        )
 
     def cancel(self) -> bool:
         """Cancel the request: forget the reply, and tell the peer's handler to stop.
@@ -168,6 +168,7 @@ class ResponseFuture(Future[R], Generic[R]):
                 waiter.add_cancelled(self)
             self._condition.notify_all()
         self.owner.cancel(self)
+        self.keeps = None
         self._wake()
         self._invoke_callbacks()
         return True
@@ -190,7 +191,9 @@ class ResponseFuture(Future[R], Generic[R]):
                 self._state = _FINISHED
         if not (bare or self._settle_with_condition(value, error)):
             return False
-        self._wake()
+        self.keeps = None
+        if self.wakers or self.on_end is not None:
+            self._wake()
         return True
 
     def _settle_with_condition(self, value: Any, error: BaseException | None) -> bool:
@@ -222,7 +225,6 @@ class ResponseFuture(Future[R], Generic[R]):
         self._invoke_callbacks()
 
     def _wake(self) -> None:
-        self.keeps = None
         on_end = self.on_end
         if on_end is not None:
             on_end()

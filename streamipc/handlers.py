@@ -12,14 +12,13 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Union
 
 from .exceptions import RequestCancelledError
 from .messages import Message
 
 if TYPE_CHECKING:
-    from contextvars import ContextVar
-
     from .engine.serving import Served
     from .protocol.envelopes import RequestId
     from .session import IpcSession
@@ -116,22 +115,29 @@ class RequestContext:
         self._served.progress(item)
 
 
-_current: ContextVar[RequestContext | None] | None = None
-
-
-def current_request_var() -> ContextVar[RequestContext | None]:
-    """Return the context variable behind :func:`current_request`."""
-    global _current
-    if _current is None:
-        from contextvars import ContextVar
-
-        _current = ContextVar("streamipc.current_request", default=None)
-    return _current
+current: ContextVar[RequestContext | Served | None] = ContextVar(
+    "streamipc.current_request", default=None
+)
+"""What the calling code handles; see :func:`current_request`, which makes the context of a
+request that had no need of one yet."""
 
 
 def current_request() -> RequestContext | None:
     """Return the context of the request that the calling code handles, or ``None``."""
-    return current_request_var().get()
+    handled = current.get()
+    if handled is None or isinstance(handled, RequestContext):
+        return handled
+    context = RequestContext(handled)
+    current.set(context)
+    return context
+
+
+SLOW_SECONDS = 0.001
+"""A handler that took longer than this is given to a worker the next time. Half of the
+engine's ``TICK``: what is quicker would hardly be noticed by the standby either."""
+
+QUICK_RUNS = 32
+"""Runs in a row below :data:`SLOW_SECONDS` after which a slow handler counts as quick again."""
 
 
 class Handler:
@@ -144,7 +150,7 @@ class Handler:
         inline: run it on the thread that reads, however long it took before.
     """
 
-    __slots__ = ("function", "inline", "is_slow", "quick_runs", "second", "types")
+    __slots__ = ("function", "inline", "is_slow", "plain_type", "quick_runs", "second", "types")
 
     def __init__(
         self, function: Callable[..., Any], types: tuple[type, ...], second: str, inline: bool
@@ -155,6 +161,17 @@ class Handler:
         self.inline = inline
         self.is_slow = False  # learnt: give it to a worker instead of the thread that reads
         self.quick_runs = 0  # since it last was slow
+        self.plain_type: type | None = None  # of what it last returned: no generator
+
+    def took(self, seconds: float) -> None:
+        """Learn how long it takes: one slow run makes it slow, many quick ones quick again."""
+        if seconds > SLOW_SECONDS:
+            self.is_slow = True
+            self.quick_runs = 0
+        elif self.is_slow:
+            self.quick_runs += 1
+            if self.quick_runs >= QUICK_RUNS:
+                self.is_slow = False
 
 
 class HandlerRegistry:

@@ -121,6 +121,7 @@ class Message(metaclass=MessageMeta, abstract=True):
 
     __slots__ = ()
     __wire_name__: ClassVar[str]
+    __streamipc_layout__: ClassVar[Any] = None  # of the class, or of a base; _native_layout.py
 
 
 class Request(Message, Generic[R_co], abstract=True):

@@ -87,10 +87,10 @@ class IpcPeer(Registering):
         if not (isinstance(session_type, type) and issubclass(session_type, IpcSession)):
             raise TypeError(f"session_type must be a subclass of IpcSession, not {session_type!r}")
         spin = checked_timeout(spin)
+        self._timeout = None if timeout is None else checked_timeout(timeout)
         self._options = Options(
             serializer=serializer,
             next_id=id_generator,
-            timeout=None if timeout is None else checked_timeout(timeout),
             max_frame_size=max_frame_size,
             handler_threads=handler_threads,
             spin=spin if usable_cpus() > 1 else 0.0,
@@ -107,8 +107,8 @@ class IpcPeer(Registering):
 
     @property
     def timeout(self) -> float | None:
-        """Seconds for which a request waits by default."""
-        return self._options.timeout
+        """Seconds for which a request waits by default; ``None``: for ever."""
+        return self._timeout
 
     # Making sessions.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import types
 import warnings
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from .engine.engine import Engine
 from .engine.progress import ProgressCalls
 from .exceptions import SessionClosedError
 from .futures import ResponseFuture, ResponseStream
-from .handlers import current_request
+from .handlers import current
 from .messages import Message, Request
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ class IpcSession(Registering):
             ProtocolError: it is larger than ``max_frame_size``; nothing was sent.
             SessionClosedError: the session has ended.
         """
-        check_message(message, "request")
-        timeout = self._timeout(timeout)
+        if not isinstance(message, Message):
+            check_message(message, "request")
+        timeout = self._seconds(timeout)
         if metadata:
             metadata = checked_metadata(metadata)
         if on_progress is None:
@@ -197,7 +199,7 @@ class IpcSession(Registering):
         streams: list[ResponseStream[Any]] = []
         self._engine.request(
             message,
-            self._timeout(timeout),
+            self._seconds(timeout),
             checked_metadata(metadata),
             self,
             window,
@@ -334,16 +336,19 @@ class IpcSession(Registering):
             return ProcessSession
         return types.new_class(cls.__name__, (cls, ProcessSession))
 
-    def _timeout(self, timeout: float | None) -> float | None:
-        if timeout is None:
-            return None
+    def _seconds(self, timeout: float | None) -> float | None:
+        """Return a request's time.
+
+        By default it is the peer's, or what remains of the request that the calling code
+        handles, if that is less.
+        """
         if timeout is not DEFAULT:
-            return checked_timeout(timeout)
-        default = self._peer.options.timeout
-        context = current_request()
-        if context is None or context.deadline is None:
+            return None if timeout is None else checked_timeout(timeout)
+        default = self._peer._timeout
+        served = current.get()
+        if served is None or served.deadline is None:
             return default
-        remaining = context.time_remaining()
+        remaining = max(0.0, served.deadline - time.monotonic())
         return remaining if default is None else min(default, remaining)
 
 

@@ -19,7 +19,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from .jobs import CallJob, RequestJob
+from .jobs import CallJob
+from .serving import Served
 
 if TYPE_CHECKING:
     from ..exceptions import SessionClosedError
@@ -343,7 +344,7 @@ class Closing:
     def _run_leftovers(self) -> None:
         """Run the user's callbacks that nobody else will call any more."""
         for job in self._engine.crew.drop_jobs():
-            if not isinstance(job, RequestJob):
+            if not isinstance(job, Served):
                 job.run()
 
     def _shut_down_child(self, end: float) -> None:

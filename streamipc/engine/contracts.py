@@ -19,7 +19,6 @@ class Options(NamedTuple):
 
     serializer: MessageSerializer
     next_id: IdGenerator | None  # None: each session counts
-    timeout: float | None  # seconds
     max_frame_size: int  # bytes
     handler_threads: int
     spin: float  # seconds

@@ -48,17 +48,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .reading import TICK, Reader, wake
-from .staff import IDLE_SECONDS, Job, Member
+from .staff import IDLE_SECONDS, Job, Member, take_seat, working_member
 from .watching import Watching
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
     from .polling import Inlet, Wakeup
 
-__all__ = ["Crew", "current_crew"]
-
-_local = threading.local()
-"""``_local.crew`` is the crew whose job this thread runs, if it does."""
+__all__ = ["Crew"]
 
 
 class Crew(Watching):
@@ -75,7 +72,8 @@ class Crew(Watching):
         name: of the threads.
         expire: called with the futures whose time is over.
         flush: writes out what jobs have queued; may block.
-        flush_some: writes what there is room for; returns whether little is left.
+        flush_some: writes what there is room for.
+        is_clogged: tells whether the peer does not read what we write.
         crashed: called when a member fails for a reason of nobody's foreseeing.
     """
 
@@ -90,7 +88,8 @@ class Crew(Watching):
         name: str,
         expire: Callable[[list[Any]], None],
         flush: Callable[[], None],
-        flush_some: Callable[[], bool],
+        flush_some: Callable[[], None],
+        is_clogged: Callable[[], bool],
         crashed: Callable[[BaseException], None],
     ) -> None:
         self._lock = lock
@@ -103,6 +102,7 @@ class Crew(Watching):
         self._expire = expire
         self._flush = flush
         self._flush_some = flush_some
+        self._is_clogged = is_clogged
         self._crashed = crashed
         self._quick: deque[Job] = deque()  # for the watcher
         self._slow: deque[Job] = deque()  # for workers
@@ -118,6 +118,7 @@ class Crew(Watching):
         self._on_errands = 0  # members that run one; they count as running as well
         self._stopping = False
         self._quiet = threading.Condition(lock)  # notified when the last job has ended
+        self._quiet_waiters = 0
         reader.wake_watcher = self._wake_watcher
         reader.work_arrived = self._work_arrived
 
@@ -139,6 +140,22 @@ class Crew(Watching):
         if stopped:
             job.run()
 
+    def submit_read(self, job: Job) -> None:
+        """Queue a job that the holder of the reading role has just read.
+
+        It sees to quick ones itself: the watcher looks for them after each read, a caller
+        by ``work_arrived``, and who leaves the role by ``wake_watcher``. So they cost no lock.
+        """
+        if job.is_slow:
+            with self._lock:
+                self._give_to_worker(job)
+        else:
+            self._quick.append(job)
+
+    def more_is_coming(self) -> bool:
+        """Tell whether the watcher has more to run before it flushes."""
+        return bool(self._quick)
+
     def submit_locked(self, job: Job) -> None:
         """As :meth:`submit`, with the lock held, and while the session lives."""
         watcher = self._watcher
@@ -147,7 +164,7 @@ class Crew(Watching):
             self._give_to_worker(job)
             return
         self._quick.append(job)
-        if watcher is not None and watcher.sleeps_until != 0.0:
+        if watcher is not None and (watcher.sleeps_until != 0.0 or watcher.polling):
             self._rouse(watcher)
 
     def _reads_here(self) -> bool:
@@ -181,11 +198,15 @@ class Crew(Watching):
     def wait_until_quiet(self, end: float | None, own_jobs: int = 0) -> bool:
         """Wait until no job runs or waits; return whether it is so."""
         with self._lock:
-            while self.jobs() > own_jobs:
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                self._quiet.wait(left)
+            self._quiet_waiters += 1
+            try:
+                while self.jobs() > own_jobs:
+                    left = None if end is None else end - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    self._quiet.wait(left)
+            finally:
+                self._quiet_waiters -= 1
         return True
 
     def drop_jobs(self) -> list[Job]:
@@ -200,7 +221,8 @@ class Crew(Watching):
 
     def runs_here(self) -> bool:
         """Tell whether the calling thread is running one of this crew's jobs."""
-        return getattr(_local, "crew", None) is self
+        member = working_member()
+        return member is not None and member.crew is self
 
     def stop(self) -> None:
         """Tell all members to end once they are done with what they do."""
@@ -220,7 +242,7 @@ class Crew(Watching):
     # Hiring and calling, with the lock held.
 
     def _hire(self) -> Member | None:
-        member = Member()
+        member = Member(self)
         member.thread = threading.Thread(
             target=self._work, args=(member,), name=self._name, daemon=True
         )
@@ -279,8 +301,9 @@ class Crew(Watching):
     def _ended(self, job: Job) -> None:
         self.running -= 1
         self._on_errands -= job.is_errand
-        self._call_workers()
-        if not self.running:
+        if self._errands or self._slow:
+            self._call_workers()
+        if self._quiet_waiters and not self.running:
             self._quiet.notify_all()
 
     def _rouse(self, member: Member) -> None:
@@ -325,6 +348,7 @@ class Crew(Watching):
     # A member's life.
 
     def _work(self, me: Member) -> None:
+        take_seat(me)
         try:
             while self._next_duty(me):
                 pass
@@ -366,7 +390,11 @@ class Crew(Watching):
         if job is None:
             duty(me)
         else:
-            self._run(job)
+            me.job = job
+            start = time.perf_counter()
+            job.run()
+            job.took(time.perf_counter() - start)
+            me.job = None
             self._flush()
             with self._lock:
                 self._ended(job)
@@ -378,14 +406,6 @@ class Crew(Watching):
             self._watcher = None
         if self._standby is me:
             self._standby = None
-
-    def _run(self, job: Job) -> None:
-        _local.crew = self
-        _local.on_errand = job.is_errand
-        start = time.perf_counter()
-        job.run()
-        job.took(time.perf_counter() - start)
-        _local.crew = None
 
     def _idle_away(self, me: Member) -> None:
         rung = me.bell.acquire(timeout=IDLE_SECONDS)
@@ -463,11 +483,11 @@ class Crew(Watching):
 
     # Blocking inside a job.
 
-    def enter_wait(self) -> None:
-        """A job of this thread is going to wait for something of the session's."""
+    def enter_wait(self, job: Job) -> None:
+        """``job``, of this thread, is going to wait for something of the session's."""
         with self._lock:
             self.running -= 1
-            self._on_errands -= _local.on_errand
+            self._on_errands -= job.is_errand
             self.blocked_jobs += 1
             reader = self._reader
             reader.paused = False
@@ -478,14 +498,9 @@ class Crew(Watching):
                 self._wake_watcher()
             self._call_workers()
 
-    def leave_wait(self) -> None:
+    def leave_wait(self, job: Job) -> None:
         """It has waited."""
         with self._lock:
             self.running += 1
-            self._on_errands += _local.on_errand
+            self._on_errands += job.is_errand
             self.blocked_jobs -= 1
-
-
-def current_crew() -> Crew | None:
-    """Return the crew whose job the calling thread runs, if any."""
-    return getattr(_local, "crew", None)

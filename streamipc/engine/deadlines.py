@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Deadlines"]
 
+_push = heapq.heappush
+
 _SLACK = 64
 """Dead entries that are always tolerated, so that small heaps are never rebuilt."""
 
@@ -40,7 +42,7 @@ class Deadlines:
     def add(self, deadline: float, future: ResponseFuture[Any]) -> None:
         """Enter a future that already stands in ``calls``."""
         heap = self._heap
-        heapq.heappush(heap, (deadline, self._order(), future))
+        _push(heap, (deadline, self._order(), future))
         if len(heap) > 2 * len(self._calls) + _SLACK:
             pending = self._calls.get
             # As _is_pending says, without the calls: this is run once for each request.

@@ -9,6 +9,7 @@ lock of its own and never takes this one while it holds it; nor the other way ro
 from __future__ import annotations
 
 import _thread
+import itertools
 import os
 import threading
 import time
@@ -27,7 +28,6 @@ from ..messages import Message
 from ..protocol.connection import Connection
 from ..protocol.envelopes import (
     Cancel,
-    CounterIdGenerator,
     Credit,
     ErrorResponse,
     Notification,
@@ -35,7 +35,7 @@ from ..protocol.envelopes import (
 )
 from .closing import Closing
 from .contracts import Host, Options, Stats
-from .crew import Crew, current_crew
+from .crew import Crew
 from .deadlines import Deadlines, is_lingering
 from .dispatching import Dispatching, Received
 from .jobs import MAX_NOTIFICATIONS, CallJob
@@ -45,7 +45,8 @@ from .polling import Inlet, Wakeup
 from .reading import Reader, wake
 from .serving import Served, error_frame
 from .solo import Solo
-from .writing import Writer, WriteTimeoutError
+from .staff import working_member
+from .writing import HIGH_WATER, Writer, WriteTimeoutError
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
@@ -53,10 +54,6 @@ if TYPE_CHECKING:
     from ..transports.base import Transport
 
 __all__ = ["Engine"]
-
-FLUSH_AT = 1 << 16
-"""Bytes of answers that may wait for room before the watcher leaves requests to workers,
-each of which waits for room with its answer."""
 
 MAX_BACKLOG = 1 << 20
 """Bytes of refusals that may wait for room before reading, which causes them, pauses."""
@@ -87,7 +84,7 @@ class Engine(Dispatching):
         self.transport = transport
         self.host = host
         self._options = options
-        self._next_id = options.next_id or CounterIdGenerator()
+        self._next_id = options.next_id or itertools.count(1).__next__
         self.lock = threading.Lock()
         pollable = bool(getattr(transport, "pollable", False))
         fds: tuple[int, ...] = transport.read_fds if pollable else ()  # type: ignore[attr-defined]
@@ -131,7 +128,8 @@ class Engine(Dispatching):
                 name,
                 self._expire,
                 self.writer.flush,
-                self._flush_some,
+                self.writer.flush_some,
+                self.writer.is_clogged,
                 self._crew_failed,
             )
         else:
@@ -142,6 +140,7 @@ class Engine(Dispatching):
                 self.solo.read_while_full(self.outlet)
         self.closing = Closing(self)
         self._pid = os.getpid()
+        self._foreign = False  # set by the hook that every fork runs (lifetimes.py)
         self._started = False
         self._refusal: Callable[[], SessionClosedError] | None = None
         self._received = Received()
@@ -262,11 +261,8 @@ class Engine(Dispatching):
                 self._deadlines.add(deadline, future)
                 self.crew.deadline_added(deadline)
         try:
-            if len(frame) == 1:
-                self.writer.send_soon(frame, deadline)
-            else:
-                # Large buffers are the caller's own: they are written before it goes on.
-                self.writer.send(frame, deadline)
+            # Large buffers are the caller's own: they are written before it goes on.
+            self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
         except WriteTimeoutError:
             self._expire([future])
         except SessionClosedError:
@@ -332,26 +328,28 @@ class Engine(Dispatching):
         """Send a progress item; blocks while the stream is full."""
         self.writer.send(frame)
 
-    def answer(self, served: Served, frame: list[Buffer], by_watcher: bool = False) -> None:
+    def answer(self, served: Served, frame: list[Buffer]) -> None:
         """Send the answer to a request, unless nobody waits for one any more.
+
+        The watcher queues it if more is to be answered, and never waits for room.
 
         Args:
             served: the request.
             frame: empty: there is no answer.
-            by_watcher: queue it only: the watcher writes the answers of a burst together,
-                and never waits for room.
         """
-        with self.lock:
-            wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]
-        if not (frame and wanted) or served.was_cancelled():
+        # One step: of several who would answer, the one that takes it off the table does.
+        wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]
+        if not (frame and wanted) or served.cancelled:
             return
-        if by_watcher:
-            self.writer.queue(frame)
-        else:
+        if not served.by_watcher:
             try:
                 self.writer.send(frame)
             except SessionClosedError:
                 pass  # nobody is there to read it
+        elif self.crew.more_is_coming():
+            self.writer.queue(frame)
+        else:
+            self.writer.offer(frame)
 
     def _send_control(self, envelope: Any) -> None:
         """Send what the peer may need to know; never blocks, never raises."""
@@ -365,7 +363,7 @@ class Engine(Dispatching):
         except IpcError as error:  # a serializer of the user's own
             self._report_soon(error)
         else:
-            self.writer.queue_and_flush(frame)
+            self.writer.offer(frame)
             if self.writer.backlog == 0:
                 self._control_bytes = 0
                 return
@@ -393,29 +391,27 @@ class Engine(Dispatching):
                 self.reader.paused = False
                 self.reader.wake_watcher()
 
-    def _flush_some(self) -> bool:
-        self.writer.flush_some()
-        return self.writer.backlog <= FLUSH_AT
-
     # Waiting.
 
     def wait(self, awaited: Any, end: float | None) -> bool:
         """Wait until ``awaited`` is ready or the time is over; return whether it is ready."""
-        if self.is_foreign():
+        if self._foreign:
             raise self.closing.error()
         if self.solo is not None:
             return self.solo.wait(awaited, end)
-        crew = current_crew()
-        if crew is None:
+        member = working_member()
+        if member is None:
             ready = self.reader.wait(awaited, end)
             if self.reader.ended:
                 park_at_exit()
             return ready
-        crew.enter_wait()
+        job = member.job
+        assert job is not None
+        member.crew.enter_wait(job)
         try:
             return self.reader.wait(awaited, end)
         finally:
-            crew.leave_wait()
+            member.crew.leave_wait(job)
 
     def tick(self, timeout: float | None) -> bool:
         """Without threads: read once and run what came of it; tell whether there was input."""
@@ -505,11 +501,12 @@ class Engine(Dispatching):
 
     def is_foreign(self) -> bool:
         """Tell whether this is a copy in a forked child."""
-        return self._pid != os.getpid()
+        return self._foreign
 
     def forget_after_fork(self) -> None:
         """Make this copy, in a forked child, inert. Takes no lock: its holder is not here."""
         pid = self._pid
+        self._foreign = True
 
         def reason() -> SessionClosedError:
             return SessionClosedError(

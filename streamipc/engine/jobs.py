@@ -6,60 +6,19 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .staff import QUICK_RUNS, SLOW_SECONDS
+from ..handlers import SLOW_SECONDS
 
 if TYPE_CHECKING:
     from ..futures import ResponseFuture
     from .engine import Engine
-    from .serving import Served
 
-__all__ = ["CallJob", "CallbacksJob", "NotificationsJob", "RequestJob"]
+__all__ = ["CallJob", "CallbacksJob", "NotificationsJob"]
 
 MAX_NOTIFICATIONS = 1 << 10
 """Notifications that may wait for their handlers before reading pauses."""
 
 _BURST = 64
 """Notifications handled before the next duty gets a turn."""
-
-
-class RequestJob:
-    """Handles one request."""
-
-    __slots__ = ("_engine", "_handler", "_served", "by_watcher", "is_errand")
-
-    def __init__(self, engine: Engine, served: Served) -> None:
-        self.by_watcher = False
-        self._engine = engine
-        self._served = served
-        self._handler = handler = served.handlers[0] if served.handlers else None
-        # An inline handler needs no handler thread, so it waits for none.
-        self.is_errand = handler is not None and handler.inline
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether its handler was slow lately."""
-        handler = self._handler
-        return handler is not None and handler.is_slow and not handler.inline
-
-    def took(self, seconds: float) -> None:
-        """Learn how long the handler takes."""
-        handler = self._handler
-        if handler is None:
-            return
-        if seconds > SLOW_SECONDS:
-            handler.is_slow = True
-            handler.quick_runs = 0
-        elif handler.is_slow:
-            handler.quick_runs += 1
-            if handler.quick_runs >= QUICK_RUNS:
-                handler.is_slow = False
-
-    def run(self) -> None:
-        """Run the handlers and queue the answer."""
-        served = self._served
-        # One that nobody waits for any more leaves the table, and nothing is sent.
-        frame = [] if served.was_cancelled() else served.run_request()
-        self._engine.answer(served, frame, self.by_watcher)
 
 
 class NotificationsJob:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-__all__ = ["Inlet", "SpinPolicy", "Wakeup", "milliseconds", "usable_cpus"]
+__all__ = ["Inlet", "Ready", "SpinPolicy", "Wakeup", "milliseconds", "usable_cpus"]
 
 
 _LONGEST = 10**9
@@ -125,6 +125,10 @@ class SpinPolicy:
                 self._credit = self._LOSS - 1
 
 
+Ready = list[tuple[int, int]]
+"""Descriptors that can be read, each with its event mask, as ``poll`` returns them."""
+
+
 class Inlet:
     """Polls the descriptors of one session for one role.
 
@@ -152,19 +156,21 @@ class Inlet:
             self._now.unregister(fd)
             self._wait.unregister(fd)
 
-    def ready(self) -> list[int]:
+    def ready(self) -> Ready:
         """Return the descriptors that can be read now."""
-        return [fd for fd, _ in self._now.poll(0)]
+        return self._now.poll(0)
 
-    def wait(self, timeout: float | None) -> list[int]:
+    def wait(self, timeout: float | None) -> Ready:
         """Return the descriptors that can be read, after at most ``timeout`` seconds.
 
         The result is empty when the time is over or the wake-up came.
         """
         found = self._wait.poll(milliseconds(timeout))
-        return [fd for fd, _ in found if fd != self._wakeup]
+        if len(found) == 1 and found[0][0] != self._wakeup:
+            return found
+        return [one for one in found if one[0] != self._wakeup]
 
-    def spin(self, policy: SpinPolicy) -> list[int]:
+    def spin(self, policy: SpinPolicy) -> Ready:
         """Return the descriptors that can be read now, or after a spin if the policy says so."""
         poll = self._now.poll
         found = poll(0)
@@ -179,7 +185,7 @@ class Inlet:
                     return []
                 found = poll(0)
             policy.succeeded()
-        return [fd for fd, _ in found]
+        return found
 
 
 def milliseconds(timeout: float | None) -> float | None:

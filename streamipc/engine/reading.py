@@ -58,7 +58,7 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .polling import Inlet, SpinPolicy, Wakeup
+from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
 if TYPE_CHECKING:
     import threading
@@ -201,7 +201,8 @@ class Reader:
                         self.waiting[waiter] = None
                 if mine or (waiter and self._sleep(waiter, end)):
                     self._read_for(awaited, end)
-                    self.leave()
+                    with self._lock:
+                        self.leave_locked()
                 if awaited.ready():
                     return True
                 if end is not None and time.monotonic() >= end:
@@ -254,7 +255,7 @@ class Reader:
                 self.read(fds)
                 self.work_arrived()
 
-    def _wait_for_input(self, awaited: Awaited, timeout: float | None) -> list[int]:
+    def _wait_for_input(self, awaited: Awaited, timeout: float | None) -> Ready:
         """Wait for input, or until another thread has made ``awaited`` ready."""
         assert self._inlet is not None
         wakers = awaited.wakers
@@ -286,10 +287,10 @@ class Reader:
 
     # Reading, as the holder.
 
-    def read(self, fds: list[int]) -> None:
+    def read(self, ready: Ready) -> None:
         """Read from the descriptors that are ready, once each, and dispatch what came."""
         self.reads += 1
-        for fd in fds:
+        for fd, _ in ready:
             self.read_source(self._sources[fd])
 
     def read_source(self, source: int = 0) -> None:
@@ -317,7 +318,7 @@ class Reader:
             self._source_ended(0, InterruptedError(errno.EINTR, "interrupted in a read"))
             raise
 
-    def look(self) -> list[int]:
+    def look(self) -> Ready:
         """Return what can be read now, or after a spin if the crew's policy says so."""
         assert self._inlet is not None
         return self._inlet.spin(self.crew_spin)

@@ -21,7 +21,7 @@ from ..exceptions import (
     SessionClosedError,
     UnhandledRequestError,
 )
-from ..handlers import Handler, RequestContext, current_request_var
+from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
 
@@ -70,24 +70,21 @@ class Answering(Protocol):
 class Served:
     """One request of the peer's, or one notification, while it is being handled.
 
-    ``_lock`` guards ``credit``, ``_cancelled`` and ``_callbacks``; it is never held while
-    anything is called.
+    A request is a job of the crew's (``staff.py``) itself.
+
+    ``_lock`` guards ``credit``, ``cancelled``, ``wakers`` and ``_callbacks``; it is never
+    held while anything is called.
+
+    Attributes:
+        cancelled: the caller, or the end of the session, cancelled it.
     """
 
-    __slots__ = (
-        "_callbacks",
-        "_cancelled",
-        "_engine",
-        "_lock",
-        "credit",
-        "deadline",
-        "handlers",
-        "id",
-        "message",
-        "metadata",
-        "wakers",
-        "window",
-    )
+    # What most requests never change stands here, so that making one costs little.
+    by_watcher = False
+    cancelled = False
+    wakers: Any = ()
+    _callbacks: list[Callable[[], object]] | None = None
+    _lock: Any = None
 
     def __init__(
         self,
@@ -104,12 +101,9 @@ class Served:
         self.metadata: Mapping[str, str] | None = envelope.metadata
         self.handlers = handlers
         self.deadline = None if timeout is None else time.monotonic() + timeout
-        self.window = window
-        self.credit = window
-        self.wakers: list[Any] = []
-        self._cancelled = False
-        self._callbacks: list[Callable[[], object]] | None = None
-        self._lock: Any = None
+        self.window = self.credit = window
+        # An inline handler needs no handler thread, so it waits for none.
+        self.is_errand = bool(handlers) and handlers[0].inline
 
     @property
     def session(self) -> IpcSession:
@@ -120,13 +114,9 @@ class Served:
         """Tell whether an item may be sent, or never will be."""
         return self.credit > 0 or self.is_cancelled()
 
-    def was_cancelled(self) -> bool:
-        """Tell whether the caller, or the end of the session, cancelled it."""
-        return self._cancelled
-
     def is_cancelled(self) -> bool:
         """Tell whether nobody waits for the answer, be it for the deadline alone."""
-        if self._cancelled:
+        if self.cancelled:
             return True
         return self.deadline is not None and time.monotonic() >= self.deadline
 
@@ -141,7 +131,7 @@ class Served:
     def cancel(self) -> list[Callable[[], object]]:
         """Mark the request as cancelled; return the callbacks to be called for it."""
         with _lock_of(self):
-            self._cancelled = True
+            self.cancelled = True
             callbacks, self._callbacks = self._callbacks or [], None
         self._wake()
         return callbacks
@@ -172,6 +162,7 @@ class Served:
                 if self.credit > 0:
                     self.credit -= 1
                     break
+                self.wakers = self.wakers or []
             self._engine.wait(self, self.deadline)
         self._engine.send_item(self, frame)
 
@@ -182,25 +173,36 @@ class Served:
             except RuntimeError:
                 pass  # woken already
 
-    # Running.
+    # Running: a job of the crew's.
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether its handler was slow lately, so that a worker must run it."""
+        return bool(self.handlers) and self.handlers[0].is_slow and not self.is_errand
+
+    def took(self, seconds: float) -> None:
+        """Learn how long the handler takes."""
+        if self.handlers:
+            self.handlers[0].took(seconds)
+
+    def run(self) -> None:
+        """Run the handlers and send the answer."""
+        # One that nobody waits for any more leaves the table, and nothing is sent.
+        frame = [] if self.cancelled else self.run_request()
+        self._engine.answer(self, frame)
 
     def run_request(self) -> list[Buffer]:
         """Run the handlers; return the frame of the answer."""
         assert self.id is not None
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        deadline = self.deadline
+        if deadline is not None and time.monotonic() >= deadline:
             return self._late_frame("its time was over before a handler could start")
         try:
             value = self._handle()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
-            if isinstance(error, KeyboardInterrupt):  # in the main thread, where it reads itself
-                self._engine.report(error)
-            if self._cancelled and isinstance(error, RequestCancelledError):
-                return self._error_frame(error, "cancelled")
-            if not self._is_late():
-                return self._error_frame(error, "handler")
-            return self._late_frame("its time was over while the handler ran")
-        if self._is_late():
+            return self._frame_of_failure(error)
+        if deadline is not None and time.monotonic() >= deadline:
             # Too late for the caller too, whether or not it has looked at its clock yet:
             # our deadline is the later one.
             return self._late_frame("its time was over before the handler was done")
@@ -213,6 +215,15 @@ class Served:
         except IpcError as error:
             return self._error_frame(_explained(error, self.message), "serialization")
 
+    def _frame_of_failure(self, error: BaseException) -> list[Buffer]:
+        if isinstance(error, KeyboardInterrupt):  # in the main thread, where it reads itself
+            self._engine.report(error)
+        if self.cancelled and isinstance(error, RequestCancelledError):
+            return self._error_frame(error, "cancelled")
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            return self._late_frame("its time was over while the handler ran")
+        return self._error_frame(error, "handler")
+
     def run_notification(self) -> bool:
         """Run the handlers; return whether one took the message."""
         try:
@@ -223,26 +234,31 @@ class Served:
 
     def _handle(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""
-        variable = current_request_var()
-        context = RequestContext(self)
-        token = variable.set(context)
+        token = current.set(self)
         try:
             for handler in self.handlers:
-                if handler.second == "context":
-                    value = handler.function(self.message, context)
-                elif handler.second:
-                    value = handler.function(self.message, self.session)
-                else:
+                if not handler.second:
                     value = handler.function(self.message)
-                if hasattr(value, "__next__") and hasattr(value, "throw"):
-                    value = self._exhaust(value)
-                elif hasattr(value, "__await__"):
-                    value = _refuse_coroutine(value, handler)
+                elif handler.second == "context":
+                    value = handler.function(self.message, current_request())
+                else:
+                    value = handler.function(self.message, self.session)
+                if type(value) is not handler.plain_type:
+                    value = self._resolve(value, handler)
                 if value is not NotImplemented:
                     return value
             return NotImplemented
         finally:
-            variable.reset(token)
+            current.reset(token)
+
+    def _resolve(self, value: Any, handler: Handler) -> Any:
+        """Run a generator, refuse a coroutine; remember a type that is neither."""
+        if hasattr(value, "__next__") and hasattr(value, "throw"):
+            return self._exhaust(value)
+        if hasattr(value, "__await__"):
+            return _refuse_coroutine(value, handler)
+        handler.plain_type = type(value)
+        return value
 
     def _exhaust(self, generator: Any) -> Any:
         """Send what a generator yields; return what it returns."""
@@ -260,9 +276,6 @@ class Served:
         finally:
             # GeneratorExit at its yield, so that its finally blocks run here and now.
             generator.close()
-
-    def _is_late(self) -> bool:
-        return self.deadline is not None and time.monotonic() >= self.deadline
 
     def _late_frame(self, text: str) -> list[Buffer]:
         return self._error_frame(RequestTimeoutError(text), "timeout")

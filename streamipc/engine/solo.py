@@ -116,6 +116,14 @@ class Solo:
 
     submit_and_wake = submit
 
+    def submit_read(self, job: Job) -> None:
+        """Queue a job that the holder of the reading role has just read."""
+        self._jobs.append(job)
+
+    def more_is_coming(self) -> bool:
+        """Tell whether more is to be run before a flush."""
+        return bool(self._jobs)
+
     def submit_locked(self, job: Job) -> None:
         """Queue a job, with the lock held."""
         self._jobs.append(job)
@@ -145,11 +153,6 @@ class Solo:
                     return False
                 self._quiet.wait(left)
         return True
-
-    def enter_wait(self) -> None:
-        """Do nothing: a job that waits reads for itself."""
-
-    leave_wait = enter_wait
 
     def run_jobs(self) -> None:
         """Run what is queued, and fail what is over its time."""
@@ -258,7 +261,7 @@ class Solo:
                 try:
                     room, has_input = outlet.poll(left, reader.first_fd if mine else -1)
                     if has_input:
-                        reader.read([reader.first_fd])
+                        reader.read([(reader.first_fd, 0)])
                 finally:
                     if mine:
                         reader.leave()

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import threading
 from _thread import allocate_lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["IDLE_SECONDS", "QUICK_RUNS", "SLOW_SECONDS", "Job", "Member"]
+if TYPE_CHECKING:
+    from .crew import Crew
+
+__all__ = ["IDLE_SECONDS", "Job", "Member", "take_seat", "working_member"]
 
 IDLE_SECONDS = 10.0
 """How long a thread without work is kept."""
-
-SLOW_SECONDS = 0.001
-"""A handler that took longer than this is given to a worker the next time. Half a
-``TICK``: what is quicker would hardly be noticed by the standby either."""
-
-QUICK_RUNS = 32
-"""Runs in a row below :data:`SLOW_SECONDS` after which a slow handler counts as quick again."""
 
 
 class Job(Protocol):
@@ -45,15 +41,34 @@ class Job(Protocol):
 
 
 class Member:
-    """One thread of the crew."""
+    """One thread of the crew.
 
-    __slots__ = ("bell", "job", "polling", "runs", "sleeps_until", "thread")
+    Args:
+        crew: whose.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("bell", "crew", "job", "polling", "runs", "sleeps_until", "thread")
+
+    def __init__(self, crew: Crew) -> None:
+        self.crew = crew
         self.bell = allocate_lock()
         self.bell.acquire()
-        self.job: Job | None = None  # what it runs as the watcher
+        self.job: Job | None = None  # what it runs
         self.runs = 0  # jobs run as the watcher
         self.polling = False  # sleeps in a poll rather than on its bell
         self.sleeps_until: float | None = 0.0  # None: until woken; 0.0: it is awake
         self.thread: threading.Thread
+
+
+_local = threading.local()
+
+
+def take_seat(member: Member) -> None:
+    """Note that the calling thread is this member's."""
+    _local.member = member
+
+
+def working_member() -> Member | None:
+    """Return the member, of whatever crew, that the calling thread is, if it runs a job."""
+    member: Member | None = getattr(_local, "member", None)
+    return member if member is not None and member.job is not None else None

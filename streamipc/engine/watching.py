@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..handlers import SLOW_SECONDS
 from .reading import TICK, Reader
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
-    from .polling import Inlet, Wakeup
+    from .polling import Inlet, Ready, Wakeup
     from .staff import Job, Member
 
 __all__ = ["Watching"]
@@ -29,7 +30,8 @@ class Watching:
     _deadlines: Deadlines
     _inlet: Inlet | None
     _wakeup: Wakeup
-    _flush_some: Callable[[], bool]
+    _flush_some: Callable[[], None]
+    _is_clogged: Callable[[], bool]
     _quick: deque[Job]
     _slow: deque[Job]
     _errands: deque[Job]
@@ -40,7 +42,6 @@ class Watching:
     _alone: bool
     _started: Callable[[Job], None]
     _ended: Callable[[Job], None]
-    _run: Callable[[Job], None]
     _may_run: Callable[[], bool]
     _give_to_worker: Callable[[Job], None]
     _call_workers: Callable[[], None]
@@ -127,10 +128,12 @@ class Watching:
             if inlet is None:
                 reader.read_source()
             else:
-                fds = inlet.spin(reader.crew_spin)
-                if not fds:
-                    break
-                reader.read(fds)
+                ready = inlet.spin(reader.crew_spin) if reader.crew_spin.active else None
+                if not ready:
+                    ready = self._linger(me, inlet)
+                    if not ready:
+                        break
+                reader.read(ready)
                 for fd in reader.take_ended():
                     inlet.forget(fd)
             if self._quick:
@@ -146,6 +149,31 @@ class Watching:
         reader.leave()
         return True
 
+    def _linger(self, me: Member, inlet: Inlet) -> Ready:
+        """Wait for input for a moment, and keep the role meanwhile; return what can be read.
+
+        In a steady exchange the next request comes soon. Leaving the role and taking it
+        again costs as much as the request itself, and while the crew reads no caller wants
+        it. The moment is a ``TICK``, so whatever else wants us waits no longer than it
+        would wait for a watcher that is awake; a new job rouses us.
+        """
+        reader = self._reader
+        if not reader.crew_reads:
+            return inlet.ready()
+        me.polling = True
+        # Seen now, or its submitter sees that we poll: see ``Crew.submit_locked``.
+        if self._quick or self._stopping:
+            me.polling = False
+            return inlet.ready()
+        start = time.monotonic()
+        ready = inlet.wait(TICK)
+        me.polling = False
+        if ready:
+            reader.crew_spin.slept(time.monotonic() - start)
+        else:
+            self._wakeup.clear()
+        return ready
+
     def _run_quick(self, me: Member) -> bool:
         """Run what is quick, with the reading role given up; take that again if it is free.
 
@@ -154,7 +182,6 @@ class Watching:
         """
         reader = self._reader
         here = threading.get_ident()
-        little_left = self._flush_some()
         with self._lock:
             had_role = reader.holder == here
             if had_role:
@@ -162,18 +189,25 @@ class Watching:
                 reader.crew_reads = True
             if self._standby is None or not self._ticking:
                 self._have_standby()
-            job = self._next_quick(me, little_left)
+            job = self._next_quick(me)
         while job is not None:
-            self._run(job)
+            start = time.monotonic()
+            job.run()
+            took = time.monotonic() - start
+            if took > SLOW_SECONDS:
+                job.took(took)
             if not self._quick:
-                # The end of a burst: its answers go out together.
-                little_left = self._flush_some()
+                self._flush_some()  # the end of a burst: its answers go out together
             with self._lock:
                 me.job = None
                 self._ended(job)
                 if self._watcher is not me:
                     return False
-                job = self._next_quick(me, little_left)
+                job = self._next_quick(me)
+                if job is None and had_role and reader.holder is None and not self._stopping:
+                    reader.holder = here
+                    return True
+        self._flush_some()
         with self._lock:
             if self._watcher is not me:
                 return False
@@ -181,18 +215,16 @@ class Watching:
                 reader.holder = here
         return True
 
-    def _next_quick(self, me: Member, little_left: bool) -> Job | None:
+    def _next_quick(self, me: Member) -> Job | None:
         """Return the next job that is still quick; pass on what is not, or not now.
 
-        Args:
-            me: the watcher.
-            little_left: whether the peer reads our answers; if it does not, more of them
-                must wait for room, which is nothing that a watcher does.
+        If the peer does not read our answers, more of them must wait for room, which is
+        nothing that a watcher does.
         """
         job: Job
         while self._quick:
             job = self._quick.popleft()
-            free = little_left and (job.is_errand or self._may_run())
+            free = (job.is_errand or self._may_run()) and not self._is_clogged()
             if self._alone or (free and not job.is_slow and self._standby is not None):
                 return self._start_as_watcher(me, job)
             self._give_to_worker(job)

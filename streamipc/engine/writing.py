@@ -32,8 +32,15 @@ HIGH_WATER = 1 << 18
 """Bytes in the queue beyond which a request waits for its turn to be written. Below
 them it leaves its frame to the flusher and goes on."""
 
+CLOGGED_AT = 1 << 16
+"""Bytes of answers that may wait for room before the watcher leaves requests to workers,
+each of which waits for room with its answer."""
+
 _BATCH = 64
 """Frames for one ``writev``."""
+
+_JOIN_LIMIT = 1 << 13
+"""Bytes of a frame up to which it is joined with others rather than written beside them."""
 
 
 class WriteTimeoutError(IpcError):
@@ -94,6 +101,8 @@ class Writer:
         self._lock = threading.Lock()  # guards everything below
         self._moved = threading.Condition(self._lock)  # bytes went out, or flushing is free
         self._queue: deque[_Frame] = deque()
+        self._batch: list[Buffer] = []  # small frames behind the queue, to become one
+        self._batched = 0  # bytes in it
         self._flusher = 0  # identifier of the thread that writes; 0: nobody does
         self._waiting = 0  # threads in _wait_for_turn
         self._queued = 0  # bytes ever queued
@@ -112,104 +121,26 @@ class Writer:
         """Bytes queued and not yet written."""
         return self._queued - self._flushed
 
-    def send(self, buffers: Sequence[Buffer], deadline: float | None = None) -> None:
+    def is_clogged(self) -> bool:
+        """Tell whether much waits for room: the peer does not read what we write."""
+        return self._queued - self._flushed - self._batched > CLOGGED_AT
+
+    def send(
+        self, buffers: Sequence[Buffer], deadline: float | None = None, tolerated: int = 0
+    ) -> None:
         """Queue a frame and return once it is with the operating system.
 
         Args:
             buffers: of the frame; must not change until they are written.
             deadline: in :func:`time.monotonic` seconds; ``None``: wait as long as it takes.
+            tolerated: bytes. While another thread writes and the queue holds no more than
+                this, leave the frame to that thread and return at once.
 
         Raises:
             WriteTimeoutError: the deadline passed. A frame of which nothing was written
                 is withdrawn; one that was begun will be finished by others.
             SessionClosedError: the stream broke.
         """
-        self._send(buffers, deadline, 0)
-
-    def send_soon(self, buffers: Sequence[Buffer], deadline: float | None = None) -> None:
-        """As :meth:`send`, but leave the frame to a thread that is writing already.
-
-        Above :data:`HIGH_WATER` bytes in the queue it waits nevertheless.
-        """
-        self._send(buffers, deadline, HIGH_WATER)
-
-    def queue(self, buffers: Sequence[Buffer]) -> None:
-        """Queue a frame that a later flush of this thread will write."""
-        with self._lock:
-            self._append(buffers)
-
-    def queue_and_flush(self, buffers: Sequence[Buffer]) -> None:
-        """Queue a frame and write what can be written without blocking.
-
-        For the thread that reads, which must never wait for room.
-        """
-        with self._lock:
-            self._append(buffers)
-        self.flush_some()
-
-    def flush_some(self) -> None:
-        """Write what can be written without blocking; hand the rest over."""
-        if not self._queue:
-            return
-        me = get_ident()
-        try:
-            with self._lock:
-                if self._flusher:
-                    return
-                self._flusher = me
-                mark = self._queued
-            if not self._outlet.blocks:
-                self._flush(None, mark, may_block=False)
-        finally:
-            if self._flusher == me:
-                self._hand_over()
-
-    def flush(self, deadline: float | None = None) -> None:
-        """Write everything that is queued; blocks as long as it takes or until ``deadline``.
-
-        Raises nothing: a stream that broke is reported to ``on_error``.
-        """
-        if not self._queue:
-            return
-        me = get_ident()
-        try:
-            with self._lock:
-                mark = self._queued
-                if self._flusher and not self._wait_for_turn(mark, deadline):
-                    return
-                self._flusher = me
-            self._flush(deadline, mark, may_block=True)
-        finally:
-            if self._flusher == me:
-                self._hand_over()
-            else:
-                self._leave_wait()
-
-    def is_writing(self) -> bool:
-        """Tell whether a thread is inside a write, or about to be."""
-        return self._flusher != 0
-
-    def fail(self) -> None:
-        """Drop the queue and refuse everything from now on."""
-        with self._lock:
-            self._broken = True
-            self._queue.clear()
-            self._flushed = self._queued
-            self._moved.notify_all()
-
-    def _append(self, buffers: Sequence[Buffer]) -> _Frame:
-        views = [memoryview(part) for part in buffers]
-        size = 0
-        for view in views:
-            size += len(view)
-        self._queued += size
-        self.frames_sent += 1
-        frame = _Frame(views, self._queued)
-        if not self._broken:
-            self._queue.append(frame)
-        return frame
-
-    def _send(self, buffers: Sequence[Buffer], deadline: float | None, tolerated: int) -> None:
         me = get_ident()
         frame: _Frame | None = None
         end = 0
@@ -217,7 +148,7 @@ class Writer:
             with self._lock:
                 if self._broken:
                     raise _broken()
-                if not (self._flusher or self._queue) and len(buffers) == 1:
+                if len(buffers) == 1 and not (self._flusher or self._queue or self._batch):
                     self._flusher = me
                     end = self._in_flight = self._queued = self._queued + len(buffers[0])
                     self.frames_sent += 1
@@ -242,6 +173,120 @@ class Writer:
             elif frame is not None and self._queue:
                 self._leave_wait()
 
+    def offer(self, buffers: Sequence[Buffer]) -> None:
+        """Queue a frame and write what can be written without blocking.
+
+        For the thread that reads, which must never wait for room: what is left goes to
+        ``on_backlog``. Raises nothing, as :meth:`flush`.
+        """
+        me = get_ident()
+        end = 0
+        try:
+            with self._lock:
+                idle = not (self._flusher or self._queue or self._batch or self._broken)
+                if idle and len(buffers) == 1 and not self._outlet.blocks:
+                    self._flusher = me
+                    end = self._in_flight = self._queued = self._queued + len(buffers[0])
+                    self.frames_sent += 1
+                else:
+                    self._append(buffers)
+            if end:
+                self._write_past_queue(buffers[0], end)
+            else:
+                self.flush_some()
+        except SessionClosedError:
+            pass  # said to on_error
+        finally:
+            if self._flusher == me:
+                self._hand_over()
+
+    def queue(self, buffers: Sequence[Buffer]) -> None:
+        """Queue a frame that a later flush of this thread will write.
+
+        Frames of one small buffer are joined by then: bookkeeping for each would cost
+        more than the copy.
+        """
+        with self._lock:
+            if len(buffers) == 1 and len(buffers[0]) <= _JOIN_LIMIT and not self._broken:
+                self._batch.append(buffers[0])
+                self._batched += len(buffers[0])
+                self._queued += len(buffers[0])
+                self.frames_sent += 1
+            else:
+                self._append(buffers)
+
+    def flush_some(self) -> None:
+        """Write what can be written without blocking; hand the rest over."""
+        if not (self._queue or self._batch):
+            return
+        me = get_ident()
+        try:
+            with self._lock:
+                self._seal_batch()
+                if self._flusher:
+                    return
+                self._flusher = me
+                mark = self._queued
+            if not self._outlet.blocks:
+                self._flush(None, mark, may_block=False)
+        finally:
+            if self._flusher == me:
+                self._hand_over()
+
+    def flush(self, deadline: float | None = None) -> None:
+        """Write everything that is queued; blocks as long as it takes or until ``deadline``.
+
+        Raises nothing: a stream that broke is reported to ``on_error``.
+        """
+        if not (self._queue or self._batch):
+            return
+        me = get_ident()
+        try:
+            with self._lock:
+                self._seal_batch()
+                mark = self._queued
+                if self._flusher and not self._wait_for_turn(mark, deadline):
+                    return
+                self._flusher = me
+            self._flush(deadline, mark, may_block=True)
+        finally:
+            if self._flusher == me:
+                self._hand_over()
+            else:
+                self._leave_wait()
+
+    def is_writing(self) -> bool:
+        """Tell whether a thread is inside a write, or about to be."""
+        return self._flusher != 0
+
+    def fail(self) -> None:
+        """Drop the queue and refuse everything from now on."""
+        with self._lock:
+            self._broken = True
+            self._queue.clear()
+            self._batch.clear()
+            self._batched = 0
+            self._flushed = self._queued
+            self._moved.notify_all()
+
+    def _append(self, buffers: Sequence[Buffer]) -> _Frame:
+        self._seal_batch()
+        views = [memoryview(part) for part in buffers]
+        self._queued += sum(map(len, views))
+        self.frames_sent += 1
+        frame = _Frame(views, self._queued)
+        if not self._broken:
+            self._queue.append(frame)
+        return frame
+
+    def _seal_batch(self) -> None:
+        """Make one frame of the small ones that were queued, with the lock held."""
+        if self._batch:
+            joined = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
+            self._batch.clear()
+            self._batched = 0
+            self._queue.append(_Frame([memoryview(joined)], self._queued))
+
     def _write_past_queue(self, data: Buffer, end: int) -> _Frame | None:
         """Write, as the flusher of an empty queue, a frame that is not in it.
 
@@ -252,12 +297,19 @@ class Writer:
             or what is left of it, stands first in the queue.
         """
         try:
-            written = self._write((data,))
-        except SessionClosedError:
-            raise
-        except BaseException:
-            self._count_past_queue(data, end, self._outlet.written() or 0)
-            raise
+            written = self._outlet.write_some((data,))
+        except BaseException as error:
+            failure = self._failure(error)
+            if failure is error:
+                self._count_past_queue(data, end, self._outlet.written() or 0)
+            raise failure from failure.__cause__
+        with self._lock:
+            if written == len(data) and not self._queue:
+                self._in_flight = self._flusher = 0
+                self._flushed = end
+                if self._waiting:
+                    self._moved.notify_all()
+                return None
         return self._count_past_queue(data, end, written)
 
     def _count_past_queue(self, data: Buffer, end: int, written: int) -> _Frame | None:
@@ -287,19 +339,26 @@ class Writer:
         """
         try:
             return self._outlet.write_some(buffers)
-        except (OSError, ValueError) as error:  # ValueError: of a file that was closed
-            self._break(error)
-            raise _broken() from error
         except BaseException as error:
-            if self._outlet.written() is not None:
-                raise  # an interrupt, such as Ctrl-C; it is known what went out
-            # Or a bug in a transport of the user's own. Nobody knows what went out, and
-            # sending it again would have the peer act twice: writing must end.
-            if not isinstance(error, Exception):
-                self._break(OSError(errno.EINTR, "interrupted in the middle of a write"))
-                raise
+            raise self._failure(error) from None
+
+    def _failure(self, error: BaseException) -> BaseException:
+        """Return what to raise for an error of a write: itself if writing may go on.
+
+        Otherwise the error ends all writing.
+        """
+        if isinstance(error, (OSError, ValueError)):  # ValueError: of a file that was closed
             self._break(error)
-            raise _broken() from error
+            return _broken(error)
+        if self._outlet.written() is not None:
+            return error  # an interrupt, such as Ctrl-C; it is known what went out
+        # Or a bug in a transport of the user's own. Nobody knows what went out, and sending
+        # it again would have the peer act twice: writing must end.
+        if not isinstance(error, Exception):
+            self._break(OSError(errno.EINTR, "interrupted in the middle of a write"))
+            return error
+        self._break(error)
+        return _broken(error)
 
     def _wait_for_turn(self, mark: int, deadline: float | None) -> bool:
         """Wait, holding the lock, until flushing is free; ``False``: no need any more."""
@@ -437,8 +496,10 @@ def _drop(views: list[memoryview], count: int) -> None:
         views[0] = views[0][count:]
 
 
-def _broken() -> SessionClosedError:
-    return SessionClosedError("the peer no longer reads: the stream is broken")
+def _broken(cause: BaseException | None = None) -> SessionClosedError:
+    error = SessionClosedError("the peer no longer reads: the stream is broken")
+    error.__cause__ = cause
+    return error
 
 
 def _left(deadline: float | None) -> float | None:

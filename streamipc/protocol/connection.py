@@ -239,8 +239,12 @@ class Connection:
     def received(self, count: int, source: int = 0) -> list[Decoded]:
         """Decode what ``count`` bytes put into :meth:`buffer` complete."""
         items = self._decoders[source].received(count)
-        if len(items) == 1:
-            return [self._decode(items[0])]
+        if len(items) == 1 and type(items[0]) is memoryview:
+            # One whole frame: what nearly always arrives.
+            try:
+                return [self._serializer.decode(items[0])]
+            except Exception as error:
+                return [_undecodable(error)]
         return [self._decode(item) for item in items]
 
     def feed(self, data: bytes, source: int = 0) -> list[Decoded]:
@@ -263,12 +267,8 @@ class Connection:
         if type(item) is memoryview:
             try:
                 return self._serializer.decode(item)
-            except SerializationError as error:
-                return Undecodable(error, error.envelope)
-            except Exception as error:  # a serializer of the user's own
-                wrapped = SerializationError(f"{type(error).__name__} while decoding: {error}")
-                wrapped.__cause__ = error
-                return Undecodable(wrapped)
+            except Exception as error:
+                return _undecodable(error)
         if isinstance(item, Oversized):
             refusal = ProtocolError(
                 f"skipped a frame of {item.length:,} bytes: max_frame_size is "
@@ -417,6 +417,14 @@ _RULES: dict[type, Any] = {
     Junk: Connection._junk,
     Undecodable: Connection._undecodable,
 }
+
+
+def _undecodable(error: Exception) -> Undecodable:
+    if isinstance(error, SerializationError):
+        return Undecodable(error, error.envelope)
+    wrapped = SerializationError(f"{type(error).__name__} while decoding: {error}")
+    wrapped.__cause__ = error  # of a serializer of the user's own
+    return Undecodable(wrapped)
 
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:

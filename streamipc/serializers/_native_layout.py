@@ -15,8 +15,6 @@ from ..messages import wire_name_of
 
 __all__ = ["Layout", "layout_of"]
 
-_LAYOUT = "__streamipc_layout__"
-
 
 class Layout:
     """What is known about the fields of one class.
@@ -126,11 +124,10 @@ def layout_of(cls: Any) -> Layout:
     It is kept on the class: a class that is defined anew under the same name has its
     own, and a class that nobody uses any more takes it along.
     """
-    layout = cls.__dict__.get(_LAYOUT)
-    if layout is None or layout.cls is not cls:
-        layout = Layout(cls, wire_name_of(cls))
-        setattr(cls, _LAYOUT, layout)
-    return layout  # type: ignore[no-any-return]
+    layout: Layout | None = cls.__streamipc_layout__
+    if layout is None or layout.cls is not cls:  # none yet, or that of a base
+        layout = cls.__streamipc_layout__ = Layout(cls, wire_name_of(cls))
+    return layout
 
 
 def _class_attribute(cls: type, name: str) -> Any:

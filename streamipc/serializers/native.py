@@ -111,16 +111,21 @@ class NativeMessageSerializer:
         """
         kind = type(envelope)
         if kind is Request:
+            request: Any = envelope
             return self._with_message(
                 REQUEST,
-                envelope.id,  # type: ignore[union-attr]
-                envelope.message,  # type: ignore[union-attr]
-                envelope.metadata,  # type: ignore[union-attr]
-                envelope.window,  # type: ignore[union-attr]
-                envelope.timeout,  # type: ignore[union-attr]
+                request.id,
+                request.message,
+                request.metadata,
+                request.window,
+                request.timeout,
             )
         if kind is Response:
-            return self._with_value(RESPONSE, envelope.id, envelope.value)  # type: ignore[union-attr]
+            response: Any = envelope
+            value = response.value
+            if isinstance(value, Message):
+                return self._with_message(RESPONSE, response.id, value, None, 0, None)
+            return self._with_value(RESPONSE, response.id, value)
         return self._encode_other(envelope)
 
     def decode(self, payload: memoryview, /) -> Envelope:
@@ -136,7 +141,13 @@ class NativeMessageSerializer:
         kind, flags, id_size, name_size, count, number, id_, timeout = unpack_header(payload)
         if id_size or flags & TEXT_ID:
             id_ = read_text_id(payload, flags, id_size)
-        envelope = bodiless(kind, id_, number)
+        envelope: Any
+        if kind == RESPONSE:
+            envelope = Response(id_, None)
+        elif kind == REQUEST:
+            envelope = Request(id_, None, None, None, number)  # type: ignore[arg-type]
+        else:
+            envelope = bodiless(kind, id_, number)
         pos = HEADER_SIZE + id_size + name_size
         end = size
         buffers: Sequence[memoryview] = ()
@@ -151,16 +162,17 @@ class NativeMessageSerializer:
             body = payload[pos:end]
             if name_size == 0:
                 return self._fill_plain(envelope, kind, body, buffers)
-            layout = layout_of(message_type(str(name, "utf-8")))
+            cls: Any = message_type(str(name, "utf-8"))
+            layout = cls.__streamipc_layout__
+            if layout is None or layout.cls is not cls:
+                layout = layout_of(cls)
             if match_short(body) or is_plain(body, 0, len(body)):
                 message = layout.build(_loads(body))
             else:
                 message = layout.build(self._reader.read(body, buffers))
-            if kind == REQUEST:
-                envelope.message = message
-            elif kind == RESPONSE:
+            if kind == RESPONSE:
                 envelope.value = message
-            elif kind == NOTIFICATION:
+            elif kind in (REQUEST, NOTIFICATION):
                 envelope.message = message
             elif kind == PROGRESS:
                 envelope.item = message
@@ -189,7 +201,9 @@ class NativeMessageSerializer:
                 f"a {type(message).__qualname__} is no Message: define a subclass of "
                 "streamipc.Message and send an instance of it"
             )
-        layout = layout_of(type(message))
+        layout = message.__streamipc_layout__
+        if layout is None or layout.cls is not type(message):
+            layout = layout_of(type(message))
         state = layout.state_of(message)
         buffers: Sequence[Buffer] = ()
         if _ATOMS.issuperset(map(type, state.values())):

@@ -120,7 +120,7 @@ def test_what_is_queued_goes_out_before_what_is_sent(slow: Rig) -> None:
 
 def test_the_reading_thread_never_waits_for_room(slow: Rig) -> None:
     slow.outlet.gate.clear()
-    slow.writer.queue_and_flush([b"answer"])
+    slow.writer.offer([b"answer"])
 
     assert slow.backlogs == [6]
     slow.outlet.gate.set()
@@ -130,7 +130,7 @@ def test_the_reading_thread_never_waits_for_room(slow: Rig) -> None:
 
 def test_with_a_blocking_outlet_the_reading_thread_leaves_writing_to_others() -> None:
     rig = Rig(Blocking())
-    rig.writer.queue_and_flush([b"answer"])
+    rig.writer.offer([b"answer"])
 
     assert rig.backlogs == [6]
     assert not rig.outlet.data
@@ -156,8 +156,8 @@ def test_what_others_add_goes_out_with_the_flushers_next_write(slow: Rig) -> Non
     slow.outlet.gate.clear()
     thread, outcome = in_thread(lambda: slow.writer.send([b"first"]))
     assert slow.outlet.waiting.acquire(timeout=10)
-    slow.writer.send_soon([b"second"])
-    slow.writer.queue_and_flush([b"third"])
+    slow.writer.send([b"second"], tolerated=HIGH_WATER)
+    slow.writer.offer([b"third"])
     assert slow.backlogs == []
     slow.outlet.gate.set()
     thread.join(10)
@@ -170,7 +170,7 @@ def test_above_high_water_a_sender_waits_for_its_turn(slow: Rig) -> None:
     slow.outlet.gate.clear()
     first, _ = in_thread(lambda: slow.writer.send([b"x" * HIGH_WATER]))
     assert slow.outlet.waiting.acquire(timeout=10)
-    second, outcome = in_thread(lambda: slow.writer.send_soon([b"second"]))
+    second, outcome = in_thread(lambda: slow.writer.send([b"second"], tolerated=HIGH_WATER))
     second.join(0.05)
     assert second.is_alive()
     slow.outlet.gate.set()
@@ -264,7 +264,7 @@ def test_a_broken_stream_fails_everyone_and_is_reported_once(slow: Rig) -> None:
     with pytest.raises(SessionClosedError, match="no longer reads"):
         slow.writer.send([b"x"])
     slow.writer.queue([b"x"])
-    slow.writer.queue_and_flush([b"x"])
+    slow.writer.offer([b"x"])
     slow.writer.flush()
     assert slow.errors == slow.errors[:1]
 
@@ -349,9 +349,9 @@ def test_frames_of_many_threads_arrive_whole_and_in_each_threads_order(
             if n % 5 == 0:
                 parts = [b"".join(parts)]
             if n % 4 == 0:
-                writer.send_soon(parts)
+                writer.send(parts, tolerated=HIGH_WATER)
             elif n % 4 == 1:
-                writer.queue_and_flush(parts)
+                writer.offer(parts)
             elif n % 4 == 2:
                 writer.queue(parts)
                 writer.flush()
