@@ -27,6 +27,10 @@ def open_session(
         IpcPeer(**options) as peer,
         peer.create_command_session(child_command("ours.py", *arguments)) as session,
     ):
+        # Until it answers, the child has not seen yet how many CPUs it may use, and a
+        # caller is about to bind it to one.
+        answer = session.request(Ask(NUMBER, TEXT)).result()
+        check(answer.number, answer.text)
         yield session
 
 
@@ -37,8 +41,6 @@ def open_caller(*, spin: float | None = None, json: bool = False) -> Iterator[Ca
         def call() -> Any:
             return session.request(Ask(NUMBER, TEXT)).result()
 
-        answer = call()
-        check(answer.number, answer.text)
         yield Caller(
             session.pid,
             call,
