@@ -40,6 +40,14 @@ _ABSENT = object()
 _MAX_WIRE_NAME = 65_535
 """Bytes; the native header gives the name's length 16 bits."""
 
+_OPTIONS = frozenset(dataclass.__kwdefaults__ or ())
+"""The class keywords that are meant for ``dataclass()``; the rest is ``__init_subclass__``'s."""
+
+
+def _has_annotations(namespace: dict[str, Any]) -> bool:
+    # From Python 3.14 on there is a function that makes them.
+    return any(namespace.get(f"__{key}__") for key in ("annotations", "annotate_func", "annotate"))
+
 
 class MessageMeta(ABCMeta):
     """Makes each subclass of :class:`Message` a dataclass and enters it in the registry.
@@ -60,27 +68,25 @@ class MessageMeta(ABCMeta):
         abstract: bool = False,
         **options: Any,
     ) -> Any:
-        cls: Any = super().__new__(mcls, name, bases, namespace)
-        if abstract:
+        for_dataclass = {key: options.pop(key) for key in [*options] if key in _OPTIONS}
+        cls: Any = super().__new__(mcls, name, bases, namespace, **options)
+        made_again = "__dataclass_params__" in namespace  # by slots=True, without our keywords
+        if abstract or (made_again and "__wire_name__" not in namespace):
+            # Bases without fields stay plain: a frozen class and others may derive from them.
+            if bases and not made_again and _has_annotations(namespace):
+                cls = _as_dataclass(cls, for_dataclass, namespace)
             return cls
         # The class that slots=True makes again has the name in its namespace.
         wire_name = cls.__dict__.get("__wire_name__", wire_name)
-        old = _registry.get(str(wire_name)) if "__dataclass_params__" in namespace else None
+        old = _registry.get(str(wire_name)) if made_again else None
         if old and (old.__module__, old.__name__) == (cls.__module__, name):
             # dataclass() gives it its qualified name only after it was made.
             cls.__qualname__ = old.__qualname__
         cls.__wire_name__ = _checked_wire_name(
             cls, default_wire_name(cls) if wire_name is None else wire_name
         )
-        if "__dataclass_params__" not in cls.__dict__:
-            written = dict(cls.__dict__)
-            cls = dataclass(**options)(cls)
-            made = cls.__dict__
-            cls.__as_written__ = {
-                key: written.get(key, _ABSENT)
-                for key in {*written, *made}
-                if written.get(key, _ABSENT) is not made.get(key, _ABSENT)
-            }
+        if not made_again:
+            cls = _as_dataclass(cls, for_dataclass, namespace)
         _register(cls)
         return cls
 
@@ -109,8 +115,9 @@ class Message(metaclass=MessageMeta, abstract=True):
         wire_name: the name of the type on the wire; by default ``module.QualName``, with
             ``__main__`` replaced by the name under which others would import that file.
         abstract: ``True`` for a base class that is never sent itself: it gets no wire
-            name and is no dataclass, but its annotations are not inherited as fields.
+            name. Its fields, if it has any, are inherited as those of any dataclass.
         frozen, kw_only, slots, and the other arguments of :func:`dataclasses.dataclass`.
+        Others go to the ``__init_subclass__`` of a base class.
 
     An explicit ``@dataclass(...)`` on top of a subclass is fine and wins.
 
@@ -197,12 +204,15 @@ def _importable_module_name(module: str) -> str:
 
 
 def _checked_wire_name(cls: type, name: object) -> str:
-    if not isinstance(name, str) or not name or len(name.encode()) > _MAX_WIRE_NAME:
-        raise MessageDefinitionError(
-            f"wire_name of {cls.__module__}.{cls.__qualname__} must be a text of 1 to "
-            f"{_MAX_WIRE_NAME} bytes, not {name!r}"
-        )
-    return name
+    try:
+        if isinstance(name, str) and 1 <= len(name.encode()) <= _MAX_WIRE_NAME:
+            return name
+    except UnicodeEncodeError:  # half of a surrogate pair
+        pass
+    raise MessageDefinitionError(
+        f"wire_name of {cls.__module__}.{cls.__qualname__} must be a text of 1 to "
+        f"{_MAX_WIRE_NAME} bytes in UTF-8, not {name!r}"
+    )
 
 
 def _register(cls: type[Message]) -> None:
@@ -225,6 +235,22 @@ def _register(cls: type[Message]) -> None:
             f"{old.__module__}.{old.__qualname__}{hint}; give one of them another wire_name="
         )
     _registry[name] = cls
+
+
+def _as_dataclass(cls: Any, options: dict[str, Any], namespace: dict[str, Any]) -> Any:
+    """Return ``cls`` as a dataclass, which with ``slots=True`` is a class made anew."""
+    written = dict(cls.__dict__)
+    cls = dataclass(**options)(cls)
+    cell = namespace.get("__classcell__")
+    if cell is not None:  # what super() in its methods goes by
+        cell.cell_contents = cls
+    made = cls.__dict__
+    cls.__as_written__ = {
+        key: written.get(key, _ABSENT)
+        for key in {*written, *made}
+        if written.get(key, _ABSENT) is not made.get(key, _ABSENT)
+    }
+    return cls
 
 
 def _restore_as_written(cls: type) -> None:

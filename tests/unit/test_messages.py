@@ -101,6 +101,38 @@ def test_slots_give_a_class_that_is_still_registered() -> None:
     assert message_type(wire_name_of(Slotted)) is Slotted
 
 
+def test_methods_of_a_class_with_slots_may_use_super() -> None:
+    class Slotted(Message, slots=True):
+        a: int
+
+        def __repr__(self) -> str:
+            return f"<{super().__repr__()}>"
+
+        def own_class(self) -> type:
+            return __class__  # type: ignore[name-defined,no-any-return]
+
+    assert "Slotted object" in repr(Slotted(1))
+    assert Slotted(1).own_class() is Slotted
+
+
+def test_other_class_keywords_go_to_init_subclass() -> None:
+    class Tagged(Message):
+        tag = ""
+
+        def __init_subclass__(cls, tag: str = "none", **options: Any) -> None:
+            super().__init_subclass__(**options)
+            cls.tag = tag
+
+    class Red(Tagged, tag="red", frozen=False):
+        a: int
+
+    assert Red(1).tag == "red"
+    with pytest.raises(TypeError, match="keyword"):
+
+        class Wrong(Message, no_such_option=True):  # type: ignore[call-arg]
+            pass
+
+
 def test_an_explicit_dataclass_on_top_wins() -> None:
     @dataclass(frozen=True, order=True)
     class Ordered(Message):
@@ -157,6 +189,42 @@ def test_a_message_may_be_generic_and_abstract() -> None:
         Shape()  # type: ignore[abstract]
     with pytest.raises(SerializationError, match="itself can't be sent"):
         wire_name_of(Shape)
+
+
+@pytest.mark.parametrize("options", [{}, {"slots": True}, {"frozen": True}, {"kw_only": True}])
+def test_fields_of_an_abstract_message_are_inherited(options: dict[str, bool]) -> None:
+    class Base(Message, abstract=True, **options):
+        a: int
+
+    class Derived(Base, **options):
+        b: int = 2
+
+    class Plain(Message, abstract=True):
+        def label(self) -> str:
+            return "label"
+
+    class Frozen(Plain, frozen=True):
+        c: int
+
+    assert Derived(a=1) == Derived(a=1, b=2)
+    assert message_type(wire_name_of(Derived)) is Derived
+    assert Frozen(1).label() == "label"
+    with pytest.raises(SerializationError, match="Base itself can't be sent"):
+        wire_name_of(Base)
+
+
+def test_an_explicit_dataclass_on_top_of_an_abstract_message_wins() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Base(Message, abstract=True):
+        a: int
+
+    class Derived(Base, frozen=True):
+        pass
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Derived(1).a = 2  # type: ignore[misc]
+    with pytest.raises(SerializationError, match="Base itself can't be sent"):
+        wire_name_of(Base)
 
 
 def test_requests_may_be_generic_over_anything() -> None:
@@ -230,7 +298,7 @@ def test_the_same_class_defined_anew_takes_the_place_of_the_old() -> None:
     assert message_type(wire_name_of(second)) is second
 
 
-@pytest.mark.parametrize("name", ["", 7, "x" * 70_000, "ä" * 40_000])
+@pytest.mark.parametrize("name", ["", 7, "x" * 70_000, "ä" * 40_000, "\ud800"])
 def test_a_wire_name_that_cant_travel_is_refused(name: Any) -> None:
     with pytest.raises(MessageDefinitionError, match=r"wire_name of .*Bad must be a text"):
 
