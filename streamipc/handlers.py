@@ -291,18 +291,14 @@ def _parameters(function: Any, kind: str) -> tuple[Any, str]:
     if not positional:
         return None, ""
     first = positional[0].annotation
-    if isinstance(first, str):
-        first = _resolve(first, function)
-        if isinstance(first, NameError):
-            raise TypeError(
-                f"{kind}: the annotation {positional[0].annotation!r} of {_name(function)} can't "
-                f"be resolved ({first}); register with the type, as in @session.{kind}(MyMessage)"
-            ) from first
+    first = _resolve(first, function)
+    if isinstance(first, NameError):
+        raise TypeError(
+            f"{kind}: the annotation {positional[0].annotation!r} of {_name(function)} can't "
+            f"be resolved ({first}); register with the type, as in @session.{kind}(MyMessage)"
+        ) from first
     if first is inspect.Parameter.empty:
         first = None
-    bound = getattr(first, "__bound__", None)
-    if isinstance(bound, typing.ForwardRef):
-        first = _resolve(bound.__forward_arg__, function)
     return first, _second(positional[1], function) if len(positional) > 1 else ""
 
 
@@ -312,11 +308,12 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 def _second(parameter: inspect.Parameter, function: Any) -> str:
     """Return what a handler's second parameter is to be given."""
     annotation = parameter.annotation
+    resolved = _resolve(annotation, function)
+    if not isinstance(resolved, NameError):
+        parts = [part for part in typing.get_args(resolved) if part is not type(None)]
+        annotation = parts[0] if _is_union(resolved) and len(parts) == 1 else resolved
     if isinstance(annotation, str):
-        resolved = _resolve(annotation, function)
         # A name imported for type checkers alone: go by what it says.
-        annotation = annotation if isinstance(resolved, NameError) else resolved
-    if isinstance(annotation, str):
         is_session = annotation.rpartition(".")[2].endswith("Session")
         is_context = annotation.rpartition(".")[2] == RequestContext.__name__
     else:
@@ -329,7 +326,29 @@ def _second(parameter: inspect.Parameter, function: Any) -> str:
     return "context" if is_context or parameter.default is parameter.empty else ""
 
 
-def _resolve(annotation: str, function: Any) -> Any:
+def _resolve(annotation: Any, function: Any) -> Any:
+    """Return an annotation without quotes in it, or the error that one gave, as NameError."""
+    if isinstance(annotation, typing.ForwardRef):
+        annotation = annotation.__forward_arg__
+    if isinstance(annotation, str):
+        found = _evaluate(annotation, function)
+        # It may have quotes of its own, inside of those that __future__.annotations gave it.
+        return found if found == annotation else _resolve(found, function)
+    if isinstance(annotation, typing.TypeVar):
+        bound = _resolve(annotation.__bound__, function)
+        return annotation if bound is annotation.__bound__ else bound
+    if _is_union(annotation):
+        parts = [_resolve(part, function) for part in typing.get_args(annotation)]
+        errors = [part for part in parts if isinstance(part, NameError)]
+        return errors[0] if errors else Union[tuple(parts)]
+    return annotation
+
+
+def _is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (Union, types.UnionType)
+
+
+def _evaluate(annotation: str, function: Any) -> Any:
     """Return what an annotation in quotes names, or the error that it gave, as NameError."""
     plain = inspect.unwrap(function)
     while isinstance(plain, functools.partial):
@@ -358,7 +377,7 @@ def _types_of(annotation: Any, base: type) -> tuple[type, ...]:
     if annotation is None or annotation is base or annotation is Any:
         return ()
     origin = typing.get_origin(annotation)
-    if origin is Union or origin is types.UnionType:
+    if _is_union(annotation):
         parts = [_types_of(part, base) for part in typing.get_args(annotation)]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()
     if isinstance(annotation, typing.TypeVar):
@@ -373,7 +392,7 @@ def _is_any(annotation: Any, base: type) -> bool:
     """Tell whether an annotation without types means any message, rather than a mistake."""
     if annotation in (base, Any, object) or isinstance(annotation, typing.TypeVar):
         return True
-    if typing.get_origin(annotation) in (Union, types.UnionType):
+    if _is_union(annotation):
         return base in typing.get_args(annotation)
     return False
 

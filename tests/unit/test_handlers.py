@@ -152,6 +152,23 @@ def test_a_handler_may_name_what_is_defined_after_it(registry: HandlerRegistry) 
     assert handler(Cat()) == "later"
 
 
+def test_an_annotation_may_be_quoted_although_annotations_are_texts_anyway(
+    registry: HandlerRegistry,
+) -> None:
+    @registry.register
+    def handler(msg: "Cat", context: "RequestContext") -> None: ...  # noqa: UP037
+
+    @registry.register
+    def other(msg: Union["Dog", "Stone"]) -> None: ...  # noqa: UP037
+
+    assert takes(registry) == ["Cat", "Dog", "Stone"]
+    assert registry.find(Cat)[0].second == "context"
+    with pytest.raises(TypeError, match=r"annotation .*'Nowhere'.* can't be resolved"):
+
+        @registry.register
+        def lost(msg: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
 def test_handlers_come_in_the_order_of_registration(registry: HandlerRegistry) -> None:
     for function in (animal, everything, cat, plain):
         registry.register(function)
@@ -177,6 +194,7 @@ def test_a_handler_that_comes_later_is_found_although_the_type_was_looked_up(
 def second(registry: HandlerRegistry, function: Any) -> str:
     registry.register(function)
     (handler,) = registry.find(Cat)
+    registry.remove(function)
     return handler.second
 
 
@@ -206,6 +224,18 @@ def test_a_session_class_known_to_type_checkers_alone_is_one_by_its_name(
     def handler(msg: Cat, session: UnknownSession) -> None: ...
 
     assert second(registry, handler) == "session"
+
+
+def test_a_second_parameter_that_may_be_none_is_given_what_else_it_names(
+    registry: HandlerRegistry,
+) -> None:
+    def asks(msg: Cat, context: RequestContext | None = None) -> None: ...
+    def tells(msg: Cat, session: Optional[IpcSession] = None) -> None: ...  # noqa: UP045
+    def scales(msg: Cat, scale: int | None = None) -> None: ...
+
+    assert second(registry, asks) == "context"
+    assert second(registry, tells) == "session"
+    assert second(registry, scales) == ""
 
 
 def test_a_second_parameter_with_a_default_is_the_handlers_own(registry: HandlerRegistry) -> None:
