@@ -250,6 +250,8 @@ class Closing:
             # whose number may be another file's a moment later, from under its write.
             engine.transport.close_write()
         if self.ended.is_set():
+            # Whoever watches the child goes with the transport: reap it before.
+            getattr(engine.transport, "look_for_status", _nothing)()
             return
         left = 0.0 if self._by is None else max(0.0, self._by - time.monotonic())
         shutdown = getattr(engine.transport, "shutdown", None)
@@ -352,3 +354,7 @@ class Closing:
         shutdown = getattr(self._engine.transport, "shutdown", None)
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
+
+
+def _nothing() -> None:
+    pass

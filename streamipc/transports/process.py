@@ -223,6 +223,16 @@ class ProcessTransport(FdTransport):
             self._watcher.done.wait(_EXIT_STATUS * 2)
         return process.returncode
 
+    def look_for_status(self) -> None:
+        """Reap the child if it is dying; waits up to 50 ms for it, the first time."""
+        if self._looked_for_status:
+            return
+        self._looked_for_status = True
+        if self._watcher.started:
+            self._watcher.done.wait(_EXIT_STATUS)
+        else:
+            wait_for_exit(self._process, _EXIT_STATUS)
+
     def closed_error(self, what: str = "") -> SessionClosedError:
         """Make the error that says how the child ended.
 
@@ -231,12 +241,7 @@ class ProcessTransport(FdTransport):
         Args:
             what: what could not be done because of it, such as ``"no reply to Hello"``.
         """
-        if not self._looked_for_status:
-            self._looked_for_status = True
-            if self._watcher.started:
-                self._watcher.done.wait(_EXIT_STATUS)
-            else:
-                wait_for_exit(self._process, _EXIT_STATUS)
+        self.look_for_status()
         code = self._process.poll()
         signal_name = None
         if code is None:

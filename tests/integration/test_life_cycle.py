@@ -486,6 +486,20 @@ def test_death_is_seen_within_100_ms_although_a_grandchild_holds_the_pipe(
     assert session.returncode == -9
 
 
+@posix
+def test_a_child_that_ends_by_itself_is_reaped_although_nobody_asks_for_it() -> None:
+    # Its output ends a moment before its life, as that of any dying process does.
+    code = "import os, time; os.close(0); os.close(1); os.close(2); time.sleep(0.01)"
+    session = IpcPeer().create_command_session([sys.executable, "-c", code])
+    over = threading.Event()
+    session.on_close(over.set)
+    session.start()
+
+    assert over.wait(10)
+    # The attribute of Popen, for session.returncode would reap it.
+    assert session.process.returncode == 0
+
+
 def test_terminate_and_kill_are_those_of_the_child(echo_child: list[str]) -> None:
     for method, code in (("terminate", -15), ("kill", -9)):
         with IpcPeer().create_command_session(echo_child) as session:
