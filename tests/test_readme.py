@@ -13,6 +13,7 @@ A ``json`` snippet needs no comment: each of its lines is an envelope.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from streamipc import JsonMessageSerializer, Message, Request
+from streamipc import IpcPeer, JsonMessageSerializer, Message, Request
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -112,6 +113,22 @@ def test_json_envelope_is_read_and_written_as_the_readme_says(line: str) -> None
     envelope = serializer.decode(memoryview(line.encode()))
 
     assert json.loads(b"".join(serializer.encode(envelope))) == json.loads(line)
+
+
+def test_the_settings_are_those_of_the_peer() -> None:
+    chapter = README[README.index("What `IpcPeer` can be told") : README.index("### Notifications")]
+    table = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) \| ", chapter, re.MULTILINE))
+    parameters = inspect.signature(IpcPeer).parameters
+
+    assert set(parameters) == set(table)
+    for name, parameter in parameters.items():
+        default = parameter.default
+        if isinstance(default, (int, float)):
+            told = float(table[name].removesuffix(" MiB"))
+            assert default == told * (2**20 if "MiB" in table[name] else 1), name
+    spin = re.search(r"looks for it for up to (\d+) µs", README)
+    assert spin is not None
+    assert int(spin[1]) == round(parameters["spin"].default * 1e6)
 
 
 def test_two_set_up_commands_can_be_pasted() -> None:

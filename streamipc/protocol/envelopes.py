@@ -125,7 +125,7 @@ ERROR_CODES = (
     "overloaded",  # too many requests wait -> OverloadedError
     "cancelled",  # the handler gave up after a Cancel -> RequestCancelledError
     "timeout",  # the request's time was over before it started -> RequestTimeoutError
-    "protocol",  # duplicate id, frame too large, … -> ProtocolError
+    "protocol",  # frame, window or metadata too large -> ProtocolError
     "closed",  # the peer is closing and takes no new requests -> SessionClosedError
 )
 """The codes of an :class:`ErrorResponse` and the exception each becomes."""
