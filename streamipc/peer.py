@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._arguments import check_message, checked_timeout
@@ -265,16 +266,27 @@ class IpcPeer(Registering):
     def broadcast(self, message: Message) -> dict[IpcSession, Exception]:
         """Send a notification to all live sessions.
 
-        A session that fails does not keep the message from the others.
+        A session that fails, or whose peer does not read, does not keep the message from
+        the others. Blocks, as ``notify`` does, until it is out to all of them.
 
         Returns:
             The exceptions, by session; empty if all went well.
         """
         check_message(message, "broadcast")
         failures: dict[IpcSession, Exception] = {}
+        steps: list[tuple[IpcSession, Callable[[], object]]] = []
         for session in self.sessions:
             try:
-                session.notify(message)
+                if getattr(session.notify, "__func__", None) is IpcSession.notify:
+                    session._engine.begin_to_notify(message)
+                    steps.append((session, session._engine.finish_notifying))
+                else:  # a session type of the user's own
+                    steps.append((session, partial(session.notify, message)))
+            except Exception as error:
+                failures[session] = error
+        for session, finish in steps:
+            try:
+                finish()
             except Exception as error:
                 failures[session] = error
         return failures

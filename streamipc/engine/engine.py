@@ -280,6 +280,19 @@ class Engine(Dispatching):
             park_at_exit()
             raise self.closing.error() from None
 
+    def begin_to_notify(self, message: Message) -> None:
+        """Queue a notification, and write of it what there is room for."""
+        if self._refusal is not None or not self._started:
+            self.start()
+        self.writer.offer(self.connection.encode(Notification(message)))
+
+    def finish_notifying(self) -> None:
+        """Return once what was queued is with the operating system."""
+        self.writer.flush()
+        if self.writer.is_broken():
+            park_at_exit()
+            raise self.closing.error()
+
     def cancel(self, future: Any) -> None:
         """Forget a request and tell the peer."""
         with self.lock:

@@ -259,6 +259,10 @@ class Writer:
         """Tell whether a thread is inside a write, or about to be."""
         return self._flusher != 0
 
+    def is_broken(self) -> bool:
+        """Tell whether nothing more can be written."""
+        return self._broken
+
     def fail(self) -> None:
         """Drop the queue and refuse everything from now on."""
         with self._lock:

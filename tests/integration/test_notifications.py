@@ -303,6 +303,28 @@ def test_a_session_that_fails_does_not_hide_a_broadcast_from_the_others(
     assert theirs.stats.frames_received == 0
 
 
+def test_a_session_that_does_not_read_does_not_keep_a_broadcast_from_the_others(
+    connected: Connected,
+) -> None:
+    peer = IpcPeer()
+    silent = [connected(peer)[1] for _ in range(3)]  # not started, so nobody reads there
+    listening = [connected(peer)[1].start() for _ in range(3)]
+    broken, gone = connected(peer)
+    message = Note("more than a pipe holds " * 200_000)
+    failures: list[Any] = []
+    telling = threading.Thread(target=lambda: failures.append(peer.broadcast(message)))
+    telling.start()
+
+    assert all(session.receive(timeout=10) == message for session in listening)
+    assert not failures  # it returns once all have it
+    gone.close()
+    for session in silent:
+        assert session.receive(timeout=10) == message
+    telling.join(10)
+    assert [list(failed) for failed in failures] == [[broken]]
+    assert isinstance(failures[0][broken], SessionClosedError)
+
+
 def test_a_broadcast_that_cant_be_serialized_fails_for_each(connected: Connected) -> None:
     peer = IpcPeer()
     sessions = {connected(peer)[0] for _ in range(2)}
