@@ -187,6 +187,12 @@ class Engine(Dispatching):
             self.closing.abandon()  # no thread, or no descriptor, is left for it
             raise
 
+    def _start_for(self, message: Message) -> None:
+        try:
+            self.start()
+        except SessionClosedError as error:
+            raise _not_sent(message, error) from None
+
     @property
     def started(self) -> bool:
         """Whether :meth:`start` was called."""
@@ -242,7 +248,7 @@ class Engine(Dispatching):
             prepare: called with the future before a reply can come.
         """
         if self._refusal is not None or not self._started:
-            self.start()
+            self._start_for(message)
         id = self._next_id()  # noqa: A001
         frame = self.connection.encode(Request(id, message, timeout, metadata, window))
         future: ResponseFuture[Any] = ResponseFuture(self, id, message)
@@ -252,7 +258,7 @@ class Engine(Dispatching):
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.lock:
             if self._refusal is not None:
-                raise self._refusal()
+                raise _not_sent(message, self._refusal())
             if id in self._calls:
                 raise ProtocolError(f"the id generator gave {id!r}, the id of a pending request")
             self._calls[id] = future
@@ -272,18 +278,18 @@ class Engine(Dispatching):
     def notify(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:
         """Send a notification; return once it is with the operating system."""
         if self._refusal is not None or not self._started:
-            self.start()
+            self._start_for(message)
         frame = self.connection.encode(Notification(message, metadata))
         try:
             self.writer.send(frame)
         except SessionClosedError:
             park_at_exit()
-            raise self.closing.error() from None
+            raise _not_sent(message, self.closing.error()) from None
 
     def begin_to_notify(self, message: Message) -> None:
         """Queue a notification, and write of it what there is room for."""
         if self._refusal is not None or not self._started:
-            self.start()
+            self._start_for(message)
         self.writer.offer(self.connection.encode(Notification(message)))
 
     def finish_notifying(self) -> None:
@@ -547,3 +553,10 @@ class Engine(Dispatching):
                     self.reader.read_source(source)
         finally:
             self.reader.leave()
+
+
+def _not_sent(message: Message, error: SessionClosedError) -> SessionClosedError:
+    """Have the error of a session that has ended say what was not sent."""
+    name = getattr(type(message), "__wire_name__", type(message).__name__)
+    error.args = (f"{name} was not sent; {error}",)
+    return error

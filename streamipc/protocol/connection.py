@@ -306,7 +306,10 @@ class Connection:
             raise SerializationError(
                 f"{type(error).__name__} while encoding {type(envelope).__name__}: {error}"
             ) from error
-        return encode_frame(payload, self._max_frame_size)
+        try:
+            return encode_frame(payload, self._max_frame_size)
+        except ProtocolError as error:
+            raise ProtocolError(f"{_name(envelope)}: {error}") from None
 
     # State: one call at a time.
 
@@ -425,6 +428,15 @@ def _undecodable(error: Exception) -> Undecodable:
     wrapped = SerializationError(f"{type(error).__name__} while decoding: {error}")
     wrapped.__cause__ = error  # of a serializer of the user's own
     return Undecodable(wrapped)
+
+
+def _name(envelope: Envelope) -> str:
+    """Name what an envelope carries, for people."""
+    if isinstance(envelope, (Request, Notification)):
+        return type(envelope.message).__wire_name__
+    kind = {Response: "the reply", Progress: "the item"}.get(type(envelope), "the error")
+    value = getattr(envelope, "value", getattr(envelope, "item", None))
+    return getattr(type(value), "__wire_name__", kind)
 
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:

@@ -497,7 +497,9 @@ def test_a_message_that_is_too_large_raises_in_the_caller_and_nothing_is_sent(
 
     asking.request(Echo(1)).result(timeout=10)
     before = asking.stats
-    with pytest.raises(ProtocolError, match="max_frame_size is 10,000"):
+    with pytest.raises(
+        ProtocolError, match=r"Echo: .* takes 20,\d+ bytes .*max_frame_size is 10,000"
+    ):
         getattr(asking, method)(Echo("x" * 20_000))
     assert asking.stats == before
     assert asking.request(Echo(1)).result(timeout=10) == 1
@@ -534,6 +536,22 @@ def test_a_closed_session_says_so(connected: Connected, call: Any, started: bool
     assert asking.closed
     with pytest.raises(SessionClosedError, match="this side closed the session"):
         call(asking)
+
+
+@pytest.mark.parametrize("method", ["request", "notify", "call", "stream"])
+@pytest.mark.parametrize("by", ["us", "the peer"])
+def test_the_error_of_a_session_that_has_ended_names_what_was_not_sent(
+    connected: Connected, method: str, by: str
+) -> None:
+    asking, answering = connected()
+    over = threading.Event()
+    asking.on_close(over.set)
+    asking.start()
+    (asking if by == "us" else answering).close()
+    assert over.wait(10)
+
+    with pytest.raises(SessionClosedError, match=r"Echo was not sent; .* clos"):
+        getattr(asking, method)(Echo())
 
 
 # Ids
