@@ -245,9 +245,7 @@ class ProcessTransport(FdTransport):
         code = self._process.poll()
         signal_name = None
         if code is None:
-            # Once closed, what the child does with its output is no longer seen.
-            seen = "closed its output but " if self._open_fds else ""
-            fate = f"{seen}is still running"
+            fate = "is still running"
         elif code < 0:
             signal_name = _signal_name(-code)
             fate = f"was killed by {signal_name}"

@@ -217,7 +217,7 @@ def test_a_child_that_closes_stdout_but_lives_on_fails_what_is_pending(script: S
     """)
     with (
         IpcPeer().create_command_session(command) as session,
-        pytest.raises(SessionClosedError, match="closed its output but is still running"),
+        pytest.raises(SessionClosedError, match=r"the peer closed the connection: .*\) is still running"),
     ):
         session.request(Echo()).result(timeout=10)
     assert session.returncode == 0
@@ -234,7 +234,7 @@ def test_a_child_that_closes_stdin_but_lives_on_ends_the_session(script: Script)
     session = IpcPeer().create_command_session(command, stderr=lambda line: closed.set())
     session.start()
     assert closed.wait(10)
-    with pytest.raises(SessionClosedError, match="no longer reads"):
+    with pytest.raises(SessionClosedError, match=r"no longer reads.*\) is still running"):
         session.request(Echo()).result(timeout=10)
     with pytest.raises(SessionClosedError):
         session.notify(Note())

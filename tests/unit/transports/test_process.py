@@ -595,7 +595,7 @@ def test_the_error_says_that_the_child_lives(start, read_some):
     transport = start("import os, signal; os.close(1); signal.pause()")
     assert read_some(transport) == b""
     error = transport.closed_error()
-    assert str(error).endswith("closed its output but is still running")
+    assert str(error).endswith(") is still running")
     assert (error.returncode, error.signal) == (None, None)
     transport.close()
     assert str(transport.closed_error()).endswith(") is still running")
