@@ -318,7 +318,7 @@ class IpcSession(Registering):
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
-        if engine is None or engine.refusal is not None:
+        if engine is None or not self._needs_closing():
             return
         try:
             warnings.warn(
@@ -333,6 +333,9 @@ class IpcSession(Registering):
 
     def _about(self) -> str:
         return ""
+
+    def _needs_closing(self) -> bool:
+        return self._engine.refusal is None
 
     @classmethod
     def for_processes(cls) -> type[ProcessSession]:
@@ -398,3 +401,9 @@ class ProcessSession(IpcSession):
 
     def _about(self) -> str:
         return f"pid={self.pid} "
+
+    def _needs_closing(self) -> bool:
+        if self._engine.refusal is None:
+            return True
+        # The child may outlive the session: it has closed its output, for one.
+        return not self._engine.closing.refuses_requests and self.returncode is None

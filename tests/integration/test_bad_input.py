@@ -217,7 +217,9 @@ def test_a_child_that_closes_stdout_but_lives_on_fails_what_is_pending(script: S
     """)
     with (
         IpcPeer().create_command_session(command) as session,
-        pytest.raises(SessionClosedError, match=r"the peer closed the connection: .*\) is still running"),
+        pytest.raises(
+            SessionClosedError, match=r"the peer closed the connection: .*\) is still running"
+        ),
     ):
         session.request(Echo()).result(timeout=10)
     assert session.returncode == 0

@@ -636,6 +636,26 @@ def test_a_dropped_session_warns_and_is_ended(echo_child: list[str], eventually:
     eventually(lambda: process.returncode is not None)
 
 
+def test_a_session_that_ended_before_its_child_warns_and_ends_the_child_when_dropped(
+    script: Script, eventually: Any
+) -> None:
+    command = script("""
+        import os, time
+        os.close(1)
+        time.sleep(60)
+    """)
+    session: Any = IpcPeer().create_command_session(command)
+    over = threading.Event()
+    session.on_close(over.set)
+    session.start()
+    assert over.wait(10)
+    process = session.process
+    with pytest.warns(ResourceWarning, match=r"unclosed <ProcessSession pid=\d+ closed>"):
+        session = None
+
+    eventually(lambda: process.returncode is not None)
+
+
 def test_a_dropped_session_of_streams_warns_and_closes_them() -> None:
     incoming, theirs = os.pipe()
     theirs_in, outgoing = os.pipe()
