@@ -267,14 +267,7 @@ class IpcSession(Registering):
         """
         with suppress(SessionClosedError):
             self._engine.start()
-        closed = self._engine.closing.closed
-        # A signal that comes just as a wait begins is looked at when the wait is over: CPython
-        # checks for signals, may then wait for the GIL, and goes to sleep without a second
-        # look. That is likely in the first moments, when other threads are starting too.
-        for seconds in (0.05, 0.5, 5.0):
-            if closed.wait(seconds):
-                return
-        closed.wait()
+        self._engine.closing.wait_until_closed()
 
     def close(self, timeout: float = 5) -> None:
         """End the session gracefully; may be called twice, and from any thread.

@@ -74,6 +74,16 @@ class Closing:
             return self._engine.host.closed_error("the session is ending")
         return refusal()
 
+    def wait_until_closed(self) -> None:
+        """Wait for the end of everything; the main thread's signals are seen meanwhile."""
+        # A signal that comes just as a wait begins is looked at when the wait is over: CPython
+        # checks for signals, may then wait for the GIL, and goes to sleep without a second
+        # look. That is likely in the first moments, when other threads are starting too.
+        for seconds in (0.05, 0.5, 5.0):
+            if self.closed.wait(seconds):
+                return
+        self.closed.wait()
+
     # Ways in.
 
     def close(self, timeout: float) -> None:

@@ -304,7 +304,7 @@ class Connection:
             raise
         except Exception as error:  # a serializer of the user's own
             raise SerializationError(
-                f"{type(error).__name__} while encoding {type(envelope).__name__}: {error}"
+                f"{type(error).__name__} while encoding {_name(envelope)}: {error}"
             ) from error
         try:
             return encode_frame(payload, self._max_frame_size)
@@ -432,11 +432,16 @@ def _undecodable(error: Exception) -> Undecodable:
 
 def _name(envelope: Envelope) -> str:
     """Name what an envelope carries, for people."""
-    if isinstance(envelope, (Request, Notification)):
-        return type(envelope.message).__wire_name__
-    kind = {Response: "the reply", Progress: "the item"}.get(type(envelope), "the error")
-    value = getattr(envelope, "value", getattr(envelope, "item", None))
-    return getattr(type(value), "__wire_name__", kind)
+    for field in ("message", "value", "item"):
+        name = getattr(type(getattr(envelope, field, None)), "__wire_name__", None)
+        if name:
+            return str(name)
+    kinds: dict[type, str] = {
+        Response: "the reply",
+        Progress: "the item",
+        ErrorResponse: "the error",
+    }
+    return kinds.get(type(envelope), type(envelope).__name__)
 
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:
