@@ -87,6 +87,14 @@ class Fetch(Request[T]):
     key: str
 
 
+class Base(Message, abstract=True):
+    key: str
+
+
+class Derived(Base):
+    size: int = 0
+
+
 # Peers and sessions.
 
 peer = IpcPeer(timeout=10.0)
@@ -149,6 +157,8 @@ Explicit(5)
 Explicit("5")  # wrong
 Child("x", "de")
 Child("x")  # wrong
+Derived("k", 1)
+Derived(size=1)  # wrong
 Box(1)
 assert_type(Box("x").value, str)
 LogMessage("text", level="warning")
