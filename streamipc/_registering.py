@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes
+from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes, check_function
 from .messages import Message
 
 __all__ = ["Registering", "Registries"]
@@ -27,8 +27,7 @@ class Registries:
 
     def add_close(self, function: Callable[..., Any]) -> bool:
         """Add a callback for the end of a session; return ``False`` if it is too late."""
-        if not callable(function):
-            raise TypeError(f"on_close takes a function, not {function!r}")
+        check_function(function, "on_close")
         with self._lock:
             self._closes.append(function)
             return not self._closed

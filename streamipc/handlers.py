@@ -243,7 +243,7 @@ class HandlerRegistry:
         return found
 
     def _add(self, function: Any, target: Any, inline: bool) -> None:
-        _check(function, self._kind)
+        check_function(function, self._kind)
         first, second = _parameters(function, self._kind)
         taken = first if target is None else target
         types = self._types(taken)
@@ -260,7 +260,12 @@ class HandlerRegistry:
         return _types_of(annotation, self._base)
 
 
-def _check(function: Any, kind: str) -> None:
+def check_function(function: Any, kind: str) -> None:
+    """Refuse what can't be called here.
+
+    Raises:
+        TypeError: it is no function, or a coroutine function.
+    """
     if not callable(function):
         raise TypeError(f"{kind} takes a function or a type, not {function!r}")
     call = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004

@@ -364,6 +364,19 @@ def test_on_close_is_called_once_with_the_session_if_it_likes(connected: Connect
         asking.on_close("no function")  # type: ignore[type-var]
 
 
+@pytest.mark.parametrize("what", ["on_request", "on_message", "on_exception", "on_close"])
+@pytest.mark.parametrize("where", ["session", "peer"])
+def test_no_decorator_takes_a_coroutine_function(
+    connected: Connected, what: str, where: str
+) -> None:
+    session, _ = connected()
+
+    async def later(_: Any) -> None: ...
+
+    with pytest.raises(TypeError, match=f"{what}: .*later.* is a coroutine function"):
+        getattr(session if where == "session" else session.peer, what)(later)
+
+
 def test_a_failing_on_close_is_reported_and_the_others_are_called(
     connected: Connected, caplog: pytest.LogCaptureFixture
 ) -> None:
