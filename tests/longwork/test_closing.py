@@ -1,0 +1,46 @@
+"""Long work that is under way when the session is closed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from long_messages import Blob, Count, Step
+
+from streamipc import RequestTimeoutError
+
+
+def test_items_taken_while_closing_cost_no_reply(
+    connected: Callable[..., tuple[Any, Any]], eventually: Callable[..., None]
+) -> None:
+    """Taking them grants credit, but our direction is closed: that goes nowhere."""
+    left, right = connected()
+    may_answer = threading.Event()
+
+    @right.on_request
+    def blob(msg: Blob) -> int:
+        may_answer.wait(60)
+        return len(msg.data)
+
+    @right.on_request
+    def count(msg: Count) -> Iterator[Step]:
+        for number in range(msg.n):
+            yield Step(number)
+
+    right.start()
+    answer = left.request(Blob(b"four"))
+    stream = left.stream(Count(10**9), window=4)
+    assert next(stream) == Step(0)
+    closing = threading.Thread(target=left.close, args=(60,))
+    closing.start()
+    eventually(lambda: right.closed)  # it has seen the end of our direction
+
+    assert [next(stream) for _ in range(3)] == [Step(1), Step(2), Step(3)]
+
+    with pytest.raises(RequestTimeoutError):
+        answer.result(timeout=0.5)
+    may_answer.set()
+    assert answer.result(timeout=30) == 4
+    closing.join()
