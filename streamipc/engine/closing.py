@@ -167,9 +167,19 @@ class Closing:
             name = type(future.request).__wire_name__
             engine.settle(future, None, engine.host.closed_error(f"no reply to {name}; {what}"))
         engine.end_receiving()
+        self._end_credit()
         self.ended.set()
         if self._claim():
             self._start_thread(self._finish, None)
+
+    def _end_credit(self) -> None:
+        """Wake handlers that wait for credit: nothing that is still to be read grants any."""
+        engine = self._engine
+        with engine.lock:
+            served = list(engine.connection.served.values())
+        for request in served:
+            if hasattr(request, "end_credit"):
+                request.end_credit()
 
     def _force_end(self, what: str, patience: float) -> None:
         """End reading although the stream has not ended: deliver what is there first."""
@@ -258,6 +268,7 @@ class Closing:
         if not engine.writer.is_writing():
             # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
             # whose number may be another file's a moment later, from under its write.
+            engine.writer.fail()  # or credit and cancellations would go to that number too
             engine.transport.close_write()
         if self.ended.is_set():
             # Whoever watches the child goes with the transport: reap it before.

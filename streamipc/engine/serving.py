@@ -72,7 +72,7 @@ class Served:
 
     A request is a job of the crew's (``staff.py``) itself.
 
-    ``_lock`` guards ``credit``, ``cancelled``, ``wakers`` and ``_callbacks``; it is never
+    ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and ``_callbacks``; it is never
     held while anything is called.
 
     Attributes:
@@ -82,6 +82,7 @@ class Served:
     # What most requests never change stands here, so that making one costs little.
     by_watcher = False
     cancelled = False
+    _no_more_credit = False
     wakers: Any = ()
     _callbacks: list[Callable[[], object]] | None = None
     _lock: Any = None
@@ -112,7 +113,7 @@ class Served:
 
     def ready(self) -> bool:
         """Tell whether an item may be sent, or never will be."""
-        return self.credit > 0 or self.is_cancelled()
+        return self.credit > 0 or self._no_more_credit or self.is_cancelled()
 
     def is_cancelled(self) -> bool:
         """Tell whether nobody waits for the answer, be it for the deadline alone."""
@@ -126,6 +127,12 @@ class Served:
             # A peer that grants without end gains nothing: it never holds more than
             # it asked for at first.
             self.credit = min(self.credit + count, self.window)
+        self._wake()
+
+    def end_credit(self) -> None:
+        """The caller's direction has ended: it can grant nothing any more."""
+        with _lock_of(self):
+            self._no_more_credit = True
         self._wake()
 
     def cancel(self) -> list[Callable[[], object]]:
@@ -162,6 +169,11 @@ class Served:
                 if self.credit > 0:
                     self.credit -= 1
                     break
+                if self._no_more_credit:
+                    raise RequestCancelledError(
+                        f"the caller of request {self.id!r} can take no more items: it is closing "
+                        "the session"
+                    )
                 self.wakers = self.wakers or []
             self._engine.wait(self, self.deadline)
         self._engine.send_item(self, frame)

@@ -7,9 +7,48 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from long_messages import Blob, Count, Step
+from long_messages import Blob, Count, Report, Step
 
-from streamipc import RequestTimeoutError
+from streamipc import IpcPeer, RequestCancelledError, RequestContext, RequestTimeoutError
+
+
+def test_a_child_whose_stream_nobody_will_take_exits_by_itself(
+    child: Callable[..., list[str]],
+) -> None:
+    """Its handler waits for credit, which cannot come once our direction is closed."""
+    session = IpcPeer().create_command_session(child())
+    stream = session.stream(Count(10**9), timeout=None)
+    assert next(stream) == Step(0)
+
+    session.close(timeout=60)
+
+    assert session.returncode == 0
+
+
+@pytest.mark.parametrize("window", [1, 16])
+def test_a_handler_learns_that_nobody_can_take_more_items(
+    connected: Callable[..., tuple[Any, Any]], window: int
+) -> None:
+    left, right = connected()
+    learnt: list[BaseException] = []
+
+    @right.on_request
+    def report(msg: Report, ctx: RequestContext) -> None:
+        try:
+            while True:
+                ctx.progress("item")
+        except RequestCancelledError as error:
+            learnt.append(error)
+            raise
+
+    right.start()
+    stream = left.stream(Report([]), timeout=None, window=window)
+    assert next(stream) == "item"
+
+    left.close(timeout=60)
+    right.close(timeout=60)
+
+    assert "no more items" in str(learnt[0])
 
 
 def test_items_taken_while_closing_cost_no_reply(
