@@ -264,11 +264,9 @@ class Closing:
     def _finish_gracefully(self) -> None:
         engine = self._engine
         self._wait_for_handlers()
-        engine.writer.flush(self._by)
-        if not engine.writer.is_writing():
+        if engine.writer.end(self._by):
             # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
             # whose number may be another file's a moment later, from under its write.
-            engine.writer.fail()  # or credit and cancellations would go to that number too
             engine.transport.close_write()
         if self.ended.is_set():
             # Whoever watches the child goes with the transport: reap it before.

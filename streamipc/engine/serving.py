@@ -72,8 +72,8 @@ class Served:
 
     A request is a job of the crew's (``staff.py``) itself.
 
-    ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and ``_callbacks``; it is never
-    held while anything is called.
+    ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and
+    ``_callbacks``; it is never held while anything is called.
 
     Attributes:
         cancelled: the caller, or the end of the session, cancelled it.

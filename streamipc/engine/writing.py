@@ -263,6 +263,31 @@ class Writer:
         """Tell whether nothing more can be written."""
         return self._broken
 
+    def end(self, deadline: float | None) -> bool:
+        """Write everything that is queued, and refuse everything from then on.
+
+        Args:
+            deadline: in :func:`time.monotonic` seconds; ``None``: wait as long as it takes.
+
+        Returns:
+            ``False`` if a thread was still writing at the deadline; nothing is refused then.
+        """
+        while True:
+            self.flush(deadline)
+            left = _left(deadline)
+            with self._lock:
+                if not (self._flusher or self._queue):
+                    self._broken = True
+                    return True
+                if left == 0:
+                    return False
+                if self._flusher:
+                    self._waiting += 1
+                    try:
+                        self._moved.wait(left)
+                    finally:
+                        self._waiting -= 1
+
     def fail(self) -> None:
         """Drop the queue and refuse everything from now on."""
         with self._lock:

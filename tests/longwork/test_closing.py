@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from long_messages import Blob, Count, Report, Step
+from shared_messages import Echo
 
 from streamipc import IpcPeer, RequestCancelledError, RequestContext, RequestTimeoutError
 
@@ -83,3 +84,40 @@ def test_items_taken_while_closing_cost_no_reply(
     may_answer.set()
     assert answer.result(timeout=30) == 4
     closing.join()
+
+
+def test_a_child_that_goes_on_asking_sees_that_we_close(script: Callable[..., list[str]]) -> None:
+    """Each of its requests is refused, so somebody of ours is writing all the time."""
+    command = script("""
+        import threading
+
+        from shared_messages import Echo
+        from streamipc import IpcPeer, SessionClosedError
+
+        session = IpcPeer().create_stdio_session()
+
+        def ask():
+            while not session.closed:
+                try:
+                    session.call(Echo())
+                except SessionClosedError:
+                    pass
+
+        for _ in range(4):
+            threading.Thread(target=ask).start()
+        session.serve_forever()
+    """)
+    peer = IpcPeer()
+
+    @peer.on_request
+    def echo(msg: Echo) -> None:
+        asked.set()
+
+    for _ in range(10):
+        asked = threading.Event()
+        session = peer.create_command_session(command).start()
+        assert asked.wait(60)
+
+        session.close(timeout=8)
+
+        assert session.returncode == 0

@@ -288,6 +288,58 @@ def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
     assert slow.writer.backlog == 0
 
 
+def test_the_end_waits_for_who_is_writing_and_refuses_what_comes_later(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    sending, outcome = in_thread(lambda: slow.writer.send([b"first"]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+    slow.writer.queue([b"second"])
+    ending, ended = in_thread(lambda: slow.writer.end(time.monotonic() + 30))
+    while not slow.writer._waiting:
+        time.sleep(0.001)
+    slow.outlet.gate.set()
+    sending.join(10)
+    ending.join(10)
+
+    assert outcome == [None]
+    assert ended == [True]
+    assert bytes(slow.outlet.data) == b"firstsecond"
+    slow.writer.offer([b"third"])
+    with pytest.raises(SessionClosedError):
+        slow.writer.send([b"fourth"])
+    assert bytes(slow.outlet.data) == b"firstsecond"
+    assert slow.errors == []
+
+
+def test_the_end_waits_for_a_frame_that_goes_past_the_queue() -> None:
+    rig = Rig(Blocking())
+    rig.outlet.gate.clear()
+    sending, _ = in_thread(lambda: rig.writer.send([b"first"]))
+    assert rig.outlet.waiting.acquire(timeout=10)
+    ending, ended = in_thread(lambda: rig.writer.end(time.monotonic() + 30))
+    while not rig.writer._waiting:
+        time.sleep(0.001)
+    rig.outlet.gate.set()
+    sending.join(10)
+    ending.join(10)
+
+    assert ended == [True]
+    assert bytes(rig.outlet.data) == b"first"
+
+
+def test_the_end_does_not_wait_past_its_deadline(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    sending, outcome = in_thread(lambda: slow.writer.send([b"first"]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+
+    assert slow.writer.end(time.monotonic() + 0.01) is False
+
+    slow.outlet.gate.set()
+    sending.join(10)
+    assert outcome == [None]
+    slow.writer.send([b"second"])
+    assert bytes(slow.outlet.data) == b"firstsecond"
+
+
 # Real pipes
 
 
