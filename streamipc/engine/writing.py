@@ -276,7 +276,7 @@ class Writer:
             self.flush(deadline)
             left = _left(deadline)
             with self._lock:
-                if not (self._flusher or self._queue):
+                if not (self._flusher or self._queue or self._batch):
                     self._broken = True
                     return True
                 if left == 0:

@@ -409,3 +409,10 @@ def test_the_built_in_messages_have_names_of_their_own() -> None:
     assert wire_name_of(ErrorMessage) == "streamipc.ErrorMessage"
     assert LogMessage("x").level == "info"
     assert ErrorMessage("x") == ErrorMessage("x", "", "")
+
+
+def test_a_wire_name_that_is_not_unicode_is_refused() -> None:
+    with pytest.raises(MessageDefinitionError, match="must be a text"):
+
+        class Odd(Message, wire_name="half \ud800 of a pair"):
+            pass
