@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from json import encoder
 from typing import Any
 
@@ -23,11 +24,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object; refuse a key that occurs twice."""
     made = dict(pairs)
     if len(made) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise NotJsonError(f"the key {quote(key[:60])} occurs twice in one object")
-            seen.add(key)
+        (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise NotJsonError(f"the key {quote(key[:60])} occurs twice in one object")
     return made
 
 

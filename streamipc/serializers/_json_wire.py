@@ -181,18 +181,16 @@ def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
 
 def _surrogate_path(envelope: Envelope) -> str:
     """Return where the text is that could not be encoded."""
-    path: str | None = None
-    for name in envelope.__slots__:
-        value = getattr(envelope, name)
-        if isinstance(value, Message):
-            path = find_surrogate(record_of(type(value)).encode(value), "body")
-        elif name in ("value", "item"):
-            path = find_surrogate(free_encode(value), "body")
-        else:
-            path = find_surrogate(value, name)
-        if path is not None:
-            break
-    return path or "body"
+    paths = (_surrogate_in(name, getattr(envelope, name)) for name in envelope.__slots__)
+    return next(filter(None, paths), "body")
+
+
+def _surrogate_in(name: str, value: Any) -> str | None:
+    if isinstance(value, Message):
+        return find_surrogate(record_of(type(value)).encode(value), "body")
+    if name in ("value", "item"):
+        return find_surrogate(free_encode(value), "body")
+    return find_surrogate(value, name)
 
 
 def _with_type(text: str, name: str) -> str:

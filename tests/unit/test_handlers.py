@@ -352,3 +352,23 @@ def test_no_handler_is_lost_when_threads_register_at_the_same_time() -> None:
 
 def test_outside_of_a_handler_there_is_no_current_request() -> None:
     assert current_request() is None
+
+
+def test_a_builtin_that_tells_nothing_about_itself_takes_any_message(
+    registry: HandlerRegistry,
+) -> None:
+    registry.register(max)
+
+    assert [handler.function for handler in registry.find(Stone)] == [max]
+
+
+def test_a_type_variable_with_a_bound_stands_for_its_bound(registry: HandlerRegistry) -> None:
+    bound = TypeVar("bound", bound=Cat)
+
+    def handle(msg: Any) -> None: ...
+
+    handle.__annotations__["msg"] = bound
+    registry.register(handle)
+
+    assert registry.find(Cat)
+    assert not registry.find(Dog)

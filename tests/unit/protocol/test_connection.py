@@ -457,3 +457,28 @@ def test_every_envelope_passes_through_both_serializers(
     data = b"".join(bytes(part) for part in connection.encode(envelope))
 
     assert connection.feed(data) == [envelope]
+
+
+class Careless:
+    """A serializer of the user's own, which does not expect half a payload."""
+
+    def encode(self, envelope: Envelope) -> list[bytes]:
+        return [b"whole" if isinstance(envelope, Request) else b"x" * 4000]
+
+    def decode(self, payload: Any) -> Envelope:
+        if bytes(payload) != b"whole":
+            raise ValueError("half a payload")
+        return Request(1, MESSAGE)
+
+
+def test_a_serializer_that_fails_on_half_a_payload_makes_it_junk() -> None:
+    connection = Connection(Careless(), 1024, 1)
+    data = MAGIC + (5000).to_bytes(4, "big") + bytes(5000) + frame(b"whole")
+    buffer = connection.buffer(0)
+    buffer[: len(data)] = data
+
+    found = [connection.receive(item) for item in connection.received(len(data), 0)]
+
+    assert isinstance(found[0], JunkReceived)
+    assert isinstance(found[-1], RequestReceived)
+    assert found[-1].request == Request(1, MESSAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 
 import pytest
@@ -239,3 +240,32 @@ def test_no_byte_is_lost_whatever_comes(data: bytes, step: int) -> None:
         )
         == data
     )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
+def test_a_frame_for_which_there_is_no_memory_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(mmap, "mmap", fail)
+    frames = decoder(max_frame_size=1 << 30)
+    size = 8 << 20
+
+    assert feed(frames, MAGIC + size.to_bytes(4, "big") + bytes(size) + HELLO) == [
+        ("oversized", size),
+        b"hello",
+    ]
+
+
+def test_junk_that_stands_side_by_side_is_reported_as_one() -> None:
+    frames = decoder(is_payload=False)
+    junk = b"print" + MAGIC + b"\xff" * 2000 + MAGIC + b"\xff" * 2000
+    data = junk + HELLO
+    buffer = frames.buffer()
+    buffer[: len(data)] = data
+
+    found = [plain(item) for item in frames.received(len(data))]
+
+    assert found == [("junk", junk), b"hello"]

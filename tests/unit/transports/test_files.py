@@ -296,3 +296,16 @@ def test_an_error_while_closing_is_nobodys_business():
     with pytest.raises(OSError):
         os.fstat(read_fd)
     os.close(write_fd)
+
+
+def test_a_file_without_close_needs_none():
+    class Bare:
+        def read(self, size):
+            return b""
+
+        def write(self, data):
+            return len(data)
+
+    transport = FileTransport(Bare(), Bare())
+    assert transport.write(memoryview(b"four")) == 4
+    transport.close()

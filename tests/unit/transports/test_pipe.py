@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import select
@@ -10,7 +11,7 @@ import threading
 import pytest
 
 from streamipc.transports.base import Transport
-from streamipc.transports.pipe import FdTransport
+from streamipc.transports.pipe import FdTransport, release_after_fork
 
 
 @pytest.fixture
@@ -319,7 +320,7 @@ def test_a_forked_process_lets_go_and_leaves_the_parents_copy_working(script):
 
     source = """
         import os, socket
-        from streamipc.transports.pipe import FdTransport
+        from streamipc.transports.pipe import FdTransport, release_after_fork
 
         (r1, w1), (r2, w2) = os.pipe(), os.pipe()
         reader = os.fdopen(r1, "rb", buffering=0)
@@ -371,3 +372,36 @@ def test_a_large_pipe_is_not_insisted_on(monkeypatch):
     transport = FdTransport(*os.pipe())
     assert fcntl.fcntl(transport.write_fd, fcntl.F_GETPIPE_SZ) < 1 << 20
     transport.close()
+
+
+def test_writing_waits_for_room(pipes):
+    transport, peer_read, _, _ = pipes
+    while transport.write_some((memoryview(bytes(4096)),)):
+        pass
+    reading = threading.Timer(0.05, os.read, (peer_read, 1 << 16))
+    reading.start()
+
+    assert transport.write(memoryview(b"more")) == 4
+    reading.join()
+
+
+def test_what_was_read_ahead_from_one_source_is_not_taken_for_anothers(pipes, read_some):
+    transport, _, peer_write, _ = pipes
+    transport.prefix = {1: b"of another"}
+    os.write(peer_write, b"own")
+
+    assert read_some(transport) == b"own"
+
+
+def test_without_a_spare_descriptor_a_forked_copy_is_closed(monkeypatch):
+    reading, writing = os.pipe()
+
+    def fail(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        release_after_fork(writing, owned=True)
+
+    assert os.read(reading, 1) == b""
+    os.close(reading)

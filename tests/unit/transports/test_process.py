@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -118,13 +119,14 @@ def test_a_failed_start_raises_at_once(tmp_path):
         start_process(["cat"], cwd=tmp_path / "missing")
 
 
-def test_a_child_whose_pipes_cant_be_used_is_not_left_behind(monkeypatch):
+@pytest.mark.parametrize("stderr", [None, subprocess.PIPE])
+def test_a_child_whose_pipes_cant_be_used_is_not_left_behind(monkeypatch, stderr):
     def fail(*args, **kwargs):
         raise OSError("too many open files")
 
     monkeypatch.setattr("streamipc.transports.process.FdTransport.__init__", fail)
     with pytest.raises(OSError, match="too many open files"):
-        start_process(["cat"])
+        start_process(["cat"], stderr=stderr)
 
 
 # Wrapping
@@ -675,4 +677,49 @@ def test_it_is_a_process_transport():
     transport = start_process(["true"])
     assert isinstance(transport, ProcessTransport)
     transport.shutdown(5)
+    transport.close()
+
+
+def test_last_lines_that_were_there_before_the_watch_are_kept(python, read_all):
+    line = "x" * 99
+    source = f"import sys; sys.stderr.write('{line}\\n' * 600)"
+    process = subprocess.Popen(python(source), stderr=subprocess.PIPE, **PIPES)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    dead = threading.Event()
+    seen = []
+    transport = ProcessTransport(process, forward=False, on_line=seen.append)
+    transport.watch(dead.set)
+
+    assert dead.wait(30)
+    assert read_all(transport) == b""
+    transport.close()
+    assert len(seen) == 600
+
+
+def test_standard_error_may_be_a_terminal_whose_child_has_gone(python):
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        python("import sys; sys.stderr.write('last words\\n')"), stderr=theirs, **PIPES
+    )
+    os.close(theirs)
+    process.stderr = os.fdopen(ours, "rb", buffering=0)
+    dead = threading.Event()
+    transport = ProcessTransport(process, forward=False, on_line=None)
+    transport.watch(dead.set)
+
+    assert dead.wait(30)
+    transport.close()
+
+
+def test_a_child_is_seen_to_die_where_there_is_no_pidfd(monkeypatch, python):
+    def fail(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", fail, raising=False)
+    transport = start_process(python("pass"), stderr=None)
+    dead = threading.Event()
+    transport.watch(dead.set)
+
+    assert dead.wait(30)
+    assert transport.returncode == 0
     transport.close()

@@ -351,3 +351,25 @@ write(transport, b"parent")
 transport.close()
 """
     assert run(source) == (b"parent", b"from the fork\n")
+
+
+def test_standard_input_without_a_buffer_has_read_nothing_ahead(run):
+    source = """
+import io
+sys.__stdin__ = io.TextIOWrapper(io.FileIO(0, closefd=False))
+transport = open_stdio()
+write(transport, read_all(transport).upper())
+transport.close()
+"""
+    assert run(source, b"echo")[0] == b"ECHO"
+
+
+def test_what_is_printed_goes_nowhere_once_standard_error_is_closed(run):
+    source = """
+os.close(2)
+transport = open_stdio()
+os.write(1, b"printed")
+write(transport, read_all(transport).upper())
+transport.close()
+"""
+    assert run(source, b"echo") == (b"ECHO", b"")

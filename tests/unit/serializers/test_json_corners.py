@@ -1,0 +1,102 @@
+"""Annotations and values at the edges of what the JSON serializer reads and writes."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from typing import Any, Generic, Literal, TypeGuard, TypeVar
+
+import pytest
+
+from streamipc.exceptions import SerializationError
+from streamipc.messages import Message
+from streamipc.protocol.envelopes import Notification, Response
+from streamipc.serializers.json import JsonMessageSerializer
+
+SERIALIZER = JsonMessageSerializer()
+T = TypeVar("T")
+
+
+class Color(enum.Enum):
+    RED = "red"
+
+
+class Shape(enum.Enum):
+    ROUND = "round"
+
+
+class Guarded(Message):
+    value: TypeGuard[int]
+
+
+class Chosen(Message):
+    value: Literal[Color.RED, Shape.ROUND] | Literal[b"x"]  # noqa: PYI030
+
+
+class Listed(Message):
+    value: list[int | Color] | list[str]
+
+
+class Growing(Message, Generic[T]):
+    """Names a larger type in each step."""
+
+    value: T
+    following: Growing[list[T]] | None = None
+
+
+class Plain(Message):
+    value: Any = None
+
+
+def there_and_back(message: Message) -> Any:
+    payload = b"".join(SERIALIZER.encode(Notification(message)))
+    return SERIALIZER.decode(memoryview(payload)).message  # type: ignore[union-attr]
+
+
+def test_an_annotation_that_is_no_type_is_refused() -> None:
+    with pytest.raises(SerializationError, match="TypeGuard"):
+        there_and_back(Guarded(1))
+
+
+@pytest.mark.parametrize("value", [Color.RED, Shape.ROUND, b"x"])
+def test_literals_of_several_enumerations_are_told_apart(value: Any) -> None:
+    assert there_and_back(Chosen(value)) == Chosen(value)
+
+
+@pytest.mark.parametrize("value", [[1, Color.RED], ["a", "b"]])
+def test_unions_of_lists_are_told_apart_by_what_is_in_them(value: Any) -> None:
+    assert there_and_back(Listed(value)) == Listed(value)
+
+
+def test_a_type_that_grows_without_end_keeps_no_name_from_being_looked_up() -> None:
+    there_and_back(Growing[int](1))
+
+    with pytest.raises(SerializationError, match=r"nowhere\.Unknown"):
+        SERIALIZER.decode(
+            memoryview(b'{"kind":"response","id":1,"body":{"$type":"nowhere.Unknown","a":1}}')
+        )
+
+
+def test_a_key_that_occurs_twice_among_others_is_named() -> None:
+    with pytest.raises(SerializationError, match='the key "id" occurs twice'):
+        SERIALIZER.decode(memoryview(b'{"kind":"response","id":1,"body":2,"id":3}'))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="type statements are new in Python 3.12")
+def test_a_union_that_holds_itself_is_read() -> None:
+    names: dict[str, Any] = {"Message": Message}
+    exec("type Deep = int | list[Deep]", names)
+    deep = names["Deep"]
+    holder = type(
+        "Holder", (Message,), {"__annotations__": {"value": deep}, "__module__": __name__}
+    )
+
+    value = holder([1, [2, [3]]])
+
+    assert there_and_back(value) == value
+
+
+def test_responses_carry_plain_values() -> None:
+    payload = b"".join(SERIALIZER.encode(Response(1, [Plain(1), None])))
+
+    assert SERIALIZER.decode(memoryview(payload)) == Response(1, [Plain(1), None])
