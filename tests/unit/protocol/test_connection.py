@@ -34,8 +34,10 @@ from streamipc.protocol.connection import (
     ReplyReceived,
     RequestReceived,
     ViolationReceived,
+    refusal_of,
 )
 from streamipc.protocol.envelopes import (
+    MAX_METADATA,
     Cancel,
     Credit,
     Envelope,
@@ -482,3 +484,89 @@ def test_a_serializer_that_fails_on_half_a_payload_makes_it_junk() -> None:
     assert isinstance(found[0], JunkReceived)
     assert isinstance(found[-1], RequestReceived)
     assert found[-1].request == Request(1, MESSAGE)
+
+
+# Bounds and texts
+
+
+def plain(number: int, **options: Any) -> bytes:
+    return b"".join(
+        bytes(part)
+        for part in Connection(NativeMessageSerializer(), 1 << 20).encode(
+            Request(number, MESSAGE, **options)
+        )
+    )
+
+
+@pytest.fixture
+def native() -> Connection:
+    return Connection(NativeMessageSerializer(), 1 << 20)
+
+
+def test_the_largest_window_and_the_largest_grant_are_taken(connection: Connection) -> None:
+    request = only(connection, Request(7, MESSAGE, window=MAX_WINDOW))
+    credit = only(connection, Credit(7, MAX_WINDOW))
+
+    assert (type(request), type(credit)) == (RequestReceived, CreditReceived)
+    assert (credit.id, credit.count) == (7, MAX_WINDOW)
+
+
+def test_a_refusal_says_what_is_wrong_to_both_sides() -> None:
+    refusal = refusal_of(7, ProtocolError("what is wrong"), "protocol")
+
+    assert refusal == ErrorResponse(7, ErrorMessage("what is wrong", "ProtocolError"), "protocol")
+
+
+def test_an_impossible_window_is_named_on_both_sides(connection: Connection) -> None:
+    text = REQUEST.replace(b'"id":7', b'"id":7,"window":-5')[8:]
+    event = only(connection, frame(text))
+
+    assert "-5" in str(event.error)
+    assert event.answer.error.message == str(event.error)
+
+
+def test_an_impossible_grant_is_named(connection: Connection) -> None:
+    only(connection, REQUEST)
+    event = only(connection, Credit(7, 0))
+
+    assert type(event) is ViolationReceived
+    assert f"granted 0 items for request 7, not 1 to {MAX_WINDOW}" in str(event.error)
+
+
+def test_an_item_that_nobody_wants_is_named(connection: Connection) -> None:
+    connection.calls[7] = Call(wants_items=False)
+    event = only(connection, Progress(7, "item"))
+
+    assert type(event) is ViolationReceived
+    assert "an item for request 7, which takes none" in str(event.error)
+
+
+@pytest.mark.parametrize(("size", "kind"), [(0, RequestReceived), (1, Rejected)])
+def test_metadata_counts_keys_and_values(native: Connection, size: int, kind: type) -> None:
+    metadata = {"key": "v" * (MAX_METADATA - 3 + size)}
+
+    assert type(only(native, Request(1, MESSAGE, metadata=metadata))) is kind
+
+
+def test_metadata_of_a_notification_may_be_as_large(native: Connection) -> None:
+    fits = Notification(MESSAGE, {"key": "v" * (MAX_METADATA - 3)})
+    large = Notification(MESSAGE, {"key": "v" * (MAX_METADATA - 2)})
+
+    event = only(native, fits)
+    assert type(event) is NotificationReceived
+    assert event.notification.metadata == fits.metadata
+    assert type(only(native, large)) is ViolationReceived
+
+
+def test_a_late_reply_that_cant_be_read_keeps_its_id(connection: Connection) -> None:
+    event = only(connection, frame('{"kind":"response","id":9,"type":"no.such","body":{}}'))
+
+    assert event.id == 9
+
+
+def test_what_is_fed_may_be_larger_than_the_buffer(native: Connection) -> None:
+    data = b"".join(plain(number) for number in range(3000))
+
+    found = events_of(native, data)
+
+    assert [event.request.id for event in found] == list(range(3000))

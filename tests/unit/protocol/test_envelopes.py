@@ -112,3 +112,11 @@ def test_ids_are_unique_across_threads(generator: type) -> None:
         sys.setswitchinterval(before)
 
     assert len(set(ids)) == 8000
+
+
+def test_an_envelope_shows_its_fields() -> None:
+    assert repr(Credit(1, 2)) == "Credit(count=2, id=1)"
+
+
+def test_a_notification_keeps_its_metadata() -> None:
+    assert Notification(MESSAGE, {"a": "b"}).metadata == {"a": "b"}

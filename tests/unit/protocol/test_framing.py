@@ -269,3 +269,56 @@ def test_junk_that_stands_side_by_side_is_reported_as_one() -> None:
     found = [plain(item) for item in frames.received(len(data))]
 
     assert found == [("junk", junk), b"hello"]
+
+
+@pytest.mark.parametrize(("size", "buffers"), [(1 << 16, 1), ((1 << 16) + 1, 2)])
+def test_a_payload_is_joined_with_its_header_up_to_a_limit(size: int, buffers: int) -> None:
+    assert len(encode_frame([bytes(size)], 1 << 16 | 1)) == buffers
+    assert len(encode_frame([bytes(size - 1), b"x"], 1 << 16 | 1)) == buffers + (buffers - 1)
+
+
+def test_a_payload_as_large_as_a_frame_may_be_is_joined_too() -> None:
+    assert len(encode_frame([bytes(1 << 16)], 1 << 16)) == 1
+
+
+@pytest.mark.parametrize("step", [1, 7, 1 << 20])
+def test_a_frame_as_large_as_it_may_be_is_taken(step: int) -> None:
+    assert feed(decoder(max_frame_size=5), HELLO, step) == [b"hello"]
+    assert feed(decoder(max_frame_size=4), HELLO + EMPTY, step) == [("oversized", 5), b""]
+
+
+def test_junk_is_reported_as_soon_as_it_is_known_to_be_junk() -> None:
+    assert feed(decoder(), b"some junk") == [("junk", b"some junk")]
+    assert feed(decoder(), b"some junk" + MAGIC[:2]) == [("junk", b"some junk")]
+
+
+def test_junk_that_looks_like_a_short_frame_but_for_its_magic_is_junk() -> None:
+    junk = b"junk\x00\x00\x00\x01x"
+
+    assert feed(decoder(), junk + HELLO) == [("junk", junk), b"hello"]
+
+
+@pytest.mark.parametrize("step", [1, 100, 500, 1 << 20])
+def test_a_frame_that_is_too_large_is_judged_by_a_whole_head(step: int) -> None:
+    heads: list[int] = []
+
+    def is_payload(head: bytes) -> bool:
+        heads.append(len(head))
+        return True
+
+    frames = FrameDecoder(2000, is_payload)
+    data = HELLO * 50 + MAGIC + (3000).to_bytes(4, "big") + bytes(3000) + HELLO
+
+    assert feed(frames, data, step) == [b"hello"] * 50 + [("oversized", 3000), b"hello"]
+    assert heads == [512]
+
+
+def test_there_is_always_room_that_is_worth_a_read() -> None:
+    frames = decoder()
+    data = (HELLO * 9000)[:-1]
+    while data:
+        buffer = frames.buffer()
+        assert len(buffer) >= 4096
+        count = min(len(data), 1021)
+        buffer[:count], data = data[:count], data[count:]
+        frames.received(count)
