@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Literal, Union, cast
@@ -25,8 +26,12 @@ StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], obj
 
 _RESERVED = ("stdin", "stdout", "bufsize", "text", "encoding", "errors", "universal_newlines")
 
-_EXIT_STATUS = 0.05
-"""Seconds. A dying process closes its pipes a moment before its status can be had."""
+_EXIT_STATUS = 0.08
+"""Seconds. A dying process closes its pipes a moment before its status can be had; where
+other processes want the CPU, some ten milliseconds before. Futures end within 100."""
+
+_LAST_LINES = 0.1
+"""Seconds for the last lines of a dead child's standard error to be kept."""
 
 _UNKILLABLE = 5.0
 """Seconds to wait after SIGKILL: a process in an uninterruptible system call ends later."""
@@ -150,7 +155,7 @@ class ProcessTransport(FdTransport):
         self._process = process
         self._name = describe_command(process)
         self._sink = StderrSink(forward, on_line, self._name)
-        self._looked_for_status = False
+        self._status_by: float | None = None  # until when to wait for the exit status
         super().__init__(
             stdout.fileno(),
             stdin.fileno(),
@@ -220,23 +225,26 @@ class ProcessTransport(FdTransport):
             wait_for_exit(process, _UNKILLABLE)
             raise
         if self._watcher.started and process.returncode is not None:
-            self._watcher.done.wait(_EXIT_STATUS * 2)
+            self._watcher.done.wait(_LAST_LINES)
         return process.returncode
 
     def look_for_status(self) -> None:
-        """Reap the child if it is dying; waits up to 50 ms for it, the first time."""
-        if self._looked_for_status:
+        """Reap the child if it is dying; waits for it until 80 ms after the first call."""
+        now = time.monotonic()
+        if self._status_by is None:
+            self._status_by = now + _EXIT_STATUS
+        left = self._status_by - now
+        if left <= 0:
             return
-        self._looked_for_status = True
         if self._watcher.started:
-            self._watcher.done.wait(_EXIT_STATUS)
+            self._watcher.done.wait(left)
         else:
-            wait_for_exit(self._process, _EXIT_STATUS)
+            wait_for_exit(self._process, left)
 
     def closed_error(self, what: str = "") -> SessionClosedError:
         """Make the error that says how the child ended.
 
-        Waits up to 50 ms for the exit status, the first time.
+        Waits for the exit status as :meth:`look_for_status`.
 
         Args:
             what: what could not be done because of it, such as ``"no reply to Hello"``.

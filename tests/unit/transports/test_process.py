@@ -611,6 +611,28 @@ def test_a_long_command_is_shortened(start):
 # Forks
 
 
+def test_all_who_ask_at_once_are_told_the_exit_status_that_is_still_to_come(watched):
+    transport, _ = watched("import os; os.close(1); os.read(0, 1); os._exit(7)")
+    assert transport.read_into(memoryview(bytearray(1))) == 0
+    started = threading.Barrier(5)
+    codes = []
+
+    def ask():
+        started.wait()
+        codes.append(transport.closed_error().returncode)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    transport.close_write()
+    for thread in threads:
+        thread.join()
+    # All 7, or on a machine that has too much to do, all None.
+    assert len(codes) == 4
+    assert len(set(codes)) == 1
+
+
 def test_a_forked_process_neither_holds_the_pipes_nor_touches_the_child(script):
     source = """
         import os, threading
