@@ -1,0 +1,114 @@
+"""What the parents in the fork tests do: fork in several ways, and use what they have inherited.
+
+Each of these programs is a process of its own, started by a test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from long_messages import Count
+from shared_messages import Echo, Note
+
+from streamipc import SessionClosedError
+
+__all__ = ["WAYS", "check_inert", "fork", "pipes_held"]
+
+LIMIT = 20
+"""Seconds after which a forked process that is stuck is ended, by SIGALRM."""
+
+
+def fork(work: Callable[[], object], way: str = "main") -> int:
+    """Fork, run ``work`` in the forked process, end that; return its id.
+
+    Args:
+        work: what to do there; it must not return what matters.
+        way: ``main``: on this thread; ``thread``: on another one.
+    """
+    if way == "main":
+        return _fork_here(work)
+    pids: list[int] = []
+    thread = threading.Thread(target=lambda: pids.append(_fork_here(work)))
+    thread.start()
+    thread.join()
+    return pids[0]
+
+
+WAYS = ("main", "thread")
+
+
+def _fork_here(work: Callable[[], object]) -> int:
+    pid = os.fork()
+    if not pid:
+        signal.alarm(LIMIT)
+        _end_with(work)
+    return pid
+
+
+def _end_with(work: Callable[[], object]) -> NoReturn:
+    """Run ``work`` and end as programs do, with everything that runs at an exit."""
+    import atexit
+
+    try:
+        work()
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def check_inert(session: Any, pending: Any = None, stream: Any = None) -> None:
+    """Check that a session's copy in this forked process says what it is, whatever one does."""
+    uses: dict[str, Callable[[], object]] = {
+        "request": lambda: session.request(Echo(1)),
+        "call": lambda: session.call(Echo(1)),
+        "notify": lambda: session.notify(Note()),
+        "stream": lambda: session.stream(Count(3)),
+        "receive": lambda: session.receive(timeout=5),
+        "start": session.start,
+        "with": session.__enter__,
+    }
+    if pending is not None:
+        uses["result"] = pending.result
+        pending.cancel()
+    if stream is not None:
+        uses["iteration"] = lambda: list(stream)
+        uses["the stream's result"] = stream.result
+        stream.close()
+    for name, use in uses.items():
+        try:
+            got = use()
+        except SessionClosedError as error:
+            said = str(error)
+        else:
+            raise AssertionError(f"{name} worked in a forked process: {got!r}")
+        assert said.startswith(f"this session belongs to process {os.getppid()}"), (name, said)
+    assert session.closed
+    assert "closed" in repr(session)
+    assert session.stats is not None
+    assert session not in session.peer.sessions
+    session.serve_forever()
+    session.close()
+    if hasattr(session, "terminate"):
+        session.terminate()
+        session.kill()
+
+
+def pipes_held(known: set[int] = frozenset()) -> list[str]:  # type: ignore[assignment]
+    """Return the pipes and sockets that this process holds, except for those known."""
+    held = []
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if int(name) > 2 and int(name) not in known and target.startswith(("pipe", "socket")):
+                held.append(f"{name}: {target}")
+    return held
