@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from .._forks import renew, steady
+
 __all__ = ["Inlet", "Ready", "SpinPolicy", "Wakeup", "milliseconds", "usable_cpus"]
 
 
@@ -54,11 +56,15 @@ class Wakeup:
 
     def close(self) -> None:
         """Close the descriptor; may be called twice."""
-        with self._lock:
-            self.close_after_fork()
+        with steady, self._lock:
+            self._close()
 
     def close_after_fork(self) -> None:
-        """As :meth:`close`, without the lock, whose holder may not exist here."""
+        """As :meth:`close`, in a forked child."""
+        renew(self._lock)
+        self._close()
+
+    def _close(self) -> None:
         if not self._closed:
             self._closed = True
             os.close(self._read)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
+from .._forks import steady
 from ._stderr import StderrSink
 from .pipe import can_poll, release_after_fork
 
@@ -88,8 +89,9 @@ class ChildWatcher:
         if not can_poll():
             jobs = [(f"{name}-stderr", self._read_to_end), (name, self._wait_without_poll)]
         else:
-            self._wake_fds = _make_wake_fds()
-            self._pidfd = -1 if self._exited else _open_pidfd(self._process.pid)
+            with steady:
+                self._wake_fds = _make_wake_fds()
+                self._pidfd = -1 if self._exited else _open_pidfd(self._process.pid)
             if self._pidfd < 0 and not self._exited:
                 jobs.append((f"{name}-wait", self._wait))
             jobs.append((name, self._run))
@@ -243,7 +245,7 @@ class ChildWatcher:
                     os.write(self._wake_fds[-1], b"\1\0\0\0\0\0\0\0")
 
     def _release(self) -> None:
-        with self._lock:
+        with steady, self._lock:
             for fd in {*self._wake_fds, self._pidfd}:
                 if fd >= 0:
                     os.close(fd)
@@ -252,7 +254,7 @@ class ChildWatcher:
 
     def _close_stderr(self) -> None:
         if self._stderr is not None:
-            with suppress(OSError):
+            with steady, suppress(OSError):
                 self._stderr.close()
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from .._forks import forgets, steady
+
 __all__ = ["Closable", "FdTransport", "can_poll", "release_after_fork"]
 
 _IOV_MAX = 64
@@ -111,6 +113,7 @@ class FdTransport:
         self._most = 0  # bytes in one write; 0: any number
         if self.pollable:
             self._set_up_writing(modes[write_fd], nonblocking)
+        forgets(self, "close_after_fork")
 
     def _set_up_writing(self, mode: int, nonblocking: bool) -> None:
         if not os.get_blocking(self.write_fd):
@@ -190,7 +193,7 @@ class FdTransport:
 
     def close_write(self) -> None:
         """Close ``write_fd``, or shut down that direction of a socket."""
-        with self._lock:
+        with steady, self._lock:
             fd = self.write_fd
             if fd not in self._open_fds:
                 return
@@ -205,7 +208,7 @@ class FdTransport:
 
     def close(self) -> None:
         """Close all descriptors."""
-        with self._lock:
+        with steady, self._lock:
             fds, self._open_fds = self._open_fds, set()
             # Other objects may share a socket (its makefile(), a forked process): only
             # shutting it down tells the peer that this session is over.

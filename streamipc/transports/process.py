@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any, Literal, Union, cast
 
+from .._forks import steady
 from ..exceptions import SessionClosedError
 from ._readahead import flush_pending, take_read_ahead
 from ._stderr import StderrSink
@@ -76,25 +77,26 @@ def start_process(
         raise ValueError("the command to start is empty")
     on_line = stderr if callable(stderr) else None
     piped = stderr == "forward" or on_line is not None or stderr == subprocess.PIPE
-    process: subprocess.Popen[Any] = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if piped else cast("int | IO[Any] | None", stderr),
-        bufsize=0,
-        **popen_options,
-    )
-    try:
-        return ProcessTransport(process, forward=stderr == "forward", on_line=on_line)
-    except BaseException:
-        process.kill()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-        process.wait()
-        raise
+    with steady:
+        process: subprocess.Popen[Any] = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if piped else cast("int | IO[Any] | None", stderr),
+            bufsize=0,
+            **popen_options,
+        )
+        try:
+            return ProcessTransport(process, forward=stderr == "forward", on_line=on_line)
+        except BaseException:
+            process.kill()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+            process.wait()
+            raise
 
 
 def wrap_process(process: subprocess.Popen[bytes]) -> ProcessTransport:
@@ -156,13 +158,14 @@ class ProcessTransport(FdTransport):
         self._name = describe_command(process)
         self._sink = StderrSink(forward, on_line, self._name)
         self._status_by: float | None = None  # until when to wait for the exit status
-        super().__init__(
-            stdout.fileno(),
-            stdin.fileno(),
-            owners={stdin.fileno(): (stdin,), stdout.fileno(): (stdout,)},
-            prefix={0: take_read_ahead(stdout)},
-        )
-        self._watcher = ChildWatcher(process, stderr, self._sink, take_read_ahead(stderr))
+        with steady:
+            super().__init__(
+                stdout.fileno(),
+                stdin.fileno(),
+                owners={stdin.fileno(): (stdin,), stdout.fileno(): (stdout,)},
+                prefix={0: take_read_ahead(stdout)},
+            )
+            self._watcher = ChildWatcher(process, stderr, self._sink, take_read_ahead(stderr))
         # An attribute rather than a set of ours: it lives and dies with the object.
         process._streamipc_taken = True  # type: ignore[attr-defined]
 

@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from .._forks import steady
 from .base import Transport
 from .pipe import FdTransport
 
@@ -41,7 +42,7 @@ class StdioTransport(FdTransport):
 
     def __init__(self) -> None:
         global _taken
-        with _lock:
+        with steady, _lock:
             if _taken:
                 raise RuntimeError(
                     "standard input and output already belong to a session of this process; "
@@ -92,7 +93,7 @@ class StdioTransport(FdTransport):
     def close(self) -> None:
         """Put standard input and output back and close the private copies."""
         global _taken
-        with _lock:
+        with steady, _lock:
             if self._copies is not None:
                 # What was printed meanwhile was meant for standard error.
                 _flush_output()
