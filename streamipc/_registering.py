@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
+from ._forks import renew
 from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes, check_function
 from .messages import Message
 
@@ -24,6 +25,12 @@ class Registries:
         self._lock = threading.Lock()  # guards the two below
         self._closes: list[Callable[..., Any]] = []
         self._closed = False
+
+    def forget_after_fork(self) -> None:
+        """Renew the locks, in a forked process."""
+        for registry in (self.requests, self.messages, self.exceptions):
+            registry.forget_after_fork()
+        renew(self._lock)
 
     def add_close(self, function: Callable[..., Any]) -> bool:
         """Add a callback for the end of a session; return ``False`` if it is too late."""

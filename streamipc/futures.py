@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from ._forks import forkable_lock
 from .exceptions import RequestTimeoutError
 from .messages import Message
 
@@ -30,14 +31,8 @@ _FINISHED = "FINISHED"
 _CANCELLED = "CANCELLED_AND_NOTIFIED"
 
 
-_creation = threading.Lock()
+_creation = forkable_lock()
 """Guards the creation of a future's condition, and the settling of one without."""
-
-
-def renew_lock() -> None:
-    """Make the module's lock anew, in a forked child, where its holder may not exist."""
-    global _creation
-    _creation = threading.Lock()
 
 
 class Owner(Protocol):
@@ -213,7 +208,12 @@ class ResponseFuture(Future[R], Generic[R]):
 
     def abandon_after_fork(self, error: BaseException) -> None:
         """Fail in a forked child, where nobody will read the reply."""
-        self._made_condition = threading.Condition()  # the old one may be locked for ever
+        # The old ones may be locked for ever, and as_completed() may go on with its own.
+        self._made_condition = threading.Condition()
+        for waiter in self._waiters:
+            waiter.event = threading.Event()
+            if hasattr(waiter, "lock"):
+                waiter.lock = threading.Lock()
         self.settle(None, error)
 
     def has_callbacks(self) -> bool:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Union
 
+from ._forks import renew
 from .exceptions import RequestCancelledError
 from .messages import Message
 
@@ -194,6 +195,10 @@ class HandlerRegistry:
 
     def __bool__(self) -> bool:
         return bool(self._handlers)
+
+    def forget_after_fork(self) -> None:
+        """Renew the lock, in a forked process."""
+        renew(self._lock)
 
     def register(self, target: Any = None, *, inline: bool = False) -> Callable[..., Any]:
         """Serve as the decorator, in each of its forms.

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._arguments import check_message, checked_timeout
+from ._forks import forgets, renew
 from ._registering import Registering
 from .engine.contracts import Options
 from .engine.lifetimes import track
@@ -100,6 +101,7 @@ class IpcPeer(Registering):
         self._lock = threading.Lock()  # guards _sessions and _closed
         self._sessions: weakref.WeakSet[IpcSession] = weakref.WeakSet()
         self._closed = False
+        forgets(self)
 
     @property
     def options(self) -> Options:
@@ -253,6 +255,12 @@ class IpcPeer(Registering):
         """Take a session that has ended off the list."""
         with self._lock:
             self._sessions.discard(session)
+
+    def forget_after_fork(self) -> None:
+        """Go on without the sessions, in a forked process: they are the parent's."""
+        renew(self._lock)
+        self._registries.forget_after_fork()
+        self._sessions.clear()
 
     # All sessions.
 

@@ -231,6 +231,14 @@ class Crew(Watching):
             for member in self._members:
                 self._rouse(member)
 
+    def forget_after_fork(self) -> None:
+        """Have the thread that forked, if it is a member, end once its job has returned."""
+        self._stopping = True
+        self._quick.clear()
+        self._slow.clear()
+        self._errands.clear()
+        self._idle.clear()
+
     def join(self, end: float) -> bool:
         """Wait for the members' threads; return whether all have ended."""
         me = threading.current_thread()

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .._forks import renew
 from ..exceptions import (
     IpcError,
     ProtocolError,
@@ -345,7 +346,10 @@ class Engine(Dispatching):
 
     def send_item(self, served: Served, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""
-        self.writer.send(frame)
+        try:
+            self.writer.send(frame)
+        except SessionClosedError:
+            raise self.closing.error() from None
 
     def answer(self, served: Served, frame: list[Buffer]) -> None:
         """Send the answer to a request, unless nobody waits for one any more.
@@ -523,7 +527,10 @@ class Engine(Dispatching):
         return self._foreign
 
     def forget_after_fork(self) -> None:
-        """Make this copy, in a forked child, inert. Takes no lock: its holder is not here."""
+        """Make this copy, in a forked child, inert: also for the thread that has forked.
+
+        That may be one of the crew's, in a handler: it must find its way out.
+        """
         pid = self._pid
         self._foreign = True
 
@@ -534,15 +541,23 @@ class Engine(Dispatching):
             )
 
         self._refusal = reason
+        renew(self.lock)
         self.closing.forget_after_fork()
+        self.writer.forget_after_fork()
+        self.crew.forget_after_fork()
         forget = getattr(self.transport, "close_after_fork", None)
         if forget is not None:
             forget()
         self.crew_wakeup.close_after_fork()
         self.reader_wakeup.close_after_fork()
         self.outlet.close_after_fork()
-        for future in list(self._calls.values()):
+        for future in self.take_calls():
             future.abandon_after_fork(reason())
+        for served in list(self.connection.served.values()):
+            if isinstance(served, Served):  # not so while it is on its way from the reader
+                served.forget_after_fork()
+        self.notifications.clear()
+        self._received.items.clear()
         self._received.ended = True
 
     def _read_prefix(self, sources: list[int]) -> None:

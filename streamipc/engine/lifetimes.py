@@ -11,8 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import futures
-from . import serving
+from .._forks import forgets
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -50,11 +49,13 @@ def track(engine: Engine) -> None:
     """Include an engine in what happens at exit and after a fork."""
     global _installed
     _engines.add(engine)
+    forgets(engine)
     if not _installed:
         _installed = True
         atexit.register(_close_all)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_forget_all)
+            # They belong to the parent, and so do their children.
+            os.register_at_fork(after_in_child=_engines.clear)
 
 
 def _close_all() -> None:
@@ -71,14 +72,3 @@ def _close_all() -> None:
     for engine in engines:
         with suppress(Exception):
             engine.closing.close(max(0.0, end - time.monotonic()))
-
-
-def _forget_all() -> None:
-    """Make the copies that a forked child has inert: they belong to the parent."""
-    # Another thread of the parent may have held these at the moment of the fork.
-    futures.renew_lock()
-    serving.renew_lock()
-    for engine in list(_engines):
-        with suppress(Exception):
-            engine.forget_after_fork()
-    _engines.clear()

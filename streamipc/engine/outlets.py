@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .._forks import renew
 from ..serializers.base import Buffer
 from ..transports.base import Transport
 from .polling import Wakeup, milliseconds
@@ -104,6 +105,7 @@ class PolledOutlet:
 
     def close_after_fork(self) -> None:
         """As :meth:`close`, in a forked child."""
+        renew(self._lock)
         if self._wakeup is not None:
             self._wakeup.close_after_fork()
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._forks import forkable_lock, renew
 from ..exceptions import (
     IpcError,
     ProtocolError,
@@ -177,6 +178,11 @@ class Served:
                 self.wakers = self.wakers or []
             self._engine.wait(self, self.deadline)
         self._engine.send_item(self, frame)
+
+    def forget_after_fork(self) -> None:
+        """Renew the lock, in a forked child."""
+        if self._lock is not None:
+            renew(self._lock)
 
     def _wake(self) -> None:
         for lock in tuple(self.wakers):
@@ -364,13 +370,7 @@ def _refuse_coroutine(value: Any, handler: Handler) -> Any:
     )
 
 
-_creation = threading.Lock()  # guards the creation of the lock of a Served
-
-
-def renew_lock() -> None:
-    """Make the module's lock anew, in a forked child, where its holder may not exist."""
-    global _creation
-    _creation = threading.Lock()
+_creation = forkable_lock()  # guards the creation of the lock of a Served
 
 
 def _lock_of(served: Served) -> Any:

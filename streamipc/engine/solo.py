@@ -96,6 +96,11 @@ class Solo:
     def stop(self) -> None:
         """Do nothing: there is nobody to stop."""
 
+    def forget_after_fork(self) -> None:
+        """Drop, in a forked child, what waits to run."""
+        self._jobs.clear()
+        self.dropped.clear()
+
     def join(self, end: float) -> bool:
         """Do nothing: there is nobody to wait for."""
         return True

@@ -23,6 +23,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from .._forks import renew
 from ..exceptions import IpcError, SessionClosedError
 from ..serializers.base import Buffer
 
@@ -297,6 +298,12 @@ class Writer:
             self._batched = 0
             self._flushed = self._queued
             self._moved.notify_all()
+
+    def forget_after_fork(self) -> None:
+        """Write nothing more, in a forked child: what is queued is the parent's to write."""
+        renew(self._lock)
+        self._flusher = 0
+        self.fail()
 
     def _append(self, buffers: Sequence[Buffer]) -> _Frame:
         self._seal_batch()
