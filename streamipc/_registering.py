@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from ._forks import renew
 from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes, check_function
@@ -59,6 +59,13 @@ class Registering:
 
     def __init__(self) -> None:
         self._registries = Registries()
+
+    def __reduce__(self) -> NoReturn:
+        # As an argument of a multiprocessing.Process, for one.
+        raise TypeError(
+            f"a {type(self).__name__} belongs to this process and can't be sent to another "
+            "(pickled): make one there"
+        )
 
     @overload
     def on_request(
