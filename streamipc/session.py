@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 import types
 import warnings
@@ -19,6 +20,7 @@ from ._arguments import (
 )
 from ._host import SessionHost
 from ._registering import Registering
+from ._terminating import on_sigterm
 from .engine.contracts import Stats
 from .engine.engine import Engine
 from .engine.progress import ProgressCalls
@@ -264,10 +266,25 @@ class IpcSession(Registering):
         """Start, and return when the peer is gone and running handlers have finished.
 
         Handlers run on threads of the session's; this one sleeps. Ctrl-C is raised here.
+
+        In the main thread, SIGTERM ends it as :meth:`close` does: no new requests are
+        taken, handlers in flight have 5 seconds to finish and answer, then this returns.
+        A second SIGTERM ends the process, and so does the first where the peer has hung
+        up already. A handler of your own for SIGTERM is left alone.
         """
         with suppress(SessionClosedError):
             self._engine.start()
-        self._engine.closing.wait_until_closed()
+        with on_sigterm(self._close_soon):
+            self._engine.closing.wait_until_closed()
+
+    def _close_soon(self) -> bool:
+        if self._engine.closing.ended.is_set():
+            return False
+        try:
+            threading.Thread(target=self.close, name="streamipc-closing", daemon=True).start()
+        except RuntimeError:  # can't start new thread
+            return False
+        return True
 
     def close(self, timeout: float = 5) -> None:
         """End the session gracefully; may be called twice, and from any thread.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ._arguments import checked_timeout
+from ._terminating import on_sigterm
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
 
@@ -51,10 +52,23 @@ class SyncIpcSession(IpcSession):
         return self._engine.tick(None if timeout is None else checked_timeout(timeout))
 
     def serve_forever(self) -> None:
-        """Read and run handlers, here, until the peer is gone."""
+        """Read and run handlers, here, until the peer is gone.
+
+        SIGTERM ends it as in :meth:`IpcSession.serve_forever`.
+        """
         with suppress(SessionClosedError):
             self._engine.start()
-        self._engine.serve()
+        told: list[int] = []
+
+        def stop() -> bool:
+            told.append(1)
+            self._engine.reader.wake_holder()
+            return not self._engine.closing.ended.is_set()
+
+        with on_sigterm(stop):
+            self._engine.serve(lambda: bool(told))
+        if told:
+            self.close()
 
     @classmethod
     def for_processes(cls) -> type[ProcessSession]:

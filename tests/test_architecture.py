@@ -20,7 +20,7 @@ FLOORS = (
     {"protocol"},
     {"serializers"},
     {"futures", "handlers", "engine"},
-    {"_arguments", "_host", "_registering", "session", "sync"},
+    {"_arguments", "_host", "_registering", "_terminating", "session", "sync"},
     {"peer"},
 )
 """From the ground up: a file may import from its own floor and from those below it."""

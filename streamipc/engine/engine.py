@@ -441,10 +441,11 @@ class Engine(Dispatching):
         assert self.solo is not None
         return self.solo.tick(None if timeout is None else time.monotonic() + timeout)
 
-    def serve(self) -> None:
-        """Without threads: read and work until the session is over."""
+    def serve(self, stop: Callable[[], bool]) -> None:
+        """Without threads: read and work until the session is over, or ``stop`` says so."""
         assert self.solo is not None
-        self.solo.wait_for_end(self.closing.ended.is_set, None)
+        ended = self.closing.ended.is_set
+        self.solo.wait_for_end(lambda: ended() or stop(), None)
         self.solo.run_jobs()
 
     def receive(self, timeout: float | None) -> Message:

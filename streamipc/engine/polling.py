@@ -28,7 +28,9 @@ class Wakeup:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the descriptors against close()
+        # Guards the descriptors against close(); set() may interrupt its holder, in a
+        # signal handler.
+        self._lock = threading.RLock()
         self._closed = False
         if hasattr(os, "eventfd"):
             self._read = self._write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
