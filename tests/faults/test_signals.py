@@ -95,20 +95,31 @@ def test_ctrl_c_in_the_midst_of_traffic_leaves_nobody_waiting(script: Script) ->
         except BaseException as error:
             failed.append(error)
 
+    armed = False
+
+    def interrupted_here(*_):
+        global armed
+        if armed:
+            armed = False
+            raise KeyboardInterrupt
+
     def interrupt():
         while not stop.wait(random.random() * 0.01):
             os.kill(os.getpid(), signal.SIGINT)
 
+    signal.signal(signal.SIGINT, interrupted_here)
     threads = [threading.Thread(target=ask) for _ in range(3)]
     threads.append(threading.Thread(target=interrupt))
     for thread in threads:
         thread.start()
     while interrupted < 100 and not ends:
         try:
+            armed = True
             session.request(Echo("main")).result(timeout=30)
             with session.stream(Count(20)) as stream:
                 for item in stream:
                     pass
+            armed = False
         except KeyboardInterrupt:
             interrupted += 1
         except SessionClosedError as error:

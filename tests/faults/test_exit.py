@@ -1,0 +1,203 @@
+"""The parent ends, in whatever way: its children go by themselves, and Python has nothing to say.
+
+Children are watched through pidfds, which tell the end of a process that is not one's own child.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+Script = Callable[..., list[str]]
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "pidfd_open"), reason="pidfds are Linux's: they tell when an orphan has ended"
+)
+
+GONE = 1.0
+"""Seconds after the parent's end within which its children are gone."""
+
+BOUND = 5.0
+"""Seconds that a busy machine may make of it."""
+
+CHILD = """
+    import os, sys, threading, time
+    import long_child
+    from shared_messages import Echo
+    from streamipc import IpcPeer, IpcSession, SyncIpcSession
+    kind = SyncIpcSession if "sync" in sys.argv else IpcSession
+    session = IpcPeer(session_type=kind).create_stdio_session()
+    long_child.register(session)
+
+    @session.on_request
+    def echo(msg: Echo) -> object:
+        return msg.value
+
+    session.serve_forever()
+"""
+
+PARENT = """
+    import os, signal, sys, threading, time
+    from long_messages import AskBack, Count, Down, Stubborn, WaitFor
+    from shared_messages import Echo, Note
+    from streamipc import IpcPeer, RequestContext, SyncIpcSession
+
+    sys.setswitchinterval(float(os.environ.get("STREAMIPC_SWITCH_INTERVAL", "0.005")))
+    peer = IpcPeer()
+    session = peer.create_command_session(sys.argv[1:])
+    assert session.request(Echo(1)).result(timeout=30) == 1
+
+    @session.on_request
+    def down(msg: Down) -> int:
+        entered.set()
+        threading.Event().wait()
+
+    entered = threading.Event()
+    pids = [session.pid]
+    {use}
+    print(*pids, flush=True)
+    sys.stdin.readline()
+    {end}
+"""
+
+USES = {
+    "idle": "pass",
+    "stubborn handler": """
+    session.request(Stubborn("it"))
+    session.request(WaitFor("it started")).result(timeout=30)
+    """,
+    "handler that asks back": """
+    session.request(Down(1))
+    assert entered.wait(30)
+    """,
+    "stream": """
+    stream = session.stream(Count(1 << 40))
+    next(stream)
+    """,
+    "traffic": """
+    def ask():
+        while True:
+            session.request(Echo("x" * 10_000)).result()
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    """,
+    "several": """
+    more = [peer.create_command_session(sys.argv[1:]) for _ in range(3)]
+    pending = [one.request(WaitFor("never")) for one in more for _ in range(10)]
+    pids += [one.pid for one in more]
+    """,
+}
+
+ENDS = {
+    "returns": "pass",
+    "exception": "raise LookupError('on purpose')",
+    "sys.exit": "sys.exit(3)",
+    "sys.exit in a thread": "threading.Thread(target=sys.exit).start()",
+    "os._exit": "os._exit(4)",
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM)",
+}
+
+STATUS = {"exception": 1, "sys.exit": 3, "os._exit": 4, "SIGKILL": -9, "SIGTERM": -15}
+
+
+def _end_parent(command: list[str]) -> tuple[subprocess.Popen[bytes], bytes, float]:
+    """Run a parent until it has ended; return it, what it said, and how long children took."""
+    parent = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    assert parent.stdin is not None
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    watched = [os.pidfd_open(pid) for pid in pids]
+    try:
+        assert watched, parent.communicate()[1].decode()
+        parent.stdin.write(b"\n")
+        parent.stdin.flush()
+        parent.wait(30)
+        ended = time.monotonic()
+        for pidfd in watched:
+            left = max(0.0, ended + BOUND - time.monotonic())
+            assert select.select([pidfd], [], [], left)[0], "a child lives on"
+        took = time.monotonic() - ended
+    finally:
+        for pidfd, pid in zip(watched, pids, strict=True):
+            if not select.select([pidfd], [], [], 0)[0]:
+                os.kill(pid, signal.SIGKILL)
+            os.close(pidfd)
+        said = parent.communicate(timeout=30)[1]
+    return parent, said, took
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("use", USES)
+def test_children_go_when_their_parent_ends(script: Script, use: str, end: str) -> None:
+    child = script(CHILD)
+    parent = script(PARENT.format(use=USES[use], end=ENDS[end]), name="parent.py")
+    ended, said, took = _end_parent([*parent, *child])
+
+    assert ended.returncode == STATUS.get(end, 0)
+    assert took < BOUND
+    if end == "exception":
+        assert said.count(b"Traceback") == 1
+        assert said.endswith(b"LookupError: on purpose\n")
+    else:
+        assert said == b""
+
+
+def test_a_stuck_handler_keeps_an_orphan_for_less_than_a_second(script: Script) -> None:
+    child = script(CHILD)
+    source = PARENT.format(use=USES["stubborn handler"], end=ENDS["SIGKILL"])
+    parent = script(source, name="parent.py")
+    # The best of several: how long it takes where nothing else wants the CPU.
+    for _ in range(5):
+        took = _end_parent([*parent, *child])[2]
+        if took < GONE:
+            return
+    pytest.fail(f"it took {took:.2f} s")
+
+
+@pytest.mark.parametrize("end", ["os._exit", "SIGKILL"])
+def test_a_child_without_threads_goes_in_the_midst_of_its_request(script: Script, end: str) -> None:
+    child = [*script(CHILD), "sync"]
+    use = """
+    future = session.request(Down(1))
+    assert entered.wait(30)
+    """
+    parent = script(PARENT.format(use=use, end=ENDS[end]), name="parent.py")
+    assert _end_parent([*parent, *child])[2] < BOUND
+
+
+@pytest.mark.parametrize("kind", ["IpcSession", "SyncIpcSession"])
+def test_a_session_left_open_in_another_thread_says_nothing_at_the_end(
+    script: Script, kind: str
+) -> None:
+    child = script(CHILD)
+    source = f"""
+    import sys, threading, time
+    from long_messages import WaitFor
+    from shared_messages import Echo
+    from streamipc import IpcPeer, IpcSession, SyncIpcSession
+    session = IpcPeer(session_type={kind}).create_command_session(sys.argv[1:])
+    asking = threading.Event()
+
+    def ask():
+        while True:
+            session.request(Echo(1)).result()
+            asking.set()
+
+    threading.Thread(target=ask, daemon=True).start()
+    assert asking.wait(30)
+    """
+    done = subprocess.run(
+        [*script(source, name="parent.py"), *child], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
