@@ -37,6 +37,10 @@ _CANCELLED_HANDLERS = 0.5
 _JOIN = 1.0
 """Seconds to wait for the crew's threads; one that runs a handler without end stays."""
 
+_JOIN_STUCK = 0.05
+"""The same where handlers were given up: they have had their time to notice, and a child
+whose parent is gone is to go within a second."""
+
 _EXITED = 0.03
 """Seconds for the end of the stream to arrive after the child's death. It is there at
 once, unless another process holds the pipe open."""
@@ -61,6 +65,7 @@ class Closing:
         self._end_claimed = False  # guarded by the engine's lock
         self._finisher: int | None = None  # identifier of the thread in _finish
         self._by: float | None = None  # when _finish is to be done waiting
+        self._gave_up = False  # on handlers, although they had time to notice the end
         self.refuses_requests = False
         self.ended = threading.Event()
         """Nothing more will be read, and pending requests have failed."""
@@ -304,6 +309,7 @@ class Closing:
                 slice_end = min(slice_end, self._by)
             if crew.wait_until_quiet(slice_end):
                 return
+        self._gave_up = gone
         self._cancel_handlers()
 
     def _cancel_handlers(self) -> None:
@@ -359,7 +365,7 @@ class Closing:
         end = time.monotonic() + _JOIN
         while engine.writer.is_writing() and time.monotonic() < end:
             time.sleep(0.0005)  # it was told to give up
-        engine.crew.join(end)
+        engine.crew.join(time.monotonic() + _JOIN_STUCK if self._gave_up else end)
         engine.writer.fail()
 
     def _run_leftovers(self) -> None:
