@@ -421,7 +421,10 @@ class Engine(Dispatching):
         if self._foreign:
             raise self.closing.error()
         if self.solo is not None:
-            return self.solo.wait(awaited, end)
+            ready = self.solo.wait(awaited, end)
+            if self.reader.ended:
+                park_at_exit()
+            return ready
         member = working_member()
         if member is None:
             ready = self.reader.wait(awaited, end)
