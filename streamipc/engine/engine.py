@@ -258,15 +258,18 @@ class Engine(Dispatching):
             prepare(future)
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.lock:
-            if self._refusal is not None:
-                raise _not_sent(message, self._refusal())
+            refused = self._refusal is not None
             if id in self._calls:
                 raise ProtocolError(f"the id generator gave {id!r}, the id of a pending request")
-            self._calls[id] = future
-            if deadline is not None:
-                future.timeout = timeout
-                self._deadlines.add(deadline, future)
-                self.crew.deadline_added(deadline)
+            if not refused:
+                self._calls[id] = future
+                if deadline is not None:
+                    future.timeout = timeout
+                    self._deadlines.add(deadline, future)
+                    self.crew.deadline_added(deadline)
+        if refused:
+            # Raises; not above, since the error waits for the child's exit status.
+            self._start_for(message)
         try:
             # Large buffers are the caller's own: they are written before it goes on.
             self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
