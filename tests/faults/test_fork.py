@@ -86,7 +86,7 @@ def test_the_copies_say_that_they_belong_to_another_process(
                 assert own.request(Echo(3)).result(timeout=10) == 3
             peer.close()
 
-        for _ in range(3):
+        for _ in range(2):
             pid = fork(in_the_copy, way)
             assert os.waitpid(pid, 0)[1] == 0
             assert idle.request(Echo(4)).result(timeout=10) == 4
@@ -267,7 +267,7 @@ def test_a_handler_that_forks_and_returns_in_both_processes_answers_once(
     command = script(IMPORTS + source, name="parent.py")
     done = subprocess.run([*command, *child], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr.splitlines()[0].startswith("this session belongs to proce")
+    assert "this session belongs to proce" in done.stderr
 
 
 def test_what_a_child_forks_does_not_outlive_the_end_of_its_stream(

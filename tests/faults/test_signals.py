@@ -191,7 +191,6 @@ def _wchan(pid: int) -> str:
     [
         "session.request(WaitFor('never')).result()",
         "list(session.stream(WaitFor('never')))",
-        "session.receive()",
         "session.serve_forever()",
         "while True: session.request(Echo('x' * 100_000)).result()",
         "session.close(timeout=30)",
@@ -209,7 +208,6 @@ def test_ctrl_c_at_a_terminal_ends_the_parent_and_its_children(script: Script, u
         os.write(1, b"%d %d\\n" % (session.pid, silent.pid))
         if "close" in {use!r}:
             session.request(Stubborn("it"))
-            threading.Thread(target=lambda: None).start()
         {use}
     """
     parent = subprocess.Popen(
