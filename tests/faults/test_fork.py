@@ -24,7 +24,7 @@ IMPORTS = """
     from forking import check_inert, fork, pipes_held
     from long_messages import Count
     from shared_messages import Echo, Note
-    from streamipc import IpcPeer, SessionClosedError
+    from streamipc import IpcPeer, SessionClosedError, SyncIpcSession
 
     sys.setswitchinterval(float(os.environ.get("STREAMIPC_SWITCH_INTERVAL", "0.005")))
 """
@@ -62,8 +62,10 @@ def test_the_copies_say_that_they_belong_to_another_process(
         peer.create_command_session(silent) as busy,
         peer.create_command_session(child) as chatty,
         peer.create_command_session(child) as unused,
+        IpcPeer(session_type=SyncIpcSession).create_command_session(child) as sync,
     ):
         assert idle.request(Echo(1)).result() == 1
+        assert sync.request(Echo(1)).result() == 1
         chatty.notify(Note("kept"))
         assert chatty.receive(timeout=10).text == "kept"
         chatty.notify(Note("left to be received"))
@@ -77,6 +79,7 @@ def test_the_copies_say_that_they_belong_to_another_process(
             check_inert(idle)
             check_inert(chatty)
             check_inert(unused)
+            check_inert(sync)
             check_inert(busy, pending, stream)
             assert peer.sessions == []
             assert peer.broadcast(Note()) == {}
@@ -93,10 +96,11 @@ def test_the_copies_say_that_they_belong_to_another_process(
             assert not pending.done()
         assert chatty.receive(timeout=10).text == "left to be received"
         assert unused.request(Echo(5)).result(timeout=10) == 5
+        assert sync.request(Echo(6)).result(timeout=10) == 6
         busy.close(timeout=0)
         waiting.join()
-    codes = [session.returncode for session in (idle, chatty, unused)]
-    assert codes == [0, 0, 0], codes
+    codes = [session.returncode for session in (idle, chatty, unused, sync)]
+    assert codes == [0, 0, 0, 0], codes
     print("done")
     """
     assert run(source, way, *echo_child) == "done\n"
