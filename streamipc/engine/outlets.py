@@ -27,6 +27,7 @@ class PolledOutlet:
     def __init__(self, transport: Any) -> None:
         self.write_some = transport.write_some
         self._written: list[int] = transport.written
+        self.forget_written: Callable[[], object] = transport.written.clear
         self._transport = transport
         self._lock = threading.Lock()  # guards _wakeup and _aborted
         self._wakeup: Wakeup | None = None  # most sessions never wait for room
@@ -134,6 +135,9 @@ class BlockingOutlet:
     def written(self) -> int | None:
         """Return that it is unknown what an interrupted write has written."""
         return None
+
+    def forget_written(self) -> None:
+        """Do nothing: it is unknown."""
 
     def abort(self) -> None:
         """Do nothing: closing the transport ends a write that blocks."""

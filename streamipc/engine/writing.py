@@ -68,6 +68,10 @@ class Outlet(Protocol):
         """Return how many bytes a write that was interrupted has written, if known."""
         ...
 
+    def forget_written(self) -> object:
+        """What :meth:`written` would return is counted: return 0 until the next write."""
+        ...
+
 
 class _Frame:
     """One frame in the queue; withdrawn if it has no views left."""
@@ -334,25 +338,28 @@ class Writer:
         """
         try:
             written = self._outlet.write_some((data,))
+            with self._lock:
+                if written == len(data) and not self._queue:
+                    self._outlet.forget_written()
+                    self._flushed, self._in_flight, self._flusher = end, 0, 0
+                    if self._waiting:
+                        self._moved.notify_all()
+                    return None
+            return self._count_past_queue(data, end, written)
         except BaseException as error:
+            if not self._in_flight:
+                raise  # Ctrl-C, after what was written is counted
             failure = self._failure(error)
             if failure is error:
                 self._count_past_queue(data, end, self._outlet.written() or 0)
             raise failure from failure.__cause__
-        with self._lock:
-            if written == len(data) and not self._queue:
-                self._in_flight = self._flusher = 0
-                self._flushed = end
-                if self._waiting:
-                    self._moved.notify_all()
-                return None
-        return self._count_past_queue(data, end, written)
 
     def _count_past_queue(self, data: Buffer, end: int, written: int) -> _Frame | None:
         """Count what was written, and queue what was not; see :meth:`_write_past_queue`."""
         with self._lock:
             self._in_flight = 0
             self._flushed += written
+            self._outlet.forget_written()
             left = end - self._flushed
             if self._queue and not left:
                 self._drop_written(0)
@@ -442,12 +449,13 @@ class Writer:
                 return
             try:
                 written = self._write(batch)
+                self._written(written)
             except SessionClosedError:
                 return  # said to on_error; senders see that the stream is broken
             except BaseException:
-                self._written(self._outlet.written() or 0)
+                if self._in_flight:  # as in _write_past_queue
+                    self._written(self._outlet.written() or 0)
                 raise
-            self._written(written)
             if not written:
                 if not may_block or self._flushed >= mark:
                     return
@@ -483,6 +491,7 @@ class Writer:
     def _written(self, count: int) -> None:
         with self._lock:
             self._in_flight = 0
+            self._outlet.forget_written()
             self._drop_written(count)
             if count and self._waiting:
                 self._moved.notify_all()
@@ -508,6 +517,12 @@ class Writer:
     def _hand_over(self) -> None:
         with self._lock:
             self._flusher = 0
+            self._in_flight = 0
+            # So it is, unless an interrupt came before a frame past the queue was written.
+            first = self._queue[0] if self._queue else None
+            left_of_first = 0 if first is None else sum(map(len, first.views))
+            end = self._queued - self._batched if first is None else first.end
+            self._flushed = end - left_of_first
             if self._waiting:
                 self._moved.notify_all()
                 return

@@ -40,6 +40,9 @@ class Slow:
         self.data += joined
         return len(joined)
 
+    def forget_written(self) -> None:
+        pass
+
     def wait_for_room(self, timeout: float | None) -> bool:
         self.waiting.release()
         return self.gate.wait(timeout)
@@ -506,3 +509,58 @@ def test_closing_ends_a_wait_for_room() -> None:
     outlet.close()
     os.close(incoming)
     os.close(_unused)
+
+
+class InterruptedLock:
+    """A lock that Ctrl-C interrupts once, in the midst of taking it for the ``n``-th time."""
+
+    def __init__(self, lock: Any, n: int, meanwhile: Callable[[], object]) -> None:
+        self._lock = lock
+        self._left = n
+        self._meanwhile = meanwhile
+
+    def __enter__(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._meanwhile()
+            raise KeyboardInterrupt
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that can be polled are POSIX's")
+@pytest.mark.parametrize("queued", [0, 1, 3])
+@pytest.mark.parametrize("meanwhile", [b"", b"<of another thread>"])
+@pytest.mark.parametrize("n", range(1, 8))
+def test_an_interrupt_between_a_write_and_its_bookkeeping_sends_nothing_twice(
+    n: int, queued: int, meanwhile: bytes
+) -> None:
+    read, write = os.pipe()
+    transport = FdTransport(read, write)
+    rig = Rig(PolledOutlet(transport))
+    writer = rig.writer
+    for number in range(queued):
+        writer.queue([b"<queued %d>" % number])
+    lock = writer._lock
+    writer._lock = InterruptedLock(  # type: ignore[assignment]
+        lock, n, lambda: writer.queue([meanwhile]) if meanwhile else None
+    )
+    interrupted = False
+    try:
+        writer.send([b"<first>"])
+    except KeyboardInterrupt:
+        interrupted = True
+    writer._lock = lock
+    writer.send([b"<second>"])
+    writer.send([b"<third>", b"<in two parts>"])
+
+    before = b"".join(b"<queued %d>" % number for number in range(queued))
+    after = (meanwhile if interrupted else b"") + b"<second><third><in two parts>"
+    # Interrupted early enough, the first one is not sent; never is it sent twice.
+    expected = [before + b"<first>" + after, *([before + after] if interrupted else [])]
+    assert os.read(read, 1 << 16) in expected
+    assert writer.backlog == 0
+    assert not writer.is_writing()
+    transport.close()
