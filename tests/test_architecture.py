@@ -15,18 +15,18 @@ PACKAGE = Path(streamipc.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
-    {"exceptions"},
+    {"_dataclasses", "_typing", "exceptions"},
     {"messages"},
     {"protocol"},
     {"serializers"},
-    {"futures", "handlers", "engine"},
+    {"_signatures", "futures", "handlers", "engine"},
     {"_arguments", "_host", "_registering", "session", "sync"},
     {"peer"},
 )
 """From the ground up: a file may import from its own floor and from those below it."""
 
 BESIDE = {"transports"}
-"""Known to the peer alone; they themselves may use the exceptions."""
+"""Known to the peer alone; they themselves may use the exceptions, and names of typing."""
 
 CONTRACTS = {"streamipc.serializers.base", "streamipc.transports.base"}
 """The interfaces of both, which every floor may name; they import nothing themselves."""
@@ -101,7 +101,7 @@ def may_import(mine: str, other: str) -> bool:
     if mine in (other, "__init__"):
         return True
     if mine in BESIDE:
-        return other == "exceptions"
+        return other in ("exceptions", "_typing")
     if other in BESIDE:
         return mine == "peer"
     return floor_of(other) <= floor_of(mine)
