@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import copyreg
 import sys
-import typing
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import is_dataclass
-from typing import Any
 from weakref import WeakSet
 
 from ..exceptions import SerializationError
 from ..messages import Message, _registry, default_wire_name
 from ._native_builders import ENUM, FLAG, NAMEDTUPLE, OBJECT, RECORD, need
 from ._native_layout import Layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 __all__ = ["Admitted"]
 
@@ -46,6 +47,8 @@ class _Types:
 
     def add(self, hint: Any) -> None:
         """Admit the classes in a type annotation, and those in the fields of these."""
+        import typing
+
         todo = [hint]
         aliases: list[Any] = []  # a type statement may name itself in its value
         while todo:
@@ -289,7 +292,7 @@ def _kind(cls: type) -> str | None:
         return "enum"
     if issubclass(cls, Message):
         return None
-    if is_dataclass(cls):
+    if hasattr(cls, "__dataclass_fields__"):
         return "record"
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return "namedtuple"
@@ -298,6 +301,8 @@ def _kind(cls: type) -> str | None:
 
 def _hints(cls: type) -> tuple[list[Any], bool]:
     """Return the annotations of ``cls`` as types, and whether all could be resolved."""
+    import typing
+
     try:
         return list(typing.get_type_hints(cls).values()), True
     except Exception:
@@ -320,6 +325,8 @@ def _hints(cls: type) -> tuple[list[Any], bool]:
 
 def _parts(hint: Any) -> Iterator[Any]:
     """Yield the types that ``hint`` is made of."""
+    import typing
+
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         for value in typing.get_args(hint):

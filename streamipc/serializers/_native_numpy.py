@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from math import prod
-from pickle import PickleBuffer
-from typing import Any
 
 from ..exceptions import SerializationError
 from ._native_builders import Builder, need
+from ._native_pickle import PickleBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 __all__ = ["numpy_reducer"]
-
-Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 
 def numpy_reducer(cls: type) -> Reducer | None:
@@ -105,6 +107,8 @@ def _build_array(spec: Any, shape: Any, order: Any, data: Any) -> Any:
     if need(order, str) not in ("C", "F"):
         raise SerializationError("the order of a numpy array is neither C nor F")
     size = memoryview(need(data, memoryview, bytes, bytearray)).nbytes
+    from math import prod
+
     if prod(shape) * dtype.itemsize != size:
         raise SerializationError(
             f"a numpy array of shape {shape!r:.200} and dtype {dtype} does not have {size} bytes"

@@ -22,17 +22,19 @@ last, as the unpickler will. :func:`check` walks through the rest in Python.
 
 from __future__ import annotations
 
-import re
 import struct
 import sys
-from collections.abc import Callable
-from typing import Any, Union
 
 from ..exceptions import SerializationError
 
-__all__ = ["check", "is_plain", "match_short"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
-Data = Union[bytes, memoryview]
+__all__ = ["check", "is_plain", "short_matcher"]
+
+Data = bytes | memoryview
 
 _LOOP = b"*+" if sys.version_info >= (3, 11) else b"{0,1000}"
 """Any number of times; before 3.11 bounded, since the matcher remembers every turn."""
@@ -50,7 +52,7 @@ def _run(tokens: bytes) -> bytes:
 
 def _counted(longest: int) -> bytes:
     """A length byte up to ``longest``, then as many bytes."""
-    options = (re.escape(bytes([n])) + b".{%d}" % n for n in range(longest + 1))
+    options = (b"\\x%02x.{%d}" % (n, n) for n in range(longest + 1))
     return b"(?:" + b"|".join(options) + b")"
 
 
@@ -82,11 +84,17 @@ def _tupled(longest_text: int) -> bytes:
 
 
 def _loop(tokens: bytes) -> Callable[..., Any]:
+    import re
+
     return re.compile(_run(tokens), re.DOTALL).match
 
 
-match_short = re.compile(b"\x80\x05" + _run(_untupled(32)) + b"\\.", re.DOTALL).fullmatch
-"""Matches the most common small pickles whole: see :func:`is_plain`."""
+def short_matcher() -> Callable[..., Any]:
+    """Return what matches the most common small pickles whole: see :func:`is_plain`."""
+    import re
+
+    return re.compile(b"\x80\x05" + _run(_untupled(32)) + b"\\.", re.DOTALL).fullmatch
+
 
 # Compiled when the first payload needs them: they take 3 ms each.
 _match_untupled: Callable[..., Any] | None = None

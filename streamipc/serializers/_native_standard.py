@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
-from pickle import PickleBuffer
-from typing import Any
 
 from ..exceptions import SerializationError
 from ._native_builders import Builder, need
 from ._native_numpy import numpy_reducer
+from ._native_pickle import PickleBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 __all__ = ["LargeBytes", "standard_reducer"]
 
-Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 _OUT_OF_BAND = 64 * 1024
 
