@@ -39,9 +39,6 @@ such a method, so decoding, which takes long, happens outside of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Union
-
 from ..exceptions import (
     IpcError,
     OverloadedError,
@@ -54,7 +51,6 @@ from ..exceptions import (
     UnhandledRequestError,
 )
 from ..messages import ErrorMessage
-from ..serializers.base import Buffer, MessageSerializer
 from .envelopes import (
     MAX_METADATA,
     Cancel,
@@ -68,6 +64,13 @@ from .envelopes import (
     Response,
 )
 from .framing import FrameDecoder, Junk, Oversized, encode_frame
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ..serializers.base import Buffer, MessageSerializer
 
 __all__ = [
     "CancelReceived",
@@ -183,18 +186,18 @@ class Rejected:
         self.error = error
 
 
-Event = Union[
-    RequestReceived,
-    NotificationReceived,
-    ReplyReceived,
-    ProgressReceived,
-    CreditReceived,
-    CancelReceived,
-    LateReply,
-    JunkReceived,
-    ViolationReceived,
-    Rejected,
-]
+Event = (
+    RequestReceived
+    | NotificationReceived
+    | ReplyReceived
+    | ProgressReceived
+    | CreditReceived
+    | CancelReceived
+    | LateReply
+    | JunkReceived
+    | ViolationReceived
+    | Rejected
+)
 
 
 class Undecodable:
@@ -207,7 +210,7 @@ class Undecodable:
         self.envelope = envelope
 
 
-Decoded = Union[Envelope, Junk, Undecodable]
+Decoded = Envelope | Junk | Undecodable
 
 
 class Connection:
