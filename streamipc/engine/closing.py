@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
 from .jobs import CallJob
 from .serving import Served
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..exceptions import SessionClosedError
     from .engine import Engine
 

@@ -44,14 +44,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from .reading import TICK, Reader, wake
 from .staff import IDLE_SECONDS, Job, Member, take_seat, working_member
 from .watching import Watching
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from .deadlines import Deadlines
     from .polling import Inlet, Wakeup
 

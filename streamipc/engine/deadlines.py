@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..futures import ResponseFuture
     from ..protocol.envelopes import RequestId
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from ..exceptions import OverloadedError, ProtocolError
 from ..messages import LogMessage, Message
@@ -19,7 +17,11 @@ from .jobs import MAX_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
 from .reading import Reader, wake
 from .serving import Served, closed_refusal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from ..futures import ResponseFuture
     from ..protocol.connection import Connection, Decoded
     from .closing import Closing

@@ -14,8 +14,6 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from ..exceptions import (
     IpcError,
@@ -23,7 +21,6 @@ from ..exceptions import (
     RequestTimeoutError,
     SessionClosedError,
 )
-from ..futures import ResponseFuture
 from ..messages import Message
 from ..protocol.connection import Connection
 from ..protocol.envelopes import (
@@ -34,7 +31,6 @@ from ..protocol.envelopes import (
     Request,
 )
 from .closing import Closing
-from .contracts import Host, Options, Stats
 from .crew import Crew
 from .deadlines import Deadlines, is_lingering
 from .dispatching import Dispatching, Received
@@ -44,19 +40,41 @@ from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, Wakeup
 from .reading import Reader, wake
 from .serving import Served, error_frame
-from .solo import Solo
 from .staff import working_member
 from .writing import HIGH_WATER, Writer, WriteTimeoutError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from ..futures import ResponseFuture
     from ..serializers.base import Buffer
     from ..session import IpcSession
     from ..transports.base import Transport
+    from .contracts import Host, Stats
+    from .options import Options
+    from .solo import Solo
 
 __all__ = ["Engine"]
 
 MAX_BACKLOG = 1 << 20
 """Bytes of refusals that may wait for room before reading, which causes them, pauses."""
+
+
+def _import_future(*arguments: Any) -> Any:
+    """Make the first future, and leave the next ones to its class.
+
+    Who only answers needs none, and :mod:`concurrent.futures` imports a lot.
+    """
+    global _make_future
+    from ..futures import ResponseFuture
+
+    _make_future = ResponseFuture
+    return ResponseFuture(*arguments)
+
+
+_make_future: Callable[..., Any] = _import_future
 
 
 class Engine(Dispatching):
@@ -133,6 +151,8 @@ class Engine(Dispatching):
                 self._crew_failed,
             )
         else:
+            from .solo import Solo
+
             self.crew = self.solo = Solo(
                 self.lock, self.reader, self._deadlines, self._expire, self.writer.flush
             )
@@ -213,6 +233,8 @@ class Engine(Dispatching):
 
     def stats(self) -> Stats:
         """Return the counters."""
+        from .contracts import Stats
+
         writer = self.writer
         return Stats(
             frames_sent=writer.frames_sent,
@@ -251,7 +273,7 @@ class Engine(Dispatching):
             self._start_for(message)
         id = self._next_id()  # noqa: A001
         frame = self.connection.encode(Request(id, message, timeout, metadata, window))
-        future: ResponseFuture[Any] = ResponseFuture(self, id, message)
+        future: ResponseFuture[Any] = _make_future(self, id, message)
         future.keeps = keeps
         if prepare is not None:
             prepare(future)

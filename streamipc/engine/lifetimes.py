@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 import weakref
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
-from .. import futures
 from . import serving
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .engine import Engine
 
@@ -65,20 +64,28 @@ def _close_all() -> None:
     for engine in engines:
         # All children see the end of their input first, so that they exit side by side.
         engine.refuse(partial(engine.host.closed_error, "the interpreter is ending"))
-        with suppress(Exception):
+        try:
             engine.transport.close_write()
+        except Exception:
+            pass
     end = time.monotonic() + _EXIT_SECONDS
     for engine in engines:
-        with suppress(Exception):
+        try:
             engine.closing.close(max(0.0, end - time.monotonic()))
+        except Exception:
+            pass
 
 
 def _forget_all() -> None:
     """Make the copies that a forked child has inert: they belong to the parent."""
     # Another thread of the parent may have held these at the moment of the fork.
-    futures.renew_lock()
+    renew_lock = getattr(sys.modules.get("streamipc.futures"), "renew_lock", None)
+    if renew_lock is not None:
+        renew_lock()
     serving.renew_lock()
     for engine in list(_engines):
-        with suppress(Exception):
+        try:
             engine.forget_after_fork()
+        except Exception:
+            pass
     _engines.clear()

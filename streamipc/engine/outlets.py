@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
 
-from ..serializers.base import Buffer
-from ..transports.base import Transport
 from .polling import Wakeup, milliseconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from ..serializers.base import Buffer
+    from ..transports.base import Transport
 
 __all__ = ["BlockingOutlet", "PolledOutlet"]
 

@@ -55,15 +55,18 @@ from __future__ import annotations
 import errno
 import time
 from _thread import allocate_lock, get_ident
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
 
 from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
+    from typing import Any, Protocol
 
     from ..protocol.connection import Connection, Decoded
+else:
+    from .._typing import Protocol
 
 __all__ = ["TICK", "Awaited", "Reader"]
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
 
 from ..exceptions import (
     IpcError,
@@ -25,9 +23,15 @@ from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol
+
     from ..serializers.base import Buffer
     from ..session import IpcSession
+else:
+    from .._typing import Protocol
 
 __all__ = ["Answering", "Served", "error_frame", "error_message_from"]
 

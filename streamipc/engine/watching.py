@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ..handlers import SLOW_SECONDS
 from .reading import TICK, Reader
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .deadlines import Deadlines
     from .polling import Inlet, Ready, Wakeup
     from .staff import Job, Member

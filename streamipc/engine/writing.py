@@ -20,11 +20,17 @@ import threading
 import time
 from _thread import get_ident
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from ..exceptions import IpcError, SessionClosedError
-from ..serializers.base import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
+
+    from ..serializers.base import Buffer
+else:
+    from .._typing import Protocol
 
 __all__ = ["Outlet", "WriteTimeoutError", "Writer"]
 
