@@ -6,18 +6,21 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .exceptions import RequestTimeoutError
 from .messages import Message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
     from types import TracebackType
+    from typing import Any, Generic, Protocol, TypeVar
 
     from .protocol.envelopes import RequestId
+else:
+    from ._typing import Generic, Protocol, TypeVar
 
 __all__ = ["ResponseFuture", "ResponseStream"]
 

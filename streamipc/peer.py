@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._arguments import check_message, checked_timeout
 from ._registering import Registering
-from .engine.contracts import Options
 from .engine.lifetimes import track
+from .engine.options import Options
 from .engine.polling import usable_cpus
 from .exceptions import IpcError
 from .messages import Message
 from .session import IpcSession, ProcessSession
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import subprocess
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
+    from typing import Any, TypeVar
 
     from typing_extensions import Self
 
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from .serializers.base import MessageSerializer
     from .transports.base import Transport
     from .transports.process import StderrOption
+else:
+    from ._typing import TypeVar
 
 __all__ = ["IpcPeer"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound="Callable[..., Any]")
 S = TypeVar("S", bound=IpcSession)
 
 _SPIN = 100e-6

@@ -5,10 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 import types
-import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._arguments import (
     DEFAULT,
@@ -19,28 +15,33 @@ from ._arguments import (
 )
 from ._host import SessionHost
 from ._registering import Registering
-from .engine.contracts import Stats
 from .engine.engine import Engine
-from .engine.progress import ProgressCalls
 from .exceptions import SessionClosedError
-from .futures import ResponseFuture, ResponseStream
 from .handlers import current
-from .messages import Message, Request
+from .messages import Message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Mapping
     from types import TracebackType
+    from typing import Any, TypeVar, overload
 
     from typing_extensions import Self
 
+    from .engine.contracts import Stats
+    from .futures import ResponseFuture, ResponseStream
+    from .messages import Request
     from .peer import IpcPeer
     from .transports.base import Transport
     from .transports.process import ProcessTransport
+else:
+    from ._typing import TypeVar, overload
 
-__all__ = ["IpcSession", "ProcessSession", "Stats"]
+__all__ = ["IpcSession", "ProcessSession"]
 
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound="Callable[..., Any]")
 
 _numbers = itertools.count(1)
 
@@ -121,6 +122,8 @@ class IpcSession(Registering):
             metadata = checked_metadata(metadata)
         if on_progress is None:
             return self._engine.request(message, timeout, metadata, self)
+        from .engine.progress import ProgressCalls
+
         engine, callback = self._engine, on_progress
         return engine.request(
             message,
@@ -194,6 +197,8 @@ class IpcSession(Registering):
         Raises:
             As :meth:`request`.
         """
+        from .futures import ResponseStream
+
         check_message(message, "stream")
         checked_window(window)
         streams: list[ResponseStream[Any]] = []
@@ -265,8 +270,10 @@ class IpcSession(Registering):
 
         Handlers run on threads of the session's; this one sleeps. Ctrl-C is raised here.
         """
-        with suppress(SessionClosedError):
+        try:
             self._engine.start()
+        except SessionClosedError:
+            pass
         self._engine.closing.wait_until_closed()
 
     def close(self, timeout: float = 5) -> None:
@@ -313,6 +320,8 @@ class IpcSession(Registering):
         engine = getattr(self, "_engine", None)
         if engine is None or not self._needs_closing():
             return
+        import warnings
+
         try:
             warnings.warn(
                 f"unclosed {self!r}: use 'with', or call close()", ResourceWarning, source=self

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any, Literal, Union, cast
 
 from ..exceptions import SessionClosedError
 from ._readahead import flush_pending, take_read_ahead
@@ -13,15 +11,17 @@ from ._stderr import StderrSink
 from ._watch import ChildWatcher, wait_for_exit
 from .pipe import FdTransport
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import IO, Any, Literal, Union
+
+    _Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
+    StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
+    """What becomes of a child's standard error; see :func:`start_process`."""
 
 __all__ = ["ProcessTransport", "StderrOption", "start_process", "wrap_process"]
-
-_Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-
-StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
-"""What becomes of a child's standard error; see :func:`start_process`."""
 
 _RESERVED = ("stdin", "stdout", "bufsize", "text", "encoding", "errors", "universal_newlines")
 
@@ -71,13 +71,14 @@ def start_process(
         raise ValueError("the command to start is empty")
     on_line = stderr if callable(stderr) else None
     piped = stderr == "forward" or on_line is not None or stderr == subprocess.PIPE
+    pipe: Any = subprocess.PIPE if piped else stderr
     process: subprocess.Popen[Any] = subprocess.Popen(
         command,
         cwd=cwd,
         env=env,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if piped else cast("int | IO[Any] | None", stderr),
+        stderr=pipe,
         bufsize=0,
         **popen_options,
     )
