@@ -268,7 +268,7 @@ class Crew(Watching):
 
     def _call_errand_runner(self) -> None:
         """Have somebody run what waits in ``_errands``, if their limit allows it."""
-        if self._on_errands >= self._limit or self._stopping:
+        if not self._may_run_errand() or self._stopping:
             return
         if self._idle:
             wake(self._idle.pop().bell)
@@ -293,6 +293,10 @@ class Crew(Watching):
     def _may_run(self) -> bool:
         """Tell whether one more handler may run."""
         return self.running - self._on_errands < self._limit
+
+    def _may_run_errand(self) -> bool:
+        """Tell whether one more errand may run."""
+        return self._on_errands < self._limit
 
     def _started(self, job: Job) -> None:
         self.running += 1
@@ -375,7 +379,7 @@ class Crew(Watching):
             elif self._standby is me or (self._standby is None and self._inlet is None):
                 self._standby = me
                 duty = self._stand_by
-            elif self._errands and self._on_errands < self._limit:
+            elif self._errands and self._may_run_errand():
                 job = self._errands.popleft()
                 self._started(job)
             elif self._slow and self._may_run():

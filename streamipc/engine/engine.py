@@ -58,6 +58,9 @@ __all__ = ["Engine"]
 MAX_BACKLOG = 1 << 20
 """Bytes of refusals that may wait for room before reading, which causes them, pauses."""
 
+MAX_REPORTS = 1 << 10
+"""Errors that may wait for ``on_exception``."""
+
 
 class Engine(Dispatching):
     """See the module's text. One for each session.
@@ -147,6 +150,8 @@ class Engine(Dispatching):
         self.notifications: deque[Served] = deque()
         self.notifying = False  # a NotificationsJob is queued or runs
         self.notifications_are_slow = False
+        self._reports = 0  # that wait for on_exception, or are in it
+        self._reports_are_left_out = False
         self._control_bytes = 0  # of refusals and the like that nobody has read
         self._frames_received = 0
         self._bytes_received = 0
@@ -493,7 +498,25 @@ class Engine(Dispatching):
 
     def _report_soon(self, error: Exception) -> None:
         """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""
-        self.crew.submit(CallJob(lambda: self.report(error), self.report))
+        if self._reports >= MAX_REPORTS:
+            if not self._reports_are_left_out:
+                self._reports_are_left_out = True
+                text = (
+                    f"more than {MAX_REPORTS:,} errors wait for on_exception: those that come now "
+                    "are only counted (session.stats.junk)"
+                )
+                self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
+            return
+        with self.lock:
+            self._reports += 1
+        self.crew.submit(CallJob(lambda: self._report_waiting(error), self.report))
+
+    def _report_waiting(self, error: Exception) -> None:
+        try:
+            self.report(error)
+        finally:
+            with self.lock:
+                self._reports -= 1
 
     def _stream_ended(self, error: Exception | None) -> None:
         self.closing.stream_ended(error)

@@ -43,6 +43,7 @@ class Watching:
     _started: Callable[[Job], None]
     _ended: Callable[[Job], None]
     _may_run: Callable[[], bool]
+    _may_run_errand: Callable[[], bool]
     _give_to_worker: Callable[[Job], None]
     _call_workers: Callable[[], None]
     _have_standby: Callable[[], None]
@@ -224,7 +225,8 @@ class Watching:
         job: Job
         while self._quick:
             job = self._quick.popleft()
-            free = (job.is_errand or self._may_run()) and not self._is_clogged()
+            may_run = self._may_run_errand() if job.is_errand else self._may_run()
+            free = may_run and not self._is_clogged()
             if self._alone or (free and not job.is_slow and self._standby is not None):
                 return self._start_as_watcher(me, job)
             self._give_to_worker(job)

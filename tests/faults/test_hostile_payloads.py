@@ -54,7 +54,8 @@ SHARED = {
     "bytearray": (b"B" + struct.pack("<I", LONG) + bytes(LONG), b"\x85"),
     "decimal": (b"X" + struct.pack("<I", LONG) + b"9" * LONG, b"\x85"),
     "deque": (b"](" + b"N" * (LONG // 8) + b"e", b"N\x86"),
-    "counter": (b"}(" + b"".join(struct.pack("<ci", b"J", n) + b"N" for n in range(1 << 15)) + b"u", b"\x85"),
+    "counter": (b"}(" + b"".join(b"J%bN" % n.to_bytes(4, "little") for n in range(32_768)) + b"u",
+                b"\x85"),
 }  # fmt: skip
 """By builder: a long value, and what makes its arguments of it."""
 
@@ -108,7 +109,8 @@ from test_hostile_payloads import NATIVE, START, builder, response
 from streamipc import SerializationError
 
 before, after = {around!r}
-body = START + builder({name!r}) + b"\\x94" + (b"h\\0" + before) * 200_000 + b"N" + (after + b"R") * 200_000
+body = START + builder({name!r}) + b"\\x94"
+body += (b"h\\0" + before) * 200_000 + b"N" + (after + b"R") * 200_000
 try:
     NATIVE.decode(response(body + b"."))
 except SerializationError as error:
