@@ -274,8 +274,8 @@ class Engine(Dispatching):
         try:
             # Large buffers are the caller's own: they are written before it goes on.
             self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
-        except WriteTimeoutError:
-            self._expire([future])
+        except WriteTimeoutError as late:
+            self._expire([future], known_to_peer=not late.withdrawn)
         except SessionClosedError:
             pass  # the session is about to end, and the future with it
         return future
@@ -466,8 +466,8 @@ class Engine(Dispatching):
 
     # Time.
 
-    def _expire(self, futures: list[ResponseFuture[Any]]) -> None:
-        """Fail requests whose time is over, and tell the peer."""
+    def _expire(self, futures: list[ResponseFuture[Any]], known_to_peer: bool = True) -> None:
+        """Fail requests whose time is over, and tell the peer if it has heard of them."""
         for future in futures:
             with self.lock:
                 known = self._calls.get(future.id) is future
@@ -479,7 +479,9 @@ class Engine(Dispatching):
                 f"no reply to {type(future.request).__wire_name__} (request {future.id!r}) "
                 f"within {future.timeout:g} s"
             )
-            if known:
+            # Where the peer has not read for long, cancels would pile up. It knows the
+            # deadlines of what it has read, and will see those of what it is going to read.
+            if known and known_to_peer and self.writer.backlog <= MAX_BACKLOG:
                 self._send_control(Cancel(future.id))
             self.settle(future, None, error)
 
