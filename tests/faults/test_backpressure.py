@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from shared_messages import Echo
+from shared_messages import Echo, Note
 
 from streamipc import (
     IpcPeer,
     LogMessage,
+    OverloadedError,
     RequestTimeoutError,
     SessionClosedError,
 )
+from streamipc.engine.dispatching import MAX_WAITING
+from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.engine.writing import HIGH_WATER
 
 STOP = float(os.environ.get("STREAMIPC_TEST_STOP", "1"))
@@ -26,8 +30,6 @@ STOP = float(os.environ.get("STREAMIPC_TEST_STOP", "1"))
 
 def pause(pid: int, on: bool) -> None:
     """Stop a child, or let it go on."""
-    import signal
-
     os.kill(pid, signal.SIGSTOP if on else signal.SIGCONT)
 
 
@@ -159,3 +161,186 @@ def test_requests_that_time_out_unsent_leave_nothing_in_the_queue(deaf: Any) -> 
 def tell(session: Any, text: str) -> None:
     with contextlib.suppress(SessionClosedError):
         session.notify(LogMessage(text))
+
+
+@pytest.fixture
+def slow(connected: Any) -> Iterator[Any]:
+    """Two sessions, and the permits that their handlers of notifications need for each."""
+    sessions = connected()
+    permits = (threading.Semaphore(0), threading.Semaphore(0))
+    over = threading.Event()
+
+    def serve(session: Any, permit: threading.Semaphore) -> None:
+        @session.on_message(Note)
+        def handle(msg: Any) -> None:
+            while not over.is_set() and not permit.acquire(timeout=0.05):
+                pass
+
+        session.start()
+
+    for session, permit in zip(sessions, permits, strict=True):
+        serve(session, permit)
+    yield sessions, permits
+    over.set()
+
+
+def waiting(session: Any) -> int:
+    return len(session._engine.notifications)
+
+
+def test_two_sides_that_flood_each_other_both_wait(slow: Any, eventually: Any) -> None:
+    sessions, permits = slow
+    sent = [0, 0]
+    over = threading.Event()
+
+    def flood(number: int) -> None:
+        while not over.is_set():
+            sessions[number].notify(Note("x" * 100))
+            sent[number] += 1
+
+    def allow(count: int) -> None:
+        for permit in permits:
+            permit.release(count)
+
+    threads = [threading.Thread(target=flood, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        for session in sessions:
+            eventually(lambda s=session: s._engine.reader.paused and s._engine.outlet.waiting)
+            # What one read brought after the limit was reached is kept; no more is read.
+            assert MAX_NOTIFICATIONS <= waiting(session) < MAX_NOTIFICATIONS + 1000
+        before = list(sent)
+        allow(5000)
+        eventually(lambda: sent[0] > before[0] + 500 and sent[1] > before[1] + 500)
+    finally:
+        over.set()
+        allow(1_000_000)
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+
+def test_notifications_are_all_handled_however_slowly(connected: Any) -> None:
+    left, right = connected()
+    seen: list[int] = []
+    done = threading.Event()
+
+    @right.on_message
+    def handle(msg: Note) -> None:
+        if msg.number % 500 == 0:
+            time.sleep(0.002)
+        seen.append(msg.number)
+        if msg.number == 9_999:
+            done.set()
+
+    right.start()
+    for number in range(10_000):
+        left.notify(Note(number=number))
+    assert done.wait(20)
+    assert seen == list(range(10_000))
+    assert right.stats.dropped == 0
+
+
+def test_handlers_of_notifications_that_ask_while_very_many_wait_are_answered(
+    connected: Any,
+) -> None:
+    left, right = connected()
+    answers: list[Any] = []
+    done = threading.Event()
+
+    @right.on_request
+    def answer(msg: Echo) -> Any:
+        return msg.value
+
+    @left.on_message
+    def handle(msg: Note) -> None:
+        # The reply stands behind all the notifications that were sent before it.
+        answers.append(left.request(Echo(msg.number), timeout=20).result())
+        if len(answers) == 3000:
+            done.set()
+
+    left.start()
+    right.start()
+    for number in range(3000):
+        right.notify(Note(number=number))
+    assert done.wait(30)
+    assert answers == list(range(3000))
+
+
+def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
+    connected: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    from streamipc.engine import dispatching, jobs
+
+    monkeypatch.setattr(dispatching, "MOST_NOTIFICATIONS", 3000)
+    monkeypatch.setattr(jobs, "MOST_NOTIFICATIONS", 3000)
+    left, right = connected()
+    leave = threading.Event()
+    outcomes: list[Any] = []
+
+    @right.on_request
+    def answer(msg: Echo) -> Any:
+        leave.wait(20)
+        return msg.value
+
+    @left.on_message
+    def handle(msg: Note) -> None:
+        if not outcomes:
+            outcomes.append(None)
+            outcomes[0] = left.request(Echo("nested"), timeout=20).exception()
+
+    left.start()
+    right.start()
+    sent = [0]
+
+    def flood() -> None:
+        for _ in range(20_000):
+            right.notify(Note("x" * 100))
+            sent[0] += 1
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    eventually(lambda: left._engine.reader.overfull and left._engine.reader.paused)
+    assert 3000 <= waiting(left) < 4000
+    assert sent[0] < 20_000
+    # The nested request can't be answered while its session does not read: it is cancelled.
+    for future in list(left._engine.connection.calls.values()):
+        future.cancel()
+    leave.set()
+    flooder.join(20)
+    assert not flooder.is_alive()
+    eventually(lambda: not waiting(left))
+
+
+def test_requests_beyond_those_that_may_wait_are_refused(connected: Any) -> None:
+    left, right = connected(right=IpcPeer(handler_threads=1))
+    leave = threading.Event()
+    entered = threading.Event()
+
+    @right.on_request
+    def hold(msg: Echo) -> Any:
+        entered.set()
+        assert leave.wait(60)
+        return msg.value
+
+    right.start()
+    first = left.request(Echo(-1), timeout=None)
+    assert entered.wait(10)
+    futures = [left.request(Echo(n), timeout=None) for n in range(MAX_WAITING + 50)]
+    refused = [future for future in futures[-50:] if _is_refused(future)]
+    assert len(refused) >= 48  # one or two may run, or be on their way
+    leave.set()
+    assert first.result(timeout=20) == -1
+    assert [f.result(timeout=60) for f in futures[:1000]] == list(range(1000))
+    assert futures[MAX_WAITING - 2].result(timeout=60) == MAX_WAITING - 2
+
+
+def _is_refused(future: Any) -> bool:
+    try:
+        future.result(timeout=60)
+    except OverloadedError as error:
+        return "try again later" in str(error)
+    except RequestTimeoutError:
+        return False
+    return False
