@@ -71,8 +71,7 @@ class Crew(Watching):
         limit: jobs that workers and the watcher run at the same time.
         name: of the threads.
         expire: called with the futures whose time is over.
-        flush: writes out what jobs have queued; may block.
-        flush_some: writes what there is room for.
+        flush_some: writes what jobs have queued, as far as there is room.
         is_clogged: tells whether the peer does not read what we write.
         crashed: called when a member fails for a reason of nobody's foreseeing.
     """
@@ -87,7 +86,6 @@ class Crew(Watching):
         limit: int,
         name: str,
         expire: Callable[[list[Any]], None],
-        flush: Callable[[], None],
         flush_some: Callable[[], None],
         is_clogged: Callable[[], bool],
         crashed: Callable[[BaseException], None],
@@ -100,7 +98,6 @@ class Crew(Watching):
         self._limit = limit
         self._name = name
         self._expire = expire
-        self._flush = flush
         self._flush_some = flush_some
         self._is_clogged = is_clogged
         self._crashed = crashed
@@ -399,7 +396,7 @@ class Crew(Watching):
             job.run()
             job.took(time.perf_counter() - start)
             me.job = None
-            self._flush()
+            self._flush_some()  # never wait here: what is stuck may be other threads' frames
             with self._lock:
                 self._ended(job)
         return True

@@ -130,7 +130,6 @@ class Engine(Dispatching):
                 options.handler_threads,
                 name,
                 self._expire,
-                self.writer.flush,
                 self.writer.flush_some,
                 self.writer.is_clogged,
                 self._crew_failed,
