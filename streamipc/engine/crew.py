@@ -491,7 +491,8 @@ class Crew(Watching):
             self._on_errands -= job.is_errand
             self.blocked_jobs += 1
             reader = self._reader
-            reader.paused = False
+            if not reader.overfull:
+                reader.paused = False
             watcher = self._watcher
             if watcher is not None and watcher.thread is threading.current_thread():
                 reader.crew_reads = False  # it is the one to read, for its own reply

@@ -15,7 +15,7 @@ from ..exceptions import OverloadedError, ProtocolError
 from ..messages import LogMessage, Message
 from ..protocol import connection as events
 from ..protocol.envelopes import Notification, Request
-from .jobs import MAX_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
+from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
 from .reading import Reader, wake
 from .serving import Served, closed_refusal
 
@@ -61,6 +61,7 @@ class Dispatching:
     host: Host
     reader: Reader
     crew: Crew | Solo
+    solo: Solo | None
     outlet: PolledOutlet | BlockingOutlet
     closing: Closing
     notifications: deque[Served]
@@ -140,12 +141,14 @@ class Dispatching:
             if not self.notifying:
                 self.notifying = True
                 self.crew.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
-            if (
-                len(self.notifications) >= MAX_NOTIFICATIONS
-                and not self.crew.blocked_jobs
-                and not self.outlet.waiting
-            ):
-                self.reader.paused = True
+            waiting = len(self.notifications)
+            if waiting >= MAX_NOTIFICATIONS:
+                # A handler that waits for the peer must not wait for itself, up to a point.
+                self.reader.overfull = waiting >= MOST_NOTIFICATIONS and self.crew is not self.solo
+                if self.reader.overfull or not (
+                    self.crew.blocked_jobs or self.outlet.handlers_waiting
+                ):
+                    self.reader.paused = True
 
     def keep(self, message: Message) -> None:
         """Keep a notification that no handler took for ``receive()``."""

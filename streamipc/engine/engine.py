@@ -402,7 +402,7 @@ class Engine(Dispatching):
     def _go_on_reading(self) -> None:
         """Lift the pause: who waits for room may wait for a peer that waits for us."""
         with self.lock:
-            if self.reader.paused:
+            if self.reader.paused and not self.reader.overfull:
                 self.reader.paused = False
                 self.reader.wake_watcher()
 

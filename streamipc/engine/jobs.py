@@ -16,6 +16,9 @@ __all__ = ["CallJob", "CallbacksJob", "NotificationsJob"]
 
 MAX_NOTIFICATIONS = 1 << 10
 """Notifications that may wait for their handlers before reading pauses."""
+MOST_NOTIFICATIONS = 1 << 16
+"""Notifications that may wait even where a handler waits for the peer, and the pause is
+lifted for its sake."""
 
 _BURST = 64
 """Notifications handled before the next duty gets a turn."""
@@ -59,8 +62,9 @@ class NotificationsJob:
             if time.perf_counter() - start > SLOW_SECONDS:
                 engine.notifications_are_slow = True
         with engine.lock:
-            if engine.reader.paused and len(waiting) * 2 <= MAX_NOTIFICATIONS:
-                engine.reader.paused = False
+            most = MOST_NOTIFICATIONS if engine.reader.overfull else MAX_NOTIFICATIONS
+            if engine.reader.paused and len(waiting) * 2 <= most:
+                engine.reader.paused = engine.reader.overfull = False
                 engine.reader.wake_watcher()
             if waiting:
                 engine.crew.submit_locked(self)
