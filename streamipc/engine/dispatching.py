@@ -33,6 +33,12 @@ __all__ = ["Dispatching", "Received"]
 MAX_WAITING = 1 << 16
 """Requests that may wait for a handler thread; more are answered with OverloadedError."""
 
+LARGE = 1 << 12
+"""Bytes from which on the size of a frame counts, beside the number of frames."""
+
+MAX_WAITING_FRAMES = 4
+"""Largest frames (``max_frame_size``) whose bytes waiting requests may have together."""
+
 MAX_RECEIVED = 1 << 10
 """Notifications without a handler that wait for ``receive()``."""
 
@@ -66,6 +72,11 @@ class Dispatching:
     closing: Closing
     notifications: deque[Served]
     notifying: bool
+    max_frame_size: int
+    weight: int
+    waiting_bytes: int
+    notification_bytes: int
+    _weighed: int
     _rules: dict[type, Callable[[Any], None]]
     _received: Received
     _frames_received: int
@@ -93,6 +104,10 @@ class Dispatching:
 
     def _dispatch(self, decoded: list[Decoded]) -> None:
         self._frames_received += len(decoded)
+        received = self.reader.bytes_received
+        weight = (received - self._weighed) // len(decoded)
+        self._weighed = received
+        self.weight = weight if weight >= LARGE else 0
         rules = self._rules
         for item in decoded:
             try:
@@ -116,11 +131,28 @@ class Dispatching:
             )
             self._refuse_request(request, events.refusal_of(request.id, error, "overloaded"))
             return
+        if self.weight and self.waiting_bytes + self.weight > (
+            MAX_WAITING_FRAMES * self.max_frame_size
+        ):
+            error = OverloadedError(
+                f"the peer has requests of {self.waiting_bytes:,} bytes waiting; try again later"
+            )
+            self._refuse_request(request, events.refusal_of(request.id, error, "overloaded"))
+            return
         handlers = self.host.request_handlers(type(request.message))
         served = Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]
+        if self.weight:
+            served.weight = self.weight
+            with self.lock:
+                self.waiting_bytes += self.weight
         # In the place of the envelope; one step, as the one in Engine.answer.
         self.connection.served[request.id] = served
         self.crew.submit_read(served)
+
+    def taken(self, weight: int) -> None:
+        """A large request no longer waits for a handler."""
+        with self.lock:
+            self.waiting_bytes -= weight
 
     def _refuse_request(self, request: Request, answer: Any) -> None:
         with self.lock:
@@ -137,12 +169,15 @@ class Dispatching:
             return
         served = Served(self, notification, handlers, None, None, 0)  # type: ignore[arg-type]
         with self.lock:
+            if self.weight:
+                served.weight = self.weight
+                self.notification_bytes += self.weight
             self.notifications.append(served)
             if not self.notifying:
                 self.notifying = True
                 self.crew.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
             waiting = len(self.notifications)
-            if waiting >= MAX_NOTIFICATIONS:
+            if waiting >= MAX_NOTIFICATIONS or self.notification_bytes > self.max_frame_size:
                 # A handler that waits for the peer must not wait for itself, up to a point.
                 self.reader.overfull = waiting >= MOST_NOTIFICATIONS and self.crew is not self.solo
                 if self.reader.overfull or not (

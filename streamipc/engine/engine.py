@@ -149,6 +149,11 @@ class Engine(Dispatching):
         self.notifications: deque[Served] = deque()
         self.notifying = False  # a NotificationsJob is queued or runs
         self.notifications_are_slow = False
+        self.max_frame_size = options.max_frame_size
+        self.weight = 0  # bytes of the frame that is dispatched, if they matter
+        self.waiting_bytes = 0  # of large requests that wait for a handler
+        self.notification_bytes = 0  # of large notifications that wait for theirs
+        self._weighed = 0  # bytes that belong to what was dispatched
         self._reports = 0  # that wait for on_exception, or are in it
         self._reports_are_left_out = False
         self._control_bytes = 0  # of refusals and the like that nobody has read

@@ -56,6 +56,9 @@ class NotificationsJob:
                 served = waiting.popleft()
             except IndexError:
                 break
+            if served.weight:
+                with engine.lock:
+                    engine.notification_bytes -= served.weight
             start = time.perf_counter()
             if not served.run_notification():
                 engine.keep(served.message)
@@ -63,7 +66,8 @@ class NotificationsJob:
                 engine.notifications_are_slow = True
         with engine.lock:
             most = MOST_NOTIFICATIONS if engine.reader.overfull else MAX_NOTIFICATIONS
-            if engine.reader.paused and len(waiting) * 2 <= most:
+            few = len(waiting) * 2 <= most
+            if engine.reader.paused and few and engine.notification_bytes <= engine.max_frame_size:
                 engine.reader.paused = engine.reader.overfull = False
                 engine.reader.wake_watcher()
             if waiting:

@@ -46,6 +46,10 @@ class Answering(Protocol):
         """Return the frame of an envelope."""
         ...
 
+    def taken(self, weight: int, /) -> None:
+        """Count no longer among what waits: a request of so many bytes is about to run."""
+        ...
+
     def send_item(self, served: Served, frame: list[Buffer], /) -> None:
         """Send a frame; blocks while the stream is full."""
         ...
@@ -83,6 +87,7 @@ class Served:
     by_watcher = False
     cancelled = False
     _no_more_credit = False
+    weight = 0  # bytes that wait for a handler, if they matter
     wakers: Any = ()
     _callbacks: list[Callable[[], object]] | None = None
     _lock: Any = None
@@ -199,6 +204,8 @@ class Served:
 
     def run(self) -> None:
         """Run the handlers and send the answer."""
+        if self.weight:
+            self._engine.taken(self.weight)
         # One that nobody waits for any more leaves the table, and nothing is sent.
         frame = [] if self.cancelled else self.run_request()
         self._engine.answer(self, frame)
