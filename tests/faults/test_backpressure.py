@@ -344,3 +344,56 @@ def _is_refused(future: Any) -> bool:
     except RequestTimeoutError:
         return False
     return False
+
+
+def test_large_requests_beyond_what_may_wait_are_refused(connected: Any) -> None:
+    size = 1 << 20
+    left, right = connected(right=IpcPeer(handler_threads=1, max_frame_size=size))
+    leave = threading.Event()
+    entered = threading.Event()
+
+    @right.on_request(Echo)
+    def hold(msg: Any) -> Any:
+        entered.set()
+        assert leave.wait(60)
+        return len(msg.value)
+
+    right.start()
+    first = left.request(Echo(b"x"), timeout=None)
+    assert entered.wait(10)
+    half = b"x" * (size // 2)
+    futures = [left.request(Echo(half), timeout=None) for _ in range(20)]
+    refused = futures[8:]
+    for future in refused[2:]:
+        assert isinstance(future.exception(timeout=20), OverloadedError)
+    assert left.request(Echo(b"small"), timeout=None)  # may wait still
+    leave.set()
+    assert first.result(timeout=20) == 1
+    assert [future.result(timeout=20) for future in futures[:7]] == [len(half)] * 7
+    assert left.request(Echo(half)).result(timeout=20) == len(half)
+    assert right._engine.waiting_bytes == 0
+
+
+def test_large_notifications_pause_reading_before_they_are_many(slow: Any, eventually: Any) -> None:
+    (left, right), (_, permit) = slow
+    right._engine.max_frame_size = 1 << 20
+    sent = [0]
+
+    def flood() -> None:
+        for _ in range(40):
+            left.notify(Note("x" * 200_000))
+            sent[0] += 1
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        eventually(lambda: right._engine.reader.paused)
+        assert waiting(right) < 10
+        assert sent[0] < 20
+        permit.release(20)
+        eventually(lambda: sent[0] >= 20)
+    finally:
+        permit.release(1000)
+        flooder.join(20)
+    assert not flooder.is_alive()
+    eventually(lambda: right._engine.notification_bytes == 0 and not right._engine.reader.paused)

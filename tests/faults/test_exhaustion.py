@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from shared_messages import Echo, Note
 from streamipc import (
     IpcPeer,
     NativeMessageSerializer,
+    ProtocolError,
     RemoteError,
     SerializationError,
 )
@@ -61,7 +63,7 @@ NO_DESCRIPTORS = """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     failed = made = 0
     before = descriptors()
-    for spare in range(30):
+    for spare in range(0, 30, 3):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + spare, hard))
         session = None
         try:
@@ -95,7 +97,7 @@ def test_a_session_that_finds_no_descriptors_fails_and_leaves_none(
     script: Script, echo_child: list[str]
 ) -> None:
     printed = run([*script(NO_DESCRIPTORS), "command", *echo_child])
-    assert printed == ["True True 30", "works again"]
+    assert printed == ["True True 10", "works again"]
 
 
 def test_a_handler_without_memory_fails_its_request_alone(connected: Any) -> None:
@@ -109,7 +111,7 @@ def test_a_handler_without_memory_fails_its_request_alone(connected: Any) -> Non
 
     right.start()
     for value in ("much", "more"):
-        with pytest.raises(RemoteError, match=""):
+        with pytest.raises(RemoteError, match=r"MemoryError|^$|memory"):
             left.request(Echo(value)).result(timeout=TIMEOUT)
     assert left.request(Echo("little")).result(timeout=TIMEOUT) == "little"
 
@@ -193,18 +195,20 @@ LITTLE_MEMORY = """
 def test_a_child_with_little_memory_answers_what_it_cant_hold(script: Script) -> None:
     with IpcPeer().create_command_session(script(LITTLE_MEMORY)) as session:
         assert session.request(Echo("small")).result(timeout=TIMEOUT) == 5
-        for value in (bytes(200 << 20), 90 << 20, 500 << 20, b"x" * (90 << 20)):
-            # It can't be read, or not be answered, or it just fits.
-            error = session.request(Echo(value)).exception(timeout=60)
-            assert error is None or isinstance(error, Exception)
+        large = bytes(130 << 20)
+        for value, error in (
+            (large, ProtocolError),
+            (500 << 20, RemoteError),
+            (large, ProtocolError),
+        ):
+            # It can't be read; or not be answered.
+            assert isinstance(session.request(Echo(value)).exception(timeout=60), error)
             assert session.request(Echo("small")).result(timeout=TIMEOUT) == 5
-        with pytest.raises((RemoteError, SerializationError, Exception), match=r"\w"):
-            session.request(Echo(bytes(200 << 20))).result(timeout=60)
     assert session.returncode == 0
 
 
 NO_THREADS = """
-    import resource, socket, sys, threading, time
+    import queue, resource, socket, sys, threading, time
     from shared_messages import Echo, Note
     from streamipc import IpcPeer
 
@@ -247,9 +251,9 @@ NO_THREADS = """
     for number in range(5):
         left.notify(Note(number=number))
     futures = [left.request(Echo(value)) for value in values]
-    called = []
-    futures[0].add_done_callback(lambda f: called.append(f.result()))
-    print([f.result(timeout=20) for f in futures] == values, notes, called)
+    called = queue.Queue()
+    futures[0].add_done_callback(lambda f: called.put(f.result()))
+    print([f.result(timeout=20) for f in futures] == values, notes, called.get(timeout=20))
     print(type(left.request(Echo("slow"), timeout=0.001).exception(timeout=5)).__name__)
 
     # A session that can't have its first thread says so and is gone.
@@ -279,7 +283,7 @@ NO_THREADS = """
 @linux
 def test_without_new_threads_the_old_ones_do_it_all(script: Script) -> None:
     assert run(script(NO_THREADS)) == [
-        "True [0, 1, 2, 3, 4] ['slow']",
+        "True [0, 1, 2, 3, 4] slow",
         "RequestTimeoutError",
         "True",
         "True",
@@ -300,7 +304,7 @@ FULL_DISK = """
             session.request(Echo(number)).result(timeout=20)
         session.kill()
         error = session.request(Echo(0)).exception(timeout=20)
-        print("line 19 " in str(error), type(error).__name__)
+        print("line 19" in error.stderr_tail, type(error).__name__)
 """
 
 TALKATIVE = """
@@ -312,7 +316,7 @@ TALKATIVE = """
 
     @session.on_request
     def echo(msg: Echo) -> object:
-        print("line", msg.value, "x" * 20_000, file=sys.stderr, flush=True)
+        print("x" * 20_000, "\\nline", msg.value, file=sys.stderr, flush=True)
         return msg.value
 
     session.serve_forever()
@@ -340,7 +344,7 @@ def test_a_full_disk_behind_the_childs_standard_error_fails_its_requests(script:
 
 
 @pytest.mark.parametrize("kind", ["pipes", "sockets", "files"])
-def test_streams_that_do_not_block_are_waited_for(kind: str, in_threads: Any) -> None:
+def test_streams_that_do_not_block_are_waited_for(kind: str) -> None:
     import socket
 
     if kind == "sockets":
@@ -369,7 +373,8 @@ def test_streams_that_do_not_block_are_waited_for(kind: str, in_threads: Any) ->
             for value in values:
                 assert left.request(Echo(value)).result(timeout=TIMEOUT) == value
 
-        in_threads(4, ask)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(ask, range(4)))
 
 
 INTERRUPTED = """
@@ -398,6 +403,7 @@ INTERRUPTED = """
                 yield number
 
         session.serve_forever()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         sys.exit(0 if ticks else 3)
 
     with IpcPeer().create_command_session(sys.argv[1:]) as session:
