@@ -69,7 +69,7 @@ def _checked(spec: Any, depth: int) -> Any:
     numpy takes other texts too, and has Python compile what looks like a number in them.
     """
     if type(spec) is str and re.fullmatch(
-        r"[<>|=][?A-Za-z]\d{0,10}(\[\d{0,10}[A-Za-z]{1,2}\])?", spec
+        r"[<>|=]?[?A-Za-z]\d{0,10}(\[\d{0,10}[A-Za-z]{1,2}\])?", spec
     ):
         return spec
     if type(spec) is list and depth:

@@ -218,8 +218,6 @@ def read_a_dtype() -> Iterator[None]:
         "f8,(2,3)f8",
         "(" * 100 + "1" + ")" * 100 + "f8",
         "f8\0",
-        "O",
-        "d",
         "<M8[x",
     ):
         for name, rest in (("numpy_dtype", b"\x85"), ("numpy_array", b")" + text("C") + b"C\0t")):
