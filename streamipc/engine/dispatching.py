@@ -105,7 +105,8 @@ class Dispatching:
     def _dispatch(self, decoded: list[Decoded]) -> None:
         self._frames_received += len(decoded)
         received = self.reader.bytes_received
-        weight = (received - self._weighed) // len(decoded)
+        # What was skipped before it counts here too.
+        weight = min((received - self._weighed) // len(decoded), self.max_frame_size)
         self._weighed = received
         self.weight = weight if weight >= LARGE else 0
         rules = self._rules
