@@ -303,16 +303,23 @@ class IpcPeer(Registering):
             sessions = list(self._sessions)
         # One of them may be running this very code in a handler: its close() returns at
         # once, but only on this thread.
-        threads = [
-            threading.Thread(target=session.close, args=(timeout,), name="streamipc-closing")
-            for session in sessions
-            if not session._engine.crew.runs_here()
-        ]
-        for thread in threads:
-            thread.start()
+        here = []
+        threads = []
         for session in sessions:
             if session._engine.crew.runs_here():
-                session.close(timeout)
+                here.append(session)
+                continue
+            thread = threading.Thread(
+                target=session.close, args=(timeout,), name="streamipc-closing"
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # can't start new thread: one after the other, then
+                here.append(session)
+            else:
+                threads.append(thread)
+        for session in here:
+            session.close(timeout)
         for thread in threads:
             thread.join()
 

@@ -220,9 +220,10 @@ NO_THREADS = """
         most = used + (200 << 20) if on else resource.RLIM_INFINITY
         resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
-    def pair():
+    def pair(peer=None):
         a, b = socket.socketpair()
-        return IpcPeer().create_stream_session(a, a), IpcPeer().create_stream_session(b, b)
+        peer = peer or IpcPeer()
+        return peer.create_stream_session(a, a), peer.create_stream_session(b, b)
 
     def serve(session):
         @session.on_request(Echo)
@@ -240,6 +241,10 @@ NO_THREADS = """
     serve(right)
     left.start()
     right.start()
+    peer = IpcPeer()
+    closing = pair(peer)
+    for session in closing:
+        session.start()
     limit(True)
     try:
         threading.Thread(target=print).start()
@@ -269,6 +274,8 @@ NO_THREADS = """
     left.close()
     right.close()
     print(left.closed, right.closed)
+    peer.close()
+    print([session.closed for session in closing])
     limit(False)
     left, right = pair()
     serve(right)
@@ -289,6 +296,7 @@ def test_without_new_threads_the_old_ones_do_it_all(script: Script) -> None:
         "True",
         "True True",
         "True True",
+        "[True, True]",
         "works again",
         "1",
     ]
