@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..handlers import current_request_var
+from ..handlers import current_request
 from ..serializers.base import Buffer
 from ..transports.base import Transport
 from .polling import Wakeup, milliseconds
@@ -44,7 +44,7 @@ class PolledOutlet:
         Raises:
             OSError: the session has ended meanwhile.
         """
-        in_handler = self.waits is not None or current_request_var().get(None) is not None
+        in_handler = self.waits is not None or current_request() is not None
         with self._lock:
             self.waiting += 1
             self.handlers_waiting += in_handler
