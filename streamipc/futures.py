@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -399,14 +399,13 @@ class ResponseStream(Generic[R]):
         try:
             item = self._items.waiting.popleft()
         except IndexError:
-            if self._future.cancelled():
-                raise CancelledError from None  # the end would look like the whole
-            error = self._future.exception(0)
-            if error is not None:
-                raise error from None
-            raise end from None
-        self._taken()
-        return item
+            pass
+        else:
+            self._taken()
+            return item
+        # Out here, where no "from None" is needed: it would take the remote traceback away.
+        self._future.result(0)  # raises, also if cancelled: the end would look like the whole
+        raise end
 
     def _taken(self) -> None:
         """Count one item as taken; grant more when half of the window is used up."""
