@@ -155,7 +155,10 @@ class Served:
             if not self.is_cancelled():
                 self._callbacks = [*(self._callbacks or ()), callback]
                 return
-        callback()
+        try:
+            callback()
+        except Exception as error:
+            self._engine.report(error)
 
     def progress(self, item: Any) -> None:
         """Send an item if the caller takes any; see ``RequestContext.progress``."""
