@@ -109,7 +109,7 @@ class RequestContext:
             item: a Message, or any value that the serializer carries.
 
         Raises:
-            RequestCancelledError: the request was cancelled.
+            RequestCancelledError: the request was cancelled, or its handler has returned.
             SerializationError: the item can't be represented.
         """
         self._served.progress(item)

@@ -83,6 +83,7 @@ class Served:
     by_watcher = False
     cancelled = False
     _no_more_credit = False
+    over = False  # the handler has returned
     wakers: Any = ()
     _callbacks: list[Callable[[], object]] | None = None
     _lock: Any = None
@@ -113,7 +114,7 @@ class Served:
 
     def ready(self) -> bool:
         """Tell whether an item may be sent, or never will be."""
-        return self.credit > 0 or self._no_more_credit or self.is_cancelled()
+        return self.credit > 0 or self._no_more_credit or self.over or self.is_cancelled()
 
     def is_cancelled(self) -> bool:
         """Tell whether nobody waits for the answer, be it for the deadline alone."""
@@ -168,6 +169,10 @@ class Served:
         while True:
             if self.asks_cancelled():
                 raise RequestCancelledError(f"request {self.id!r} was cancelled by its caller")
+            if self.over:  # a thread of the handler's: nobody will grant it anything any more
+                raise RequestCancelledError(
+                    f"request {self.id!r} takes no more items: its handler has returned"
+                )
             with _lock_of(self):
                 if self.credit > 0:
                     self.credit -= 1
@@ -265,6 +270,9 @@ class Served:
             return NotImplemented
         finally:
             current.reset(token)
+            self.over = True
+            if self.wakers:
+                self._wake()
 
     def _resolve(self, value: Any, handler: Handler) -> Any:
         """Run a generator, refuse a coroutine; remember a type that is neither."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from streamipc import (
     IpcSession,
     JsonMessageSerializer,
     RemoteError,
+    RequestCancelledError,
     RequestContext,
     RequestTimeoutError,
 )
@@ -216,6 +218,34 @@ def test_stuck_handlers_do_not_delay_replies_and_callbacks(connected: Callable[.
     finally:
         release.set()
     assert blocked.result(timeout=30) is None
+
+
+def test_progress_from_a_thread_ends_with_the_handler(connected: Callable[..., Any]) -> None:
+    """Nobody grants credit for a request that is answered: waiting for it would never end."""
+    left, right = connected()
+    sent = threading.Event()
+    errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+
+    @right.on_request
+    def report(msg: Report, context: RequestContext) -> str:
+        def work() -> None:
+            try:
+                while True:
+                    context.progress("item")
+                    sent.set()
+            except RequestCancelledError as error:
+                errors.put(error)
+
+        threading.Thread(target=work).start()
+        assert sent.wait(10)
+        return "done"
+
+    right.start()
+    stream = left.stream(Report([]), window=1, timeout=None)
+
+    assert "its handler has returned" in str(errors.get(timeout=10))
+    assert list(stream) == ["item"]
+    assert stream.result(timeout=10) == "done"
 
 
 @pytest.mark.parametrize("window", [0, -1, 2**31, True, 1.5, "16"])
