@@ -18,6 +18,7 @@ Request               served      violation: duplicate id      enters; RequestRe
 Response, Error       calls       leaves; ReplyReceived        LateReply
 Progress, wanted      calls       ProgressReceived             ignored (late)
 Progress, unwanted    calls       violation                    ignored (late)
+Progress, unreadable  calls       ItemFailed                   ignored (late)
 Credit                served      CreditReceived               ignored (it crossed the reply)
 Credit, not positive  served      violation                    violation
 Cancel                served      CancelReceived               ignored (it crossed the reply)
@@ -74,6 +75,7 @@ __all__ = [
     "Connection",
     "CreditReceived",
     "Event",
+    "ItemFailed",
     "JunkReceived",
     "LateReply",
     "NotificationReceived",
@@ -125,6 +127,16 @@ class ProgressReceived:
     def __init__(self, call: Any, item: Any) -> None:
         self.call = call
         self.item = item
+
+
+class ItemFailed:
+    """An item of ``call`` can't be read; the call stays until it is cancelled."""
+
+    __slots__ = ("call", "error")
+
+    def __init__(self, call: Any, error: IpcError) -> None:
+        self.call = call
+        self.error = error
 
 
 class CreditReceived:
@@ -188,6 +200,7 @@ Event = Union[
     NotificationReceived,
     ReplyReceived,
     ProgressReceived,
+    ItemFailed,
     CreditReceived,
     CancelReceived,
     LateReply,
@@ -401,7 +414,12 @@ class Connection:
         if isinstance(envelope, Request):
             code = "protocol" if isinstance(error, ProtocolError) else "serialization"
             return Rejected(refusal_of(envelope.id, error, code), error)
-        if isinstance(envelope, (Response, ErrorResponse, Progress)):
+        if isinstance(envelope, Progress):
+            call = self.calls.get(envelope.id)
+            if call is None:
+                return LateReply(envelope.id)
+            return ItemFailed(call, error) if call.wants_items else ViolationReceived(error)
+        if isinstance(envelope, (Response, ErrorResponse)):
             call = self.calls.pop(envelope.id, None)
             if call is None:
                 return LateReply(envelope.id)

@@ -17,6 +17,7 @@ from streamipc import (
     NativeMessageSerializer,
     ProtocolError,
     RequestContext,
+    SerializationError,
 )
 from streamipc.protocol.connection import MAX_WINDOW, Connection
 from streamipc.protocol.envelopes import (
@@ -299,6 +300,37 @@ def test_more_items_than_were_granted_fail_the_request(other: ByHand, how: str) 
             next(stream)
     hold.set()
     assert other.is_alive()
+
+
+@pytest.mark.parametrize("how", ["stream", "on_progress"])
+def test_an_item_that_cant_be_read_ends_the_request_on_both_sides(json: ByHand, how: str) -> None:
+    """The handler would wait for credit without end: nobody takes the items that follow."""
+    items: list[Any] = []
+    if how == "stream":
+        stream = json.session.stream(Count(1))
+        future = stream.future
+    else:
+        future = json.session.request(Count(1), on_progress=items.append)
+    asked = json.next()
+    json.send(Progress(asked.id, 1))
+    json.send_payload(b'{"kind":"progress","id":%d,"type":"no.Such","body":{}}' % asked.id)
+
+    with pytest.raises(SerializationError, match=r"no\.Such"):
+        future.result(timeout=10)
+    assert json.next() == Cancel(asked.id)
+    assert (items or [next(stream)]) == [1]
+    json.send(Progress(asked.id, 2))
+    assert json.is_alive()
+
+
+def test_an_item_that_cant_be_read_for_a_plain_request_is_reported(json: ByHand) -> None:
+    future = json.session.request(Count(1))
+    asked = json.next()
+    json.send_payload(b'{"kind":"progress","id":%d,"type":"no.Such","body":{}}' % asked.id)
+    assert "no.Such" in json.reports(1)[0]
+    json.send(Response(asked.id, "reply"))
+
+    assert future.result(timeout=10) == "reply"
 
 
 def test_metadata_that_is_too_big_is_refused(other: ByHand) -> None:
