@@ -352,9 +352,7 @@ class Connection:
 
     def _request(self, envelope: Request) -> Event:
         if envelope.id in self.served:
-            return ViolationReceived(
-                ProtocolError(f"the peer used the request id {envelope.id!r} twice at a time")
-            )
+            return _duplicate(envelope.id)
         if not 0 <= envelope.window <= MAX_WINDOW:
             error = ProtocolError(
                 f"window of request {envelope.id!r} is {envelope.window}, not 0 to {MAX_WINDOW}"
@@ -412,6 +410,8 @@ class Connection:
         error = decoded.error
         envelope = decoded.envelope
         if isinstance(envelope, Request):
+            if envelope.id in self.served:  # an answer would look like the other one's
+                return _duplicate(envelope.id)
             code = "protocol" if isinstance(error, ProtocolError) else "serialization"
             return Rejected(refusal_of(envelope.id, error, code), error)
         if isinstance(envelope, Progress):
@@ -460,6 +460,11 @@ def _name(envelope: Envelope) -> str:
         ErrorResponse: "the error",
     }
     return kinds.get(type(envelope), type(envelope).__name__)
+
+
+def _duplicate(id: RequestId) -> ViolationReceived:  # noqa: A002
+    error = ProtocolError(f"the peer used the request id {id!r} twice at a time")
+    return ViolationReceived(error)
 
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:

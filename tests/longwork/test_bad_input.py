@@ -255,6 +255,24 @@ def test_a_duplicate_request_id_is_reported_and_the_first_is_answered(other: ByH
     assert runs == [10]
 
 
+def test_a_duplicate_id_of_a_request_that_cant_be_read_is_reported_too(json: ByHand) -> None:
+    """An answer to it would look like the answer to the first."""
+    go = threading.Event()
+
+    @json.session.on_request
+    def count(msg: Count) -> int:
+        assert go.wait(10)
+        return msg.n
+
+    json.send(Request(5, Count(1)))
+    json.send_payload(b'{"kind":"request","id":5,"type":"no.Such","body":{}}')
+    assert "5 twice" in json.reports(1)[0]
+    go.set()
+
+    assert json.next() == Response(5, 1)
+    assert json.is_alive()
+
+
 def test_an_item_for_a_plain_request_is_reported_and_the_reply_arrives(other: ByHand) -> None:
     future = other.session.request(Count(1))
     asked = other.next()
