@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Answering", "Served", "error_frame", "error_message_from"]
 
+_LONGEST = 1e8
+"""Seconds: three years. Locks and poll(2) refuse numbers not much larger."""
+
 _SHORT = 150
 """Characters of a text that must be short."""
 
@@ -102,7 +105,7 @@ class Served:
         self.message: Message = envelope.message
         self.metadata: Mapping[str, str] | None = envelope.metadata
         self.handlers = handlers
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.deadline = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
         self.window = self.credit = window
         # An inline handler needs no handler thread, so it waits for none.
         self.is_errand = bool(handlers) and handlers[0].inline

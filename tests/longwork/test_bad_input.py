@@ -387,6 +387,22 @@ def test_a_request_with_no_time_left_is_not_started(other: ByHand) -> None:
     assert other.is_alive()
 
 
+@pytest.mark.parametrize("timeout", [1e12, 1e300])
+def test_a_timeout_longer_than_any_lock_can_wait_is_for_ever(other: ByHand, timeout: float) -> None:
+    @other.session.on_request
+    def count(msg: Count, context: RequestContext) -> Iterator[bool]:
+        yield context.time_remaining() > 1e6
+        yield True
+
+    other.send(Request(1, Count(1), timeout, window=1))
+    assert other.next() == Progress(1, True)
+    assert other.is_alive()
+    other.send(Credit(1, 1))
+
+    assert other.next() == Progress(1, True)
+    assert other.next() == Response(1, None)
+
+
 def test_a_reply_to_what_was_cancelled_is_late(other: ByHand) -> None:
     future = other.session.request(Count(1))
     asked = other.next()
