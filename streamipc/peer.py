@@ -292,7 +292,9 @@ class IpcPeer(Registering):
         return failures
 
     def close(self, timeout: float = 5) -> None:
-        """Close all sessions, side by side; no more can be made.
+        """Close all sessions; no more can be made.
+
+        They are closed side by side, sessions without threads one after the other.
 
         Args:
             timeout: seconds for each, as in :meth:`IpcSession.close`.
@@ -303,16 +305,16 @@ class IpcPeer(Registering):
             sessions = list(self._sessions)
         # One of them may be running this very code in a handler: its close() returns at
         # once, but only on this thread.
+        here = [s for s in sessions if not s._threads or s._engine.crew.runs_here()]
         threads = [
             threading.Thread(target=session.close, args=(timeout,), name="streamipc-closing")
             for session in sessions
-            if not session._engine.crew.runs_here()
+            if session not in here
         ]
         for thread in threads:
             thread.start()
-        for session in sessions:
-            if session._engine.crew.runs_here():
-                session.close(timeout)
+        for session in here:
+            session.close(timeout)
         for thread in threads:
             thread.join()
 
