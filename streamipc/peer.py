@@ -146,7 +146,8 @@ class IpcPeer(Registering):
             cwd: its working directory.
             env: its environment; ``None``: ours.
             stderr: ``"forward"``: passed on to ours, the last lines are kept for errors;
-                a callable gets each line; anything else as for ``Popen``.
+                a callable gets each line, except in sessions without threads; anything
+                else as for ``Popen``.
             popen_options: further options of ``Popen``.
 
         Raises:
@@ -156,8 +157,14 @@ class IpcPeer(Registering):
         self._check_open()
         from .transports.process import start_process
 
-        if not self._session_type._threads and stderr == "forward":
-            stderr = None  # nobody would pass it on: the child gets ours itself
+        if not self._session_type._threads:
+            if stderr == "forward":
+                stderr = None  # nobody would pass it on: the child gets ours itself
+            elif callable(stderr):
+                raise ValueError(
+                    "a session without threads has nobody to read the child's standard error: "
+                    "leave stderr out, or use IpcSession"
+                )
         transport = start_process(
             args,
             cwd=cwd,
