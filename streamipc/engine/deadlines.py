@@ -15,13 +15,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..futures import ResponseFuture
     from ..protocol.envelopes import RequestId
+    from .serving import Served
 
-__all__ = ["Deadlines"]
+__all__ = ["Deadlines", "Reminder"]
 
 _push = heapq.heappush
 
 _SLACK = 64
 """Dead entries that are always tolerated, so that small heaps are never rebuilt."""
+
+
+class Reminder:
+    """Stands among the futures for a request that we serve and that has ``on_cancel``.
+
+    Its caller says so when it gives up, but may be stopped, or in no hurry. To
+    :class:`Deadlines` it looks like a future whose reply is there and which is not done.
+    """
+
+    id = None
+    on_reply = True
+
+    def __init__(self, served: Served) -> None:
+        self.served = served
+
+    def ready(self) -> bool:
+        """Tell whether there is nothing to remind of any more."""
+        return self.served.over or self.served.cancelled
 
 
 class Deadlines:
@@ -33,14 +52,14 @@ class Deadlines:
 
     def __init__(self, calls: dict[RequestId, ResponseFuture[Any]]) -> None:
         self._calls = calls
-        self._heap: list[tuple[float, int, ResponseFuture[Any]]] = []
+        self._heap: list[tuple[float, int, Any]] = []
         self._order = itertools.count().__next__  # so that futures are never compared
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, deadline: float, future: ResponseFuture[Any]) -> None:
-        """Enter a future that already stands in ``calls``."""
+    def add(self, deadline: float, future: ResponseFuture[Any] | Reminder) -> None:
+        """Enter a future that already stands in ``calls``, or a reminder."""
         heap = self._heap
         _push(heap, (deadline, self._order(), future))
         if len(heap) > 2 * len(self._calls) + _SLACK:
@@ -56,8 +75,8 @@ class Deadlines:
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def expire(self, now: float) -> list[ResponseFuture[Any]]:
-        """Take out and return the pending futures whose time is over."""
+    def expire(self, now: float) -> list[Any]:
+        """Take out and return the pending futures, and reminders, whose time is over."""
         expired = []
         heap = self._heap
         while heap and heap[0][0] <= now:

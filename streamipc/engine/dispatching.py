@@ -209,7 +209,10 @@ class Dispatching:
 
     def cancel_served(self, served: Served) -> None:
         """Tell a handler that nobody waits for its answer."""
-        callbacks = served.cancel()
+        self.call_soon(served.cancel())
+
+    def call_soon(self, callbacks: list[Callable[[], object]]) -> None:
+        """Call what ``on_cancel`` was given."""
         if callbacks:
             self.crew.submit_and_wake(CallJob(lambda: self._call(callbacks), self.report))
 

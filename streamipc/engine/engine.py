@@ -36,7 +36,7 @@ from ..protocol.envelopes import (
 from .closing import Closing
 from .contracts import Host, Options, Stats
 from .crew import Crew
-from .deadlines import Deadlines, is_lingering
+from .deadlines import Deadlines, Reminder, is_lingering
 from .dispatching import Dispatching, Received
 from .jobs import MAX_NOTIFICATIONS, CallJob
 from .lifetimes import park_at_exit
@@ -461,9 +461,19 @@ class Engine(Dispatching):
 
     # Time.
 
-    def _expire(self, futures: list[ResponseFuture[Any]]) -> None:
+    def remind(self, served: Served) -> None:
+        """Call what ``on_cancel`` was given when the deadline of a request has passed."""
+        assert served.deadline is not None
+        with self.lock:
+            self._deadlines.add(served.deadline, Reminder(served))
+            self.crew.deadline_added(served.deadline)
+
+    def _expire(self, futures: list[Any]) -> None:
         """Fail requests whose time is over, and tell the peer."""
         for future in futures:
+            if type(future) is Reminder:
+                self.call_soon(future.served.take_callbacks())
+                continue
             with self.lock:
                 known = self._calls.get(future.id) is future
                 if known:

@@ -69,6 +69,10 @@ class Answering(Protocol):
         """Hand an error that no caller gets to ``on_exception``, or to the log."""
         ...
 
+    def remind(self, served: Served, /) -> None:
+        """Call what :meth:`Served.take_callbacks` returns when its deadline has passed."""
+        ...
+
 
 class Served:
     """One request of the peer's, or one notification, while it is being handled.
@@ -141,10 +145,15 @@ class Served:
 
     def cancel(self) -> list[Callable[[], object]]:
         """Mark the request as cancelled; return the callbacks to be called for it."""
-        with _lock_of(self):
-            self.cancelled = True
-            callbacks, self._callbacks = self._callbacks or [], None
+        self.cancelled = True
+        callbacks = self.take_callbacks()
         self._wake()
+        return callbacks
+
+    def take_callbacks(self) -> list[Callable[[], object]]:
+        """Return what :meth:`on_cancel` was given, once."""
+        with _lock_of(self):
+            callbacks, self._callbacks = self._callbacks or [], None
         return callbacks
 
     def asks_cancelled(self) -> bool:
@@ -156,9 +165,14 @@ class Served:
     def on_cancel(self, callback: Callable[[], object]) -> None:
         """Register a callback; call it now if the request is cancelled already."""
         with _lock_of(self):
-            if not self.is_cancelled():
+            waits = not self.is_cancelled()
+            if waits:
+                first = self._callbacks is None
                 self._callbacks = [*(self._callbacks or ()), callback]
-                return
+        if waits:
+            if first and self.deadline is not None:
+                self._engine.remind(self)
+            return
         try:
             callback()
         except Exception as error:

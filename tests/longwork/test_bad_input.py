@@ -387,6 +387,29 @@ def test_a_request_with_no_time_left_is_not_started(other: ByHand) -> None:
     assert other.is_alive()
 
 
+def test_a_deadline_reaches_the_handler_of_a_caller_that_never_cancels(other: ByHand) -> None:
+    """Callers say so at their deadline, but one may be stopped, or be in no hurry."""
+    called: list[str] = []
+
+    @other.session.on_request
+    def count(msg: Count, context: RequestContext) -> str:
+        over = threading.Event()
+        context.on_cancel(lambda: called.append("first"))
+        context.on_cancel(over.set)
+        assert over.wait(10)
+        assert context.cancelled
+        return "too late"
+
+    other.send(Request(1, Count(1), 0.1))
+    answer = other.next()
+
+    assert (answer.id, answer.code) == (1, "timeout")
+    assert called == ["first"]
+    other.send(Cancel(1))
+    assert other.is_alive()
+    assert called == ["first"]
+
+
 @pytest.mark.parametrize("timeout", [1e12, 1e300])
 def test_a_timeout_longer_than_any_lock_can_wait_is_for_ever(other: ByHand, timeout: float) -> None:
     @other.session.on_request
