@@ -139,6 +139,8 @@ class Engine(Dispatching):
             if isinstance(self.outlet, PolledOutlet):
                 self.solo.read_while_full(self.outlet)
         self.closing = Closing(self)
+        self.lingering: set[ResponseFuture[Any]] = set()
+        """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
         self._pid = os.getpid()
         self._foreign = False  # set by the hook that every fork runs (lifetimes.py)
         self._started = False

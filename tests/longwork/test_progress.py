@@ -19,6 +19,7 @@ from streamipc import (
     RequestCancelledError,
     RequestContext,
     RequestTimeoutError,
+    SessionClosedError,
 )
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -155,6 +156,33 @@ def test_a_callback_that_is_stuck_does_not_outlive_the_deadline(session: IpcSess
             future.result(timeout=10)
     finally:
         stuck.set()
+
+
+def test_a_callback_that_is_stuck_does_not_outlive_the_session(
+    connected: Callable[..., Any],
+) -> None:
+    """The reply is there, but not all items are passed on, and there will be no deadline."""
+    left, right = connected()
+    stuck, release = threading.Event(), threading.Event()
+
+    @right.on_request
+    def report(msg: Report, context: RequestContext) -> str:
+        for item in msg.items:
+            context.progress(item)
+        return "done"
+
+    def callback(item: object) -> None:
+        stuck.set()
+        assert release.wait(30)
+
+    right.start()
+    future = left.request(Report([1, 2]), on_progress=callback, timeout=None)
+    assert stuck.wait(10)
+    left.close(timeout=0.1)
+
+    with pytest.raises(SessionClosedError, match="on_progress"):
+        future.result(timeout=10)
+    release.set()
 
 
 def test_no_item_is_passed_on_after_the_end(session: IpcSession) -> None:
