@@ -132,6 +132,11 @@ def current_request() -> RequestContext | None:
     return context
 
 
+def has_returned(handled: RequestContext | Served) -> bool:
+    """Tell whether its handler has returned, and left code that runs in a copy of its context."""
+    return (handled._served if isinstance(handled, RequestContext) else handled).over
+
+
 SLOW_SECONDS = 0.001
 """A handler that took longer than this is given to a worker the next time. Half of the
 engine's ``TICK``: what is quicker would hardly be noticed by the standby either."""
