@@ -14,6 +14,7 @@ here, ``Served`` there. Held against DESIGN.md:
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -21,10 +22,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
     invariant,
-    multiple,
     precondition,
     rule,
     run_state_machine_as_test,
@@ -67,6 +66,7 @@ class Call:
         self.stream = ResponseStream(self.future, window) if window else None
         self.arrived = 0  # items
         self.taken: list[Any] = []
+        self.granted = 0  # anew, of those taken
         self.replies = 0
         self.cut_off = False  # the request, or its answer, may have been on its way at the end
 
@@ -131,6 +131,7 @@ class Side:
             self.send(Cancel(future.id))
 
     def credit(self, future: Any, count: int) -> None:
+        self.calls[f"{self.name} {future.id}"].granted += count
         self.send(Credit(future.id, count))
 
     def drop(self, future: Any) -> None:
@@ -159,58 +160,71 @@ class Side:
             self.write(frame)
 
 
+ACTS = ("deliver", "deliver", "send_items", "take_items", "answer")
+
+
 class TwoConnections(RuleBasedStateMachine):
     """Callers and servers on both sides, doing anything at any time."""
 
     serializer: Any = NativeMessageSerializer
 
-    calls: Bundle[Call] = Bundle("calls")
-
     def __init__(self) -> None:
         super().__init__()
         self.sides = [Side(name, self.serializer()) for name in ("left", "right")]
         self.sides[0].other, self.sides[1].other = self.sides[1], self.sides[0]
-        self.ids = itertools.count(1)
+        self.ids = {side: itertools.count(1) for side in self.sides}  # the same on both
         self.items: dict[str, int] = {}  # sent, by the key of the request
 
     side_numbers = st.integers(0, 1)
+    indices = st.integers(0, 5)
 
     @property
     def all_calls(self) -> list[Call]:
         return [call for side in self.sides for call in side.calls.values()]
 
+    def one_of(self, calls: Iterable[Call], index: int) -> list[Call]:
+        """Return one of them, or none if there is none."""
+        found = list(calls)
+        return [found[index % len(found)]] if found else []
+
+    @rule(acts=st.lists(st.tuples(st.sampled_from(ACTS), indices, st.integers(1, 150)), min_size=5))
+    def traffic(self, acts: list[tuple[str, int, int]]) -> None:
+        """What goes on all the time; in one step, so that there is much of it."""
+        for act, index, count in acts:
+            getattr(self, act)(index, count)
+
     # Callers.
 
     @rule(
-        target=calls,
         number=side_numbers,
         window=st.sampled_from([0, 1, 2, 3, 16]),
-        planned=st.integers(0, 40),
+        planned=st.sampled_from([0, 1, 2, 3, 5, 8, 40]),
     )
-    def request(self, number: int, window: int, planned: int) -> Any:
+    def request(self, number: int, window: int, planned: int) -> None:
         side = self.sides[number]
         if not side.open or side.ended:
-            return multiple()
-        call = Call(side, next(self.ids), window, planned if window else 0)
+            return
+        call = Call(side, next(self.ids[side]), window, planned)
         side.calls[call.key] = call
         side.connection.calls[call.id] = call.future
         call.cut_off = not side.other.open
         side.send(Request(call.id, LogMessage(call.key), 30.0, {"key": call.key}, window))
-        return call
 
-    @rule(call=calls, count=st.integers(1, 20))
-    def take_items(self, call: Call, count: int) -> None:
-        call.take(count)
+    def take_items(self, index: int, count: int) -> None:
+        live = (c for c in self.all_calls if c.arrived > len(c.taken) or not c.future.done())
+        for call in self.one_of(live, index):
+            call.take(1 + count % 4)
 
-    @rule(call=calls)
-    def cancel(self, call: Call) -> None:
-        pending = not call.future.done()
-        assert call.future.cancel() == (pending or call.future.cancelled())
+    @rule(index=indices)
+    def cancel(self, index: int) -> None:
+        for call in self.one_of(self.all_calls, index):
+            pending = not call.future.done()
+            assert call.future.cancel() == (pending or call.future.cancelled())
 
-    @rule(call=calls)
-    def time_out(self, call: Call) -> None:
+    @rule(index=indices)
+    def time_out(self, index: int) -> None:
         """As the engine does at a deadline."""
-        if not call.future.done():
+        for call in self.one_of((c for c in self.all_calls if not c.future.done()), index):
             call.side.cancel(call.future)
             assert call.future.settle(None, RequestTimeoutError(call.key))
 
@@ -223,9 +237,8 @@ class TwoConnections(RuleBasedStateMachine):
 
     # Bytes on their way.
 
-    @rule(number=side_numbers, count=st.integers(1, 400) | st.just(1 << 20))
-    def deliver(self, number: int, count: int) -> None:
-        side = self.sides[number]
+    def deliver(self, index: int, count: int) -> None:
+        side = self.sides[index % 2]
         data = bytes(side.pipe[:count])
         del side.pipe[:count]
         for decoded in side.other.connection.feed(data):
@@ -279,10 +292,16 @@ class TwoConnections(RuleBasedStateMachine):
 
     # Servers.
 
-    @rule(call=calls, count=st.integers(1, 20))
-    def send_items(self, call: Call, count: int) -> None:
+    def send_items(self, index: int, count: int) -> None:
+        for call in self.one_of((c for c in self.all_calls if c.served), index):
+            self.send_items_of(call, 1 + count % 8)
+
+    def send_items_of(self, call: Call, count: int) -> None:
         """Have the handler yield up to ``count`` items, as far as it has credit."""
         served = call.served
+        if served is not None and not call.window:
+            served.progress("for a caller that takes none")
+            return
         while served is not None and count and self.items.get(call.key, 0) < call.planned:
             count -= 1
             if not served.ready():
@@ -295,11 +314,13 @@ class TwoConnections(RuleBasedStateMachine):
                 return
             self.items[call.key] = item + 1
 
-    @rule(call=calls, fails=st.booleans())
-    def answer(self, call: Call, fails: bool) -> None:
+    def answer(self, index: int, count: int) -> None:
+        for call in self.one_of((c for c in self.all_calls if c.served), index):
+            self.answer_to(call, fails=count % 2 == 0)
+
+    def answer_to(self, call: Call, fails: bool) -> None:
         there, served = call.side.other, call.served
-        if served is None:
-            return
+        assert served is not None
         sent = self.items.get(call.key, 0)
         if not served.was_cancelled():
             assert call.key not in there.answered
@@ -352,6 +373,7 @@ class TwoConnections(RuleBasedStateMachine):
     @invariant()
     def a_consumer_that_does_not_take_bounds_the_sender(self) -> None:
         for call in self.all_calls:
+            assert call.granted <= len(call.taken)
             assert self.items.get(call.key, 0) <= len(call.taken) + call.window
 
     @invariant()
@@ -370,15 +392,18 @@ class TwoConnections(RuleBasedStateMachine):
                     assert call.served.was_cancelled(), "a cancellation was lost"
         for _ in range(50):  # more than it takes for 40 items with a window of 1
             for call in self.all_calls:
-                self.send_items(call, 1 << 20)
+                self.send_items_of(call, 1 << 20)
             self.deliver_all()
             for call in self.all_calls:
                 call.take(1 << 20)
             self.deliver_all()
         for call in self.all_calls:
-            if not (call.cut_off or call.future.done()):
+            if call.window and not (call.cut_off or call.future.done()):
                 assert len(call.taken) == call.planned, "credit was lost"
-            self.answer(call, fails=False)
+                if call.served:  # less than half of it is yet to be granted
+                    assert 2 * call.served.credit > call.window, "credit was lost"
+            if call.served:
+                self.answer_to(call, fails=False)
         self.deliver_all()
         for call in self.all_calls:
             assert call.future.done() or call.cut_off, "an answer was lost"
