@@ -165,7 +165,7 @@ class Closing:
         engine.refuse(lambda: engine.host.closed_error(what))
         for future in engine.take_calls():
             name = type(future.request).__wire_name__
-            engine.settle(future, None, engine.host.closed_error(f"no reply to {name}; {what}"))
+            engine.end_call(future, None, engine.host.closed_error(f"no reply to {name}; {what}"))
         engine.end_receiving()
         self._end_credit()
         self.ended.set()

@@ -172,7 +172,8 @@ class Dispatching:
         elif future.settle(event.value, event.error) and future.has_callbacks():
             self.crew.submit(CallbacksJob(future, self.report))
 
-    def _end_call(self, future: Any, value: Any, error: BaseException | None) -> None:
+    def end_call(self, future: Any, value: Any, error: BaseException | None) -> None:
+        """Set a request's outcome, behind the items that have arrived for ``on_progress``."""
         if future.on_reply is not None:
             future.on_reply(value, error)
         else:
@@ -195,7 +196,7 @@ class Dispatching:
 
     def _item_failed(self, event: events.ItemFailed) -> None:
         self.cancel(event.call)  # or its handler would wait for credit that nobody grants
-        self._end_call(event.call, None, event.error)
+        self.end_call(event.call, None, event.error)
 
     def _credit_received(self, event: events.CreditReceived) -> None:
         served = self.connection.served.get(event.id)

@@ -206,6 +206,27 @@ def test_no_item_is_passed_on_after_the_end(session: IpcSession) -> None:
     assert items == [Step(0)]
 
 
+def test_the_end_of_the_session_comes_after_the_items(
+    session: Any, eventually: Callable[..., None]
+) -> None:
+    """What the child had written before its death is still passed on."""
+    items: list[object] = []
+
+    def callback(item: object) -> None:
+        if not items:
+            eventually(lambda: session.stats.frames_received == before + 5)
+            session.kill()
+            eventually(lambda: session.closed)
+        items.append(item)
+
+    before = session.stats.frames_received
+    future = session.request(Count(10**9), on_progress=callback, window=5)
+    with pytest.raises(SessionClosedError):
+        future.result(timeout=10)
+
+    assert items == [Step(number) for number in range(5)]
+
+
 def test_an_error_comes_after_the_items(session: IpcSession) -> None:
     items: list[Any] = []
     future = session.request(Count(10, fail_after=3), on_progress=items.append)
