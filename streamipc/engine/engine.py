@@ -466,15 +466,18 @@ class Engine(Dispatching):
     def remind(self, served: Served) -> None:
         """Call what ``on_cancel`` was given when the deadline of a request has passed."""
         assert served.deadline is not None
+        served.reminder = reminder = Reminder(served)
         with self.lock:
-            self._deadlines.add(served.deadline, Reminder(served))
+            self._deadlines.add(served.deadline, reminder)
             self.crew.deadline_added(served.deadline)
 
     def _expire(self, futures: list[Any]) -> None:
         """Fail requests whose time is over, and tell the peer."""
         for future in futures:
             if type(future) is Reminder:
-                self.call_soon(future.served.take_callbacks())
+                served = future.served()
+                if served is not None:
+                    self.call_soon(served.take_callbacks())
                 continue
             with self.lock:
                 known = self._calls.get(future.id) is future

@@ -91,6 +91,7 @@ class Served:
     cancelled = False
     _no_more_credit = False
     over = False  # the handler has returned
+    reminder: object = None
     wakers: Any = ()
     _callbacks: list[Callable[[], object]] | None = None
     _lock: Any = None
