@@ -167,8 +167,8 @@ class Served:
         """Register a callback; call it now if the request is cancelled already."""
         with _lock_of(self):
             waits = not self.is_cancelled()
+            first = waits and self._callbacks is None
             if waits:
-                first = self._callbacks is None
                 self._callbacks = [*(self._callbacks or ()), callback]
         if waits:
             if first and self.deadline is not None:
