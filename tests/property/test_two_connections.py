@@ -156,7 +156,7 @@ class Side:
 
     def answer(self, served: Served, frame: Any) -> None:
         wanted = self.connection.served.pop(served.id, None) is served
-        if wanted and not served.was_cancelled():
+        if wanted and not served.cancelled:
             self.write(frame)
 
 
@@ -310,7 +310,7 @@ class TwoConnections(RuleBasedStateMachine):
             try:
                 served.progress(item)
             except RequestCancelledError:
-                assert served.was_cancelled()
+                assert served.cancelled
                 return
             self.items[call.key] = item + 1
 
@@ -322,7 +322,7 @@ class TwoConnections(RuleBasedStateMachine):
         there, served = call.side.other, call.served
         assert served is not None
         sent = self.items.get(call.key, 0)
-        if not served.was_cancelled():
+        if not served.cancelled:
             assert call.key not in there.answered
             there.answered[call.key] = sent
         if fails:
@@ -389,7 +389,7 @@ class TwoConnections(RuleBasedStateMachine):
             if not call.cut_off:
                 assert call.key in call.side.other.received, "a request was lost"
                 if call.future.done() and not call.replies and call.served is not None:
-                    assert call.served.was_cancelled(), "a cancellation was lost"
+                    assert call.served.cancelled, "a cancellation was lost"
         for _ in range(50):  # more than it takes for 40 items with a window of 1
             for call in self.all_calls:
                 self.send_items_of(call, 1 << 20)
