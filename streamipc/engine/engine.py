@@ -58,6 +58,9 @@ __all__ = ["Engine"]
 MAX_BACKLOG = 1 << 20
 """Bytes of refusals that may wait for room before reading, which causes them, pauses."""
 
+MAX_REPORTS = 1 << 10
+"""Errors of the peer's that wait for ``on_exception`` or the log."""
+
 
 class Engine(Dispatching):
     """See the module's text. One for each session.
@@ -155,6 +158,7 @@ class Engine(Dispatching):
         self._late = 0
         self._junk = 0
         self._dropped = 0
+        self._reports = 0  # that wait to be made
         self._rules = self._make_rules()
 
     # Life.
@@ -508,7 +512,16 @@ class Engine(Dispatching):
 
     def _report_soon(self, error: Exception) -> None:
         """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""
-        self.crew.submit(CallJob(lambda: self.report(error), self.report))
+        with self.lock:
+            if self._reports >= MAX_REPORTS:
+                return  # a peer sends nothing but bad frames; stats.junk counts them
+            self._reports += 1
+        self.crew.submit(CallJob(lambda: self._report_now(error), self.report))
+
+    def _report_now(self, error: Exception) -> None:
+        with self.lock:
+            self._reports -= 1
+        self.report(error)
 
     def _stream_ended(self, error: Exception | None) -> None:
         self.closing.stream_ended(error)
