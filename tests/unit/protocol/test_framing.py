@@ -246,7 +246,7 @@ def test_no_byte_is_lost_whatever_comes(data: bytes, step: int) -> None:
 def test_a_frame_for_which_there_is_no_memory_is_skipped(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(mmap, "mmap", fail)
