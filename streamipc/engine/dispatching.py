@@ -94,6 +94,7 @@ class Dispatching:
             events.NotificationReceived: self._notification_received,
             events.ReplyReceived: self._reply_received,
             events.ProgressReceived: self._progress_received,
+            events.ItemFailed: self._item_failed,
             events.CreditReceived: self._credit_received,
             events.CancelReceived: self._cancel_received,
             events.LateReply: self._late_reply,
@@ -210,6 +211,13 @@ class Dispatching:
         elif future.settle(event.value, event.error) and future.has_callbacks():
             self.crew.submit(CallbacksJob(future, self.report))
 
+    def end_call(self, future: Any, value: Any, error: BaseException | None) -> None:
+        """Set a request's outcome, behind the items that have arrived for ``on_progress``."""
+        if future.on_reply is not None:
+            future.on_reply(value, error)
+        else:
+            self.settle(future, value, error)
+
     def settle(self, future: ResponseFuture[Any], value: Any, error: BaseException | None) -> None:
         """Set a future's outcome; its callbacks run on the crew."""
         if future.settle(value, error) and future.has_callbacks():
@@ -225,6 +233,10 @@ class Dispatching:
             self.cancel(future)
             self.settle(future, None, error)
 
+    def _item_failed(self, event: events.ItemFailed) -> None:
+        self.cancel(event.call)  # or its handler would wait for credit that nobody grants
+        self.end_call(event.call, None, event.error)
+
     def _credit_received(self, event: events.CreditReceived) -> None:
         served = self.connection.served.get(event.id)
         if served is not None:
@@ -237,7 +249,10 @@ class Dispatching:
 
     def cancel_served(self, served: Served) -> None:
         """Tell a handler that nobody waits for its answer."""
-        callbacks = served.cancel()
+        self.call_soon(served.cancel())
+
+    def call_soon(self, callbacks: list[Callable[[], object]]) -> None:
+        """Call what ``on_cancel`` was given."""
         if callbacks:
             self.crew.submit_and_wake(CallJob(lambda: self._call(callbacks), self.report))
 

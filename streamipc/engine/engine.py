@@ -36,7 +36,7 @@ from ..protocol.envelopes import (
 from .closing import Closing
 from .contracts import Host, Options, Stats
 from .crew import Crew
-from .deadlines import Deadlines, is_lingering
+from .deadlines import Deadlines, Reminder, is_lingering
 from .dispatching import Dispatching, Received
 from .jobs import MAX_NOTIFICATIONS, CallJob
 from .lifetimes import park_at_exit
@@ -141,6 +141,8 @@ class Engine(Dispatching):
             if isinstance(self.outlet, PolledOutlet):
                 self.solo.read_while_full(self.outlet)
         self.closing = Closing(self)
+        self.lingering: set[ResponseFuture[Any]] = set()
+        """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
         self._pid = os.getpid()
         self._foreign = False  # set by the hook that every fork runs (lifetimes.py)
         self._started = False
@@ -470,9 +472,22 @@ class Engine(Dispatching):
 
     # Time.
 
-    def _expire(self, futures: list[ResponseFuture[Any]], known_to_peer: bool = True) -> None:
+    def remind(self, served: Served) -> None:
+        """Call what ``on_cancel`` was given when the deadline of a request has passed."""
+        assert served.deadline is not None
+        served.reminder = reminder = Reminder(served)
+        with self.lock:
+            self._deadlines.add(served.deadline, reminder)
+            self.crew.deadline_added(served.deadline)
+
+    def _expire(self, futures: list[Any], known_to_peer: bool = True) -> None:
         """Fail requests whose time is over, and tell the peer if it has heard of them."""
         for future in futures:
+            if type(future) is Reminder:
+                served = future.served()
+                if served is not None:
+                    self.call_soon(served.take_callbacks())
+                continue
             with self.lock:
                 known = self._calls.get(future.id) is future
                 if known:
