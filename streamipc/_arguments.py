@@ -57,10 +57,13 @@ def checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str] | 
     if not isinstance(metadata, AnyMapping):
         raise TypeError(f"metadata must be a mapping of text to text, not {metadata!r:.200}")
     size = 0
+    texts: dict[str, str] = {}
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata maps text to text, not {key!r} to {value!r}")
         size += len(key) + len(value)
+        # The text itself, of a class derived from str: a serializer carries no other.
+        texts[str.__str__(key)] = str.__str__(value)
     if size > MAX_METADATA:
         raise ValueError(f"metadata has {size:,} characters; at most {MAX_METADATA:,} are sent")
-    return dict(metadata) or None
+    return texts or None

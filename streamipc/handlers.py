@@ -115,7 +115,7 @@ class RequestContext:
             item: a Message, or any value that the serializer carries.
 
         Raises:
-            RequestCancelledError: the request was cancelled.
+            RequestCancelledError: the request was cancelled, or its handler has returned.
             SerializationError: the item can't be represented.
         """
         self._served.progress(item)
@@ -136,6 +136,11 @@ def current_request() -> RequestContext | None:
     context = RequestContext(handled)
     current.set(context)
     return context
+
+
+def has_returned(handled: RequestContext | Served) -> bool:
+    """Tell whether its handler has returned, and left code that runs in a copy of its context."""
+    return (handled._served if isinstance(handled, RequestContext) else handled).over
 
 
 SLOW_SECONDS = 0.001

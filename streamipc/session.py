@@ -17,7 +17,7 @@ from ._host import SessionHost
 from ._registering import Registering
 from .engine.engine import Engine
 from .exceptions import SessionClosedError
-from .handlers import current
+from .handlers import current, has_returned
 from .messages import Message
 
 TYPE_CHECKING = False
@@ -357,10 +357,10 @@ class IpcSession(Registering):
         if timeout is not DEFAULT:
             return None if timeout is None else checked_timeout(timeout)
         default = self._peer._timeout
-        served = current.get()
-        if served is None or served.deadline is None:
+        handled = current.get()
+        if handled is None or handled.deadline is None or has_returned(handled):
             return default
-        remaining = max(0.0, served.deadline - time.monotonic())
+        remaining = max(0.0, handled.deadline - time.monotonic())
         return remaining if default is None else min(default, remaining)
 
 

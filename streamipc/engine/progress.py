@@ -64,6 +64,7 @@ class ProgressCalls:
         return True
 
     def _reply(self, value: Any, error: BaseException | None) -> None:
+        self._engine.lingering.add(self._future)
         self._add((True, value, error))
 
     def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
@@ -85,6 +86,7 @@ class ProgressCalls:
                     return
                 is_reply, value, error = self._items.popleft()
             if is_reply:
+                self._engine.lingering.discard(self._future)
                 self._engine.settle(self._future, value, error)
             elif not self._future.ready():
                 self._pass_on(value)

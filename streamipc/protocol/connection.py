@@ -18,6 +18,7 @@ Request               served      violation: duplicate id      enters; RequestRe
 Response, Error       calls       leaves; ReplyReceived        LateReply
 Progress, wanted      calls       ProgressReceived             ignored (late)
 Progress, unwanted    calls       violation                    ignored (late)
+Progress, unreadable  calls       ItemFailed                   ignored (late)
 Credit                served      CreditReceived               ignored (it crossed the reply)
 Credit, not positive  served      violation                    violation
 Cancel                served      CancelReceived               ignored (it crossed the reply)
@@ -77,6 +78,7 @@ __all__ = [
     "Connection",
     "CreditReceived",
     "Event",
+    "ItemFailed",
     "JunkReceived",
     "LateReply",
     "NotificationReceived",
@@ -128,6 +130,16 @@ class ProgressReceived:
     def __init__(self, call: Any, item: Any) -> None:
         self.call = call
         self.item = item
+
+
+class ItemFailed:
+    """An item of ``call`` can't be read; the call stays until it is cancelled."""
+
+    __slots__ = ("call", "error")
+
+    def __init__(self, call: Any, error: IpcError) -> None:
+        self.call = call
+        self.error = error
 
 
 class CreditReceived:
@@ -191,6 +203,7 @@ Event = (
     | NotificationReceived
     | ReplyReceived
     | ProgressReceived
+    | ItemFailed
     | CreditReceived
     | CancelReceived
     | LateReply
@@ -342,9 +355,7 @@ class Connection:
 
     def _request(self, envelope: Request) -> Event:
         if envelope.id in self.served:
-            return ViolationReceived(
-                ProtocolError(f"the peer used the request id {envelope.id!r} twice at a time")
-            )
+            return _duplicate(envelope.id)
         if not 0 <= envelope.window <= MAX_WINDOW:
             error = ProtocolError(
                 f"window of request {envelope.id!r} is {envelope.window}, not 0 to {MAX_WINDOW}"
@@ -402,9 +413,16 @@ class Connection:
         error = decoded.error
         envelope = decoded.envelope
         if isinstance(envelope, Request):
+            if envelope.id in self.served:  # an answer would look like the other one's
+                return _duplicate(envelope.id)
             code = "protocol" if isinstance(error, ProtocolError) else "serialization"
             return Rejected(refusal_of(envelope.id, error, code), error)
-        if isinstance(envelope, (Response, ErrorResponse, Progress)):
+        if isinstance(envelope, Progress):
+            call = self.calls.get(envelope.id)
+            if call is None:
+                return LateReply(envelope.id)
+            return ItemFailed(call, error) if call.wants_items else ViolationReceived(error)
+        if isinstance(envelope, (Response, ErrorResponse)):
             call = self.calls.pop(envelope.id, None)
             if call is None:
                 return LateReply(envelope.id)
@@ -445,6 +463,11 @@ def _name(envelope: Envelope) -> str:
         ErrorResponse: "the error",
     }
     return kinds.get(type(envelope), type(envelope).__name__)
+
+
+def _duplicate(id: RequestId) -> ViolationReceived:  # noqa: A002
+    error = ProtocolError(f"the peer used the request id {id!r} twice at a time")
+    return ViolationReceived(error)
 
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:

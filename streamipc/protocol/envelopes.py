@@ -46,7 +46,10 @@ MAX_METADATA = 1 << 16
 
 if TYPE_CHECKING:
     IdGenerator = Callable[[], RequestId]
-    """Called once for each request; must be thread-safe and never repeat a pending id."""
+    """Called once for each request; must be thread-safe, and should not repeat an id in a session.
+
+    The late answer to a request that was cancelled would be taken for that to a new one of its id.
+    """
 
 
 class _Record:

@@ -153,7 +153,10 @@ class Admitted:
         cls = self._named(name, "enum").cls
         if not issubclass(cls, enum.Flag):
             raise SerializationError(f"{name} is no Flag")
-        return cls(need(value, int))
+        # enum would remember each such number for ever.
+        if need(value, int) < 0 or value & ~_mask(cls):  # type: ignore[operator]
+            raise SerializationError(f"{value!r:.100} has bits that no member of {name} has")
+        return cls(value)
 
     def build_record(self, name: object, state: object) -> Any:
         layout = self._named(name, "record").layout
@@ -198,7 +201,22 @@ def _reduce_enum(entry: _Type, obj: Any) -> Any:
     name = obj.name
     if name in entry.cls.__members__:  # type: ignore[attr-defined]
         return ENUM, (entry.name, name)
-    return FLAG, (entry.name, int(obj.value))  # several members of a Flag at once
+    # Several members of a Flag at once.
+    value = int(obj.value)
+    mask = _mask(entry.cls)
+    if value < 0:  # ~Bits.A of an IntFlag, on Python 3.10
+        value &= mask
+    if value & ~mask:
+        raise SerializationError(f"{value!r:.100} has bits that no member of {entry.name} has")
+    return FLAG, (entry.name, value)
+
+
+def _mask(cls: Any) -> int:
+    """Return the bits that the members of a Flag have."""
+    mask = 0
+    for member in cls.__members__.values():
+        mask |= member.value
+    return mask
 
 
 def _reduce_record(entry: _Type, obj: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 from ..exceptions import SerializationError
@@ -65,8 +66,13 @@ def _dtype(spec: Any) -> Any:
 
 
 def _checked(spec: Any, depth: int) -> Any:
-    """Return ``spec`` if it is of the form that ``dtype.str`` and ``dtype.descr`` have."""
-    if type(spec) is str:
+    """Return ``spec`` if it is of the form that ``dtype.str`` and ``dtype.descr`` have.
+
+    numpy takes other texts too, and has Python compile what looks like a number in them.
+    """
+    if type(spec) is str and re.fullmatch(
+        r"[<>|=]?[?A-Za-z]\d{0,10}(\[\d{0,10}[A-Za-z]{1,2}\])?", spec
+    ):
         return spec
     if type(spec) is list and depth:
         for field in spec:

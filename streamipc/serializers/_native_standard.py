@@ -8,6 +8,8 @@ day of 200. Modules are imported when a value needs them.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 
@@ -241,7 +243,19 @@ def _build_zone_info(key: Any) -> Any:
     # The key becomes part of a file's path, and of the name of a package of tzdata.
     if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,3}", need(key, str)):
         raise SerializationError(f"{key!r:.100} is no name of a time zone")
+    if not any(os.path.isfile(os.path.join(path, key)) for path in zoneinfo.TZPATH) and (
+        key not in _packaged_zones()
+    ):
+        raise SerializationError(f"there is no time zone {key} here")
     return zoneinfo.ZoneInfo(key)
+
+
+@functools.cache
+def _packaged_zones() -> frozenset[str]:
+    """Return the zones known by the package tzdata: asked for one, it imports by its name."""
+    import zoneinfo
+
+    return frozenset(zoneinfo.available_timezones())
 
 
 # Names of things

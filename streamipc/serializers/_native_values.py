@@ -164,7 +164,7 @@ class ValueReader:
             SerializationError: something in it is not allowed.
         """
         data = bytes(body)
-        check(data)
+        check(data, [len(buffer) for buffer in buffers])
         # One frame over everything: the unpickler then has all of the data in its own
         # memory. When frames end inside an opcode, it goes on at the end of the frame,
         # so it would read other opcodes than those that were checked.
