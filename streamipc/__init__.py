@@ -1,33 +1,39 @@
 """Typed messages between processes, for synchronous Python.
 
-The names below are the whole public API.
+The names below are the whole public API. Each is imported when it is first used, so that a
+program pays for what it needs only.
 """
 
 from __future__ import annotations
 
-from .exceptions import (
-    IpcError,
-    MessageDefinitionError,
-    OverloadedError,
-    ProtocolError,
-    RemoteError,
-    RequestCancelledError,
-    RequestTimeoutError,
-    SerializationError,
-    SessionClosedError,
-    UnhandledRequestError,
-)
-from .futures import ResponseFuture, ResponseStream
-from .handlers import RequestContext, current_request
-from .messages import ErrorMessage, LogMessage, Message, Request
-from .peer import IpcPeer
-from .protocol.envelopes import CounterIdGenerator, PidHrtimeRequestIdGenerator
-from .serializers.base import MessageSerializer
-from .serializers.json import JsonMessageSerializer
-from .serializers.native import NativeMessageSerializer
-from .session import IpcSession, ProcessSession, Stats
-from .sync import SyncIpcSession
-from .transports.base import Transport
+TYPE_CHECKING = False  # importing the real one takes longer than all of this package
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .engine.contracts import Stats
+    from .exceptions import (
+        IpcError,
+        MessageDefinitionError,
+        OverloadedError,
+        ProtocolError,
+        RemoteError,
+        RequestCancelledError,
+        RequestTimeoutError,
+        SerializationError,
+        SessionClosedError,
+        UnhandledRequestError,
+    )
+    from .futures import ResponseFuture, ResponseStream
+    from .handlers import RequestContext, current_request
+    from .messages import ErrorMessage, LogMessage, Message, Request
+    from .peer import IpcPeer
+    from .protocol.envelopes import CounterIdGenerator, PidHrtimeRequestIdGenerator
+    from .serializers.base import MessageSerializer
+    from .serializers.json import JsonMessageSerializer
+    from .serializers.native import NativeMessageSerializer
+    from .session import IpcSession, ProcessSession
+    from .sync import SyncIpcSession
+    from .transports.base import Transport
 
 __version__ = "0.1.0"
 
@@ -62,3 +68,39 @@ __all__ = [
     "UnhandledRequestError",
     "current_request",
 ]
+
+_HOMES = {
+    "CounterIdGenerator": "protocol.envelopes",
+    "ErrorMessage": "messages",
+    "IpcPeer": "peer",
+    "IpcSession": "session",
+    "JsonMessageSerializer": "serializers.json",
+    "LogMessage": "messages",
+    "Message": "messages",
+    "MessageSerializer": "serializers.base",
+    "NativeMessageSerializer": "serializers.native",
+    "PidHrtimeRequestIdGenerator": "protocol.envelopes",
+    "ProcessSession": "session",
+    "Request": "messages",
+    "RequestContext": "handlers",
+    "ResponseFuture": "futures",
+    "ResponseStream": "futures",
+    "Stats": "engine.contracts",
+    "SyncIpcSession": "sync",
+    "Transport": "transports.base",
+    "current_request": "handlers",
+}
+"""Where the names live; the others are exceptions."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = f"{__name__}.{_HOMES.get(name, 'exceptions')}"
+    value = getattr(__import__(home, fromlist=[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 from .messages import Message
 from .protocol.envelopes import MAX_METADATA
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
 
 __all__ = ["DEFAULT", "check_message", "checked_metadata", "checked_timeout", "checked_window"]
 
@@ -32,7 +33,7 @@ def checked_timeout(timeout: Any) -> float:
     """Return a number of seconds; infinity and ``threading.TIMEOUT_MAX`` are too long."""
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
-    if math.isnan(timeout) or timeout < 0:
+    if not timeout >= 0:
         raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
     return min(float(timeout), _LONGEST)
 
@@ -51,13 +52,18 @@ def checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str] | 
     """Return metadata as a dict of its own, or ``None`` if there is none."""
     if metadata is None:
         return None
-    if not isinstance(metadata, Mapping):
+    from collections.abc import Mapping as AnyMapping
+
+    if not isinstance(metadata, AnyMapping):
         raise TypeError(f"metadata must be a mapping of text to text, not {metadata!r:.200}")
     size = 0
+    texts: dict[str, str] = {}
     for key, value in metadata.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"metadata maps text to text, not {key!r} to {value!r}")
         size += len(key) + len(value)
+        # The text itself, of a class derived from str: a serializer carries no other.
+        texts[str.__str__(key)] = str.__str__(value)
     if size > MAX_METADATA:
         raise ValueError(f"metadata has {size:,} characters; at most {MAX_METADATA:,} are sent")
-    return dict(metadata) or None
+    return texts or None

@@ -16,8 +16,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from contextlib import suppress
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["forgets", "forkable_lock", "renew", "steady"]
 
@@ -49,8 +51,10 @@ def forkable_lock() -> threading.Lock:
 def _forget_all() -> None:
     steady.release()
     for thing, method in list(_forgetful.items()):
-        with suppress(Exception):
+        try:
             getattr(thing, method)()
+        except Exception:
+            pass  # one that can't be let go of must not keep the others
 
 
 if hasattr(os, "register_at_fork"):

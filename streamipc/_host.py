@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
 
+from ._signatures import parameters_of
 from .exceptions import SessionClosedError
 from .handlers import Handler
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from .peer import IpcPeer
     from .session import IpcSession
     from .transports.base import Transport
@@ -79,20 +82,9 @@ class SessionHost:
         function: Callable[..., Any],
         report: Callable[[BaseException], None] | None = None,
     ) -> None:
-        import inspect
-
-        parameters: Iterable[inspect.Parameter] = ()
+        parameters = parameters_of(function)
         try:
-            parameters = inspect.signature(function).parameters.values()
-        except (TypeError, ValueError):
-            pass  # a builtin that tells nothing about itself
-        takes_session = any(
-            parameter.default is parameter.empty
-            and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-            for parameter in parameters
-        )
-        try:
-            if takes_session:
+            if parameters is not None and any(p.is_required for p in parameters.positional):
                 function(session)
             else:
                 function()

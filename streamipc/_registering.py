@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar, overload
 
 from ._forks import renew
-from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes, check_function
+from ._signatures import check_function
+from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes
 from .messages import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn, TypeVar, overload
+else:
+    from ._typing import TypeVar, overload
 
 __all__ = ["Registering", "Registries"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound="Callable[..., Any]")
 
 
 class Registries:

@@ -8,8 +8,7 @@ library still handles it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .protocol.envelopes import Envelope
 

@@ -6,19 +6,22 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ._forks import forkable_lock
 from .exceptions import RequestTimeoutError
 from .messages import Message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
     from types import TracebackType
+    from typing import Any, Generic, Protocol, TypeVar
 
     from .protocol.envelopes import RequestId
+else:
+    from ._typing import Generic, Protocol, TypeVar
 
 __all__ = ["ResponseFuture", "ResponseStream"]
 
@@ -124,7 +127,7 @@ class ResponseFuture(Future[R], Generic[R]):
         if self._state == _PENDING and not self.owner.wait(
             self, None if timeout is None else _end_of(timeout)
         ):
-            raise self._not_in(timeout)
+            raise self.not_in_time(timeout)
         if self._state == _FINISHED:
             # What Future.result does, without its lock: a finished future never changes.
             if self._exception is None:
@@ -138,10 +141,11 @@ class ResponseFuture(Future[R], Generic[R]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what :meth:`result` would raise, or ``None``; waits in the same way."""
         if self._state == _PENDING and not self.owner.wait(self, _end_of(timeout)):
-            raise self._not_in(timeout)
+            raise self.not_in_time(timeout)
         return super().exception(0)
 
-    def _not_in(self, timeout: float | None) -> RequestTimeoutError:
+    def not_in_time(self, timeout: float | None) -> RequestTimeoutError:
+        """Return the error for a wait that is over while the request goes on."""
         return RequestTimeoutError(
             f"no reply to {type(self.request).__name__} (request {self.id!r}) within "
             f"{timeout:g} s; the request itself goes on"
@@ -329,10 +333,12 @@ class ResponseStream(Generic[R]):
         end = _end_of(timeout)
         while not self._future.ready():
             self._throw_away()
-            if not self._owner.wait(self, end):
-                break
+            self._owner.wait(self, end)
+            # The time, rather than what wait() says: there may always be one more item.
+            if end is not None and time.monotonic() >= end and not self._future.ready():
+                raise self._future.not_in_time(timeout)
         self._items.waiting.clear()
-        return self._future.result(None if end is None else max(0.0, end - time.monotonic()))
+        return self._future.result()
 
     def cancel(self) -> bool:
         """Cancel the request; see :meth:`ResponseFuture.cancel`.
@@ -399,14 +405,13 @@ class ResponseStream(Generic[R]):
         try:
             item = self._items.waiting.popleft()
         except IndexError:
-            if self._future.cancelled():
-                raise CancelledError from None  # the end would look like the whole
-            error = self._future.exception(0)
-            if error is not None:
-                raise error from None
-            raise end from None
-        self._taken()
-        return item
+            pass
+        else:
+            self._taken()
+            return item
+        # Out here, where no "from None" is needed: it would take the remote traceback away.
+        self._future.result(0)  # raises, also if cancelled: the end would look like the whole
+        raise end
 
     def _taken(self) -> None:
         """Count one item as taken; grant more when half of the window is used up."""

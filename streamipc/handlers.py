@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
-import math
 import sys
 import threading
 import time
-import types
-import typing
-from collections.abc import Callable, Mapping
-from contextlib import suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Union
+from types import UnionType
 
 from ._forks import renew
+from ._signatures import (
+    check_function,
+    is_class,
+    members_of,
+    name_of,
+    parameters_of,
+    resolve,
+)
 from .exceptions import RequestCancelledError
 from .messages import Message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from ._signatures import Parameter
     from .engine.serving import Served
     from .protocol.envelopes import RequestId
     from .session import IpcSession
@@ -27,10 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["Handler", "HandlerRegistry", "RequestContext", "current_request"]
 
 
-MessageTypes = Union[type[Message], types.UnionType]
+MessageTypes = type[Message] | UnionType
 """What ``@session.on_request(...)`` may be given: a message class, or ``A | B``."""
 
-ExceptionTypes = Union[type[BaseException], types.UnionType]
+ExceptionTypes = type[BaseException] | UnionType
 """What ``@session.on_exception(...)`` may be given."""
 
 
@@ -73,7 +79,7 @@ class RequestContext:
     def time_remaining(self) -> float:
         """Return the seconds until the caller gives up: ``inf`` for never, at least 0."""
         deadline = self._served.deadline
-        return math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+        return float("inf") if deadline is None else max(0.0, deadline - time.monotonic())
 
     @property
     def cancelled(self) -> bool:
@@ -110,7 +116,7 @@ class RequestContext:
             item: a Message, or any value that the serializer carries.
 
         Raises:
-            RequestCancelledError: the request was cancelled.
+            RequestCancelledError: the request was cancelled, or its handler has returned.
             SerializationError: the item can't be represented.
         """
         self._served.progress(item)
@@ -131,6 +137,11 @@ def current_request() -> RequestContext | None:
     context = RequestContext(handled)
     current.set(context)
     return context
+
+
+def has_returned(handled: RequestContext | Served) -> bool:
+    """Tell whether its handler has returned, and left code that runs in a copy of its context."""
+    return (handled._served if isinstance(handled, RequestContext) else handled).over
 
 
 SLOW_SECONDS = 0.001
@@ -231,7 +242,7 @@ class HandlerRegistry:
         with self._lock:
             kept = tuple(handler for handler in self._handlers if handler.function != function)
             if len(kept) == len(self._handlers):
-                raise ValueError(f"{_name(function)} is not registered with {self._kind}")
+                raise ValueError(f"{name_of(function)} is not registered with {self._kind}")
             self._handlers = kept
             self._by_type = {}
 
@@ -249,12 +260,12 @@ class HandlerRegistry:
 
     def _add(self, function: Any, target: Any, inline: bool) -> None:
         check_function(function, self._kind)
-        first, second = _parameters(function, self._kind)
+        first, second = _arguments(function, self._kind)
         taken = first if target is None else target
         types = self._types(taken)
         if not types and taken is not None and not _is_any(taken, self._base):
             raise TypeError(
-                f"{self._kind}: the first parameter of {_name(function)} is annotated "
+                f"{self._kind}: the first parameter of {name_of(function)} is annotated "
                 f"{taken!r}, which is not a {self._base.__name__} type"
             )
         with self._lock:
@@ -265,63 +276,36 @@ class HandlerRegistry:
         return _types_of(annotation, self._base)
 
 
-def check_function(function: Any, kind: str) -> None:
-    """Refuse what can't be called here.
-
-    Raises:
-        TypeError: it is no function, or a coroutine function.
-    """
-    if not callable(function):
-        raise TypeError(f"{kind} takes a function or a type, not {function!r}")
-    call = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004
-    for candidate in (function, call):
-        if inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate):
-            raise TypeError(
-                f"{kind}: {_name(function)} is a coroutine function, and streamipc has no event "
-                "loop to run it in: write a plain function; it runs on a thread of its own and may "
-                "block, or call asyncio.run() in it"
-            )
-
-
-def _parameters(function: Any, kind: str) -> tuple[Any, str]:
+def _arguments(function: Any, kind: str) -> tuple[Any, str]:
     """Return the first parameter's annotation (or None) and what the second one is."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):
+    parameters = parameters_of(function)
+    if parameters is None:
         return None, ""  # a builtin that tells nothing about itself
-    positional = [p for p in parameters if p.kind in _POSITIONAL]
-    required = [p for p in positional if p.default is p.empty]
-    rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
-    if not (positional or rest) or len(required) > 2 or keywords:
+    positional = parameters.positional
+    required = [parameter for parameter in positional if parameter.is_required]
+    if not (positional or parameters.rest) or len(required) > 2 or parameters.needs_keywords:
         raise TypeError(
-            f"{kind}: {_name(function)} must take the message, and if it likes the context, "
+            f"{kind}: {name_of(function)} must take the message, and if it likes the context, "
             "as positional parameters, and no other that is required"
         )
     if not positional:
         return None, ""
-    first = positional[0].annotation
-    first = _resolve(first, function)
+    first = resolve(positional[0].annotation, function)
     if isinstance(first, NameError):
         raise TypeError(
-            f"{kind}: the annotation {positional[0].annotation!r} of {_name(function)} can't "
+            f"{kind}: the annotation {positional[0].annotation!r} of {name_of(function)} can't "
             f"be resolved ({first}); register with the type, as in @session.{kind}(MyMessage)"
         ) from first
-    if first is inspect.Parameter.empty:
-        first = None
     return first, _second(positional[1], function) if len(positional) > 1 else ""
 
 
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def _second(parameter: inspect.Parameter, function: Any) -> str:
+def _second(parameter: Parameter, function: Any) -> str:
     """Return what a handler's second parameter is to be given."""
     annotation = parameter.annotation
-    resolved = _resolve(annotation, function)
+    resolved = resolve(annotation, function)
     if not isinstance(resolved, NameError):
-        parts = [part for part in typing.get_args(resolved) if part is not type(None)]
-        annotation = parts[0] if _is_union(resolved) and len(parts) == 1 else resolved
+        parts = [part for part in members_of(resolved) if part is not type(None)]
+        annotation = parts[0] if len(parts) == 1 else resolved
     if isinstance(annotation, str):
         # A name imported for type checkers alone: go by what it says.
         is_session = annotation.rpartition(".")[2].endswith("Session")
@@ -333,66 +317,24 @@ def _second(parameter: inspect.Parameter, function: Any) -> str:
     if is_session:
         return "session"
     # A parameter with a default is the handler's own business, unless it says otherwise.
-    return "context" if is_context or parameter.default is parameter.empty else ""
-
-
-def _resolve(annotation: Any, function: Any) -> Any:
-    """Return an annotation without quotes in it, or the error that one gave, as NameError."""
-    if isinstance(annotation, typing.ForwardRef):
-        annotation = annotation.__forward_arg__
-    if isinstance(annotation, str):
-        found = _evaluate(annotation, function)
-        # It may have quotes of its own, inside of those that __future__.annotations gave it.
-        return found if found == annotation else _resolve(found, function)
-    if isinstance(annotation, typing.TypeVar):
-        bound = _resolve(annotation.__bound__, function)
-        return annotation if bound is annotation.__bound__ else bound
-    if _is_union(annotation):
-        parts = [_resolve(part, function) for part in typing.get_args(annotation)]
-        errors = [part for part in parts if isinstance(part, NameError)]
-        return errors[0] if errors else Union[tuple(parts)]
-    return annotation
-
-
-def _is_union(annotation: Any) -> bool:
-    return typing.get_origin(annotation) in (Union, types.UnionType)
-
-
-def _evaluate(annotation: str, function: Any) -> Any:
-    """Return what an annotation in quotes names, or the error that it gave, as NameError."""
-    plain = inspect.unwrap(function)
-    while isinstance(plain, functools.partial):
-        plain = inspect.unwrap(plain.func)
-    if not inspect.isroutine(plain):
-        plain = type(plain).__call__
-    plain = getattr(plain, "__func__", plain)
-    namespace = dict(getattr(plain, "__globals__", {}))
-    # Classes defined inside a function stand in the frame that is registering.
-    frame = sys._getframe(1)
-    while frame.f_back and str(frame.f_globals.get("__name__")).startswith("streamipc."):
-        frame = frame.f_back
-    namespace.update(frame.f_locals)
-    if inspect.isfunction(plain):
-        for name, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True):
-            with suppress(ValueError):  # a name that is given its value later
-                namespace[name] = cell.cell_contents
-    try:
-        return eval(annotation, namespace)
-    except Exception as error:
-        return NameError(f"{type(error).__name__}: {error}")
+    return "context" if is_context or parameter.is_required else ""
 
 
 def _types_of(annotation: Any, base: type) -> tuple[type, ...]:
     """Return the types that an annotation names; empty: any."""
-    if annotation is None or annotation is base or annotation is Any:
+    if annotation is None or annotation is base or _is_typing_any(annotation):
         return ()
-    origin = typing.get_origin(annotation)
-    if _is_union(annotation):
-        parts = [_types_of(part, base) for part in typing.get_args(annotation)]
+    if is_class(annotation):
+        return (annotation,) if issubclass(annotation, base) else ()
+    members = members_of(annotation)
+    if members:
+        parts = [_types_of(part, base) for part in members]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()
+    import typing
+
     if isinstance(annotation, typing.TypeVar):
         return _types_of(annotation.__bound__, base)
-    cls = origin or annotation
+    cls = typing.get_origin(annotation)
     if isinstance(cls, type) and issubclass(cls, base):
         return (cls,)
     return ()
@@ -400,16 +342,23 @@ def _types_of(annotation: Any, base: type) -> tuple[type, ...]:
 
 def _is_any(annotation: Any, base: type) -> bool:
     """Tell whether an annotation without types means any message, rather than a mistake."""
-    if annotation in (base, Any, object) or isinstance(annotation, typing.TypeVar):
+    if annotation is base or annotation is object or _is_typing_any(annotation):
         return True
-    if _is_union(annotation):
-        return base in typing.get_args(annotation)
-    return False
+    if is_class(annotation):
+        return False
+    import typing
+
+    return isinstance(annotation, typing.TypeVar) or base in members_of(annotation)
+
+
+def _is_typing_any(annotation: Any) -> bool:
+    # Who has not imported typing can't have written its Any.
+    typing = sys.modules.get("typing")
+    return typing is not None and annotation is typing.Any
 
 
 def _is_type(target: Any) -> bool:
-    return isinstance(target, type) or typing.get_origin(target) is not None
-
-
-def _name(function: Any) -> str:
-    return f"{getattr(function, '__qualname__', function)!s}()"
+    if is_class(target) or isinstance(target, UnionType):
+        return True
+    typing = sys.modules.get("typing")
+    return typing is not None and typing.get_origin(target) is not None

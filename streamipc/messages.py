@@ -17,15 +17,21 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABCMeta
-from dataclasses import Field, dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
 
+from ._dataclasses import defer_dataclass
 from .exceptions import MessageDefinitionError, SerializationError
 
-if sys.version_info >= (3, 11):
-    from typing import dataclass_transform
-else:
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from dataclasses import Field, field
+    from typing import Any, ClassVar, Generic, TypeVar
+
     from typing_extensions import dataclass_transform
+else:
+    from ._typing import Generic, TypeVar, dataclass_transform
+
+    Field = field = None
+
 
 __all__ = ["ErrorMessage", "LogMessage", "Message", "Request", "message_type", "wire_name_of"]
 
@@ -40,7 +46,18 @@ _ABSENT = object()
 _MAX_WIRE_NAME = 65_535
 """Bytes; the native header gives the name's length 16 bits."""
 
-_OPTIONS = frozenset(dataclass.__kwdefaults__ or ())
+_OPTIONS = {
+    "eq",
+    "frozen",
+    "init",
+    "kw_only",
+    "match_args",
+    "order",
+    "repr",
+    "slots",
+    "unsafe_hash",
+    "weakref_slot",
+}
 """The class keywords that are meant for ``dataclass()``; the rest is ``__init_subclass__``'s."""
 
 
@@ -127,8 +144,11 @@ class Message(metaclass=MessageMeta, abstract=True):
     """
 
     __slots__ = ()
-    __wire_name__: ClassVar[str]
-    __streamipc_layout__: ClassVar[Any] = None  # of the class, or of a base; _native_layout.py
+    if TYPE_CHECKING:  # typing.get_type_hints() looks here too, and would want the names
+        __wire_name__: ClassVar[str]
+        __streamipc_layout__: ClassVar[Any]  # of the class, or of a base; _native_layout.py
+    else:
+        __streamipc_layout__ = None
 
 
 class Request(Message, Generic[R_co], abstract=True):
@@ -240,7 +260,10 @@ def _register(cls: type[Message]) -> None:
 def _as_dataclass(cls: Any, options: dict[str, Any], namespace: dict[str, Any]) -> Any:
     """Return ``cls`` as a dataclass, which with ``slots=True`` is a class made anew."""
     written = dict(cls.__dict__)
-    cls = dataclass(**options)(cls)
+    if options or not defer_dataclass(cls, namespace):
+        from dataclasses import dataclass
+
+        cls = dataclass(**options)(cls)
     cell = namespace.get("__classcell__")
     if cell is not None:  # what super() in its methods goes by
         cell.cell_contents = cls

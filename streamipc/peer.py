@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._arguments import check_message, checked_timeout
 from ._forks import forgets, renew
 from ._registering import Registering
-from .engine.contracts import Options
 from .engine.lifetimes import track
+from .engine.options import Options
 from .engine.polling import usable_cpus
 from .exceptions import IpcError
 from .messages import Message
 from .session import IpcSession, ProcessSession
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import subprocess
+    from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
+    from typing import Any, TypeVar
 
     from typing_extensions import Self
 
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from .serializers.base import MessageSerializer
     from .transports.base import Transport
     from .transports.process import StderrOption
+else:
+    from ._typing import TypeVar
 
 __all__ = ["IpcPeer"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound="Callable[..., Any]")
 S = TypeVar("S", bound=IpcSession)
 
 _SPIN = 100e-6
@@ -148,7 +151,8 @@ class IpcPeer(Registering):
             cwd: its working directory.
             env: its environment; ``None``: ours.
             stderr: ``"forward"``: passed on to ours, the last lines are kept for errors;
-                a callable gets each line; anything else as for ``Popen``.
+                a callable gets each line, except in sessions without threads; anything
+                else as for ``Popen``.
             popen_options: further options of ``Popen``.
 
         Raises:
@@ -158,8 +162,14 @@ class IpcPeer(Registering):
         self._check_open()
         from .transports.process import start_process
 
-        if not self._session_type._threads and stderr == "forward":
-            stderr = None  # nobody would pass it on: the child gets ours itself
+        if not self._session_type._threads:
+            if stderr == "forward":
+                stderr = None  # nobody would pass it on: the child gets ours itself
+            elif callable(stderr):
+                raise ValueError(
+                    "a session without threads has nobody to read the child's standard error: "
+                    "leave stderr out, or use IpcSession"
+                )
         transport = start_process(
             args,
             cwd=cwd,
@@ -300,7 +310,9 @@ class IpcPeer(Registering):
         return failures
 
     def close(self, timeout: float = 5) -> None:
-        """Close all sessions, side by side; no more can be made.
+        """Close all sessions; no more can be made.
+
+        They are closed side by side, sessions without threads one after the other.
 
         Args:
             timeout: seconds for each, as in :meth:`IpcSession.close`.
@@ -311,16 +323,23 @@ class IpcPeer(Registering):
             sessions = list(self._sessions)
         # One of them may be running this very code in a handler: its close() returns at
         # once, but only on this thread.
-        threads = [
-            threading.Thread(target=session.close, args=(timeout,), name="streamipc-closing")
-            for session in sessions
-            if not session._engine.crew.runs_here()
-        ]
-        for thread in threads:
-            thread.start()
+        here = []
+        threads = []
         for session in sessions:
-            if session._engine.crew.runs_here():
-                session.close(timeout)
+            if not session._threads or session._engine.crew.runs_here():
+                here.append(session)
+                continue
+            thread = threading.Thread(
+                target=session.close, args=(timeout,), name="streamipc-closing"
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # can't start new thread: one after the other, then
+                here.append(session)
+            else:
+                threads.append(thread)
+        for session in here:
+            session.close(timeout)
         for thread in threads:
             thread.join()
 

@@ -6,10 +6,6 @@ import itertools
 import threading
 import time
 import types
-import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from ._arguments import (
     DEFAULT,
@@ -21,28 +17,33 @@ from ._arguments import (
 from ._host import SessionHost
 from ._registering import Registering
 from ._terminating import on_sigterm
-from .engine.contracts import Stats
 from .engine.engine import Engine
-from .engine.progress import ProgressCalls
 from .exceptions import SessionClosedError
-from .futures import ResponseFuture, ResponseStream
-from .handlers import current
-from .messages import Message, Request
+from .handlers import current, has_returned
+from .messages import Message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Mapping
     from types import TracebackType
+    from typing import Any, TypeVar, overload
 
     from typing_extensions import Self
 
+    from .engine.contracts import Stats
+    from .futures import ResponseFuture, ResponseStream
+    from .messages import Request
     from .peer import IpcPeer
     from .transports.base import Transport
     from .transports.process import ProcessTransport
+else:
+    from ._typing import TypeVar, overload
 
-__all__ = ["IpcSession", "ProcessSession", "Stats"]
+__all__ = ["IpcSession", "ProcessSession"]
 
 R = TypeVar("R")
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound="Callable[..., Any]")
 
 _numbers = itertools.count(1)
 
@@ -123,6 +124,8 @@ class IpcSession(Registering):
             metadata = checked_metadata(metadata)
         if on_progress is None:
             return self._engine.request(message, timeout, metadata, self)
+        from .engine.progress import ProgressCalls
+
         engine, callback = self._engine, on_progress
         return engine.request(
             message,
@@ -196,6 +199,8 @@ class IpcSession(Registering):
         Raises:
             As :meth:`request`.
         """
+        from .futures import ResponseStream
+
         check_message(message, "stream")
         checked_window(window)
         streams: list[ResponseStream[Any]] = []
@@ -272,8 +277,10 @@ class IpcSession(Registering):
         A second SIGTERM ends the process, and so does the first where the peer has hung
         up already. A handler of your own for SIGTERM is left alone.
         """
-        with suppress(SessionClosedError):
+        try:
             self._engine.start()
+        except SessionClosedError:
+            pass
         with on_sigterm(self._close_soon):
             self._engine.closing.wait_until_closed()
 
@@ -330,6 +337,8 @@ class IpcSession(Registering):
         engine = getattr(self, "_engine", None)
         if engine is None or not self._needs_closing():
             return
+        import warnings
+
         try:
             warnings.warn(
                 f"unclosed {self!r}: use 'with', or call close()", ResourceWarning, source=self
@@ -365,10 +374,10 @@ class IpcSession(Registering):
         if timeout is not DEFAULT:
             return None if timeout is None else checked_timeout(timeout)
         default = self._peer._timeout
-        served = current.get()
-        if served is None or served.deadline is None:
+        handled = current.get()
+        if handled is None or handled.deadline is None or has_returned(handled):
             return default
-        remaining = max(0.0, served.deadline - time.monotonic())
+        remaining = max(0.0, handled.deadline - time.monotonic())
         return remaining if default is None else min(default, remaining)
 
 

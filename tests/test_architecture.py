@@ -15,11 +15,11 @@ PACKAGE = Path(streamipc.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
-    {"_forks", "exceptions"},
+    {"_dataclasses", "_forks", "_typing", "exceptions"},
     {"messages"},
     {"protocol"},
     {"serializers"},
-    {"futures", "handlers", "engine"},
+    {"_signatures", "futures", "handlers", "engine"},
     {"_arguments", "_host", "_registering", "_terminating", "session", "sync"},
     {"peer"},
 )

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Any
 
 from .jobs import CallJob
 from .serving import Served
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..exceptions import SessionClosedError
     from .engine import Engine
 
@@ -170,7 +172,7 @@ class Closing:
         engine.refuse(lambda: engine.host.closed_error(what))
         for future in engine.take_calls():
             name = type(future.request).__wire_name__
-            engine.settle(future, None, engine.host.closed_error(f"no reply to {name}; {what}"))
+            engine.end_call(future, None, engine.host.closed_error(f"no reply to {name}; {what}"))
         engine.end_receiving()
         self._end_credit()
         self.ended.set()
@@ -340,6 +342,7 @@ class Closing:
                 lambda: self._end("this side closed the session"),
                 self._stop_threads,
                 self._run_leftovers,
+                self._end_lingering,
                 self._engine.transport.close,
                 self._engine.crew_wakeup.close,
                 self._engine.reader_wakeup.close,
@@ -373,6 +376,14 @@ class Closing:
         for job in self._engine.crew.drop_jobs():
             if not isinstance(job, Served):
                 job.run()
+
+    def _end_lingering(self) -> None:
+        """Fail what waits for a stuck ``on_progress``: there are no more deadlines to do it."""
+        engine = self._engine
+        text = "the session ended before on_progress had taken all items of the reply"
+        for future in list(engine.lingering):
+            engine.settle(future, None, engine.host.closed_error(text))
+        engine.lingering.clear()
 
     def _shut_down_child(self, end: float) -> None:
         """End a child that still lives, once its pipes are closed."""

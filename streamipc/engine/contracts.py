@@ -1,4 +1,7 @@
-"""What an engine and its session know of each other."""
+"""What an engine and its session know of each other.
+
+Imported by type checkers, and when somebody asks for the counters.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from ..exceptions import SessionClosedError
     from ..handlers import Handler
-    from ..protocol.envelopes import IdGenerator
-    from ..serializers.base import MessageSerializer
     from ..session import IpcSession
 
-__all__ = ["Host", "Options", "Stats"]
-
-
-class Options(NamedTuple):
-    """Settings of a session, shared by all sessions of a peer."""
-
-    serializer: MessageSerializer
-    next_id: IdGenerator | None  # None: each session counts
-    max_frame_size: int  # bytes
-    handler_threads: int
-    spin: float  # seconds
+__all__ = ["Host", "Stats"]
 
 
 class Host(Protocol):

@@ -44,14 +44,16 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from .reading import TICK, Reader, wake
 from .staff import IDLE_SECONDS, Job, Member, take_seat, working_member
 from .watching import Watching
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from .deadlines import Deadlines
     from .polling import Inlet, Wakeup
 
@@ -71,8 +73,7 @@ class Crew(Watching):
         limit: jobs that workers and the watcher run at the same time.
         name: of the threads.
         expire: called with the futures whose time is over.
-        flush: writes out what jobs have queued; may block.
-        flush_some: writes what there is room for.
+        flush_some: writes what jobs have queued, as far as there is room.
         is_clogged: tells whether the peer does not read what we write.
         crashed: called when a member fails for a reason of nobody's foreseeing.
     """
@@ -87,7 +88,6 @@ class Crew(Watching):
         limit: int,
         name: str,
         expire: Callable[[list[Any]], None],
-        flush: Callable[[], None],
         flush_some: Callable[[], None],
         is_clogged: Callable[[], bool],
         crashed: Callable[[BaseException], None],
@@ -100,7 +100,6 @@ class Crew(Watching):
         self._limit = limit
         self._name = name
         self._expire = expire
-        self._flush = flush
         self._flush_some = flush_some
         self._is_clogged = is_clogged
         self._crashed = crashed
@@ -276,7 +275,7 @@ class Crew(Watching):
 
     def _call_errand_runner(self) -> None:
         """Have somebody run what waits in ``_errands``, if their limit allows it."""
-        if self._on_errands >= self._limit or self._stopping:
+        if not self._may_run_errand() or self._stopping:
             return
         if self._idle:
             wake(self._idle.pop().bell)
@@ -301,6 +300,10 @@ class Crew(Watching):
     def _may_run(self) -> bool:
         """Tell whether one more handler may run."""
         return self.running - self._on_errands < self._limit
+
+    def _may_run_errand(self) -> bool:
+        """Tell whether one more errand may run."""
+        return self._on_errands < self._limit
 
     def _started(self, job: Job) -> None:
         self.running += 1
@@ -383,7 +386,7 @@ class Crew(Watching):
             elif self._standby is me or (self._standby is None and self._inlet is None):
                 self._standby = me
                 duty = self._stand_by
-            elif self._errands and self._on_errands < self._limit:
+            elif self._errands and self._may_run_errand():
                 job = self._errands.popleft()
                 self._started(job)
             elif self._slow and self._may_run():
@@ -403,7 +406,7 @@ class Crew(Watching):
             job.run()
             job.took(time.perf_counter() - start)
             me.job = None
-            self._flush()
+            self._flush_some()  # never wait here: what is stuck may be other threads' frames
             with self._lock:
                 self._ended(job)
         return True
@@ -448,6 +451,7 @@ class Crew(Watching):
             if self._inlet is None:
                 self._expire_due()
         self._flush_some()  # what the old watcher had left for the end of its burst
+        self._expire_due()
         self._watch(me)
 
     def _standby_sleep(self, me: Member, idle_ticks: int) -> float:
@@ -468,8 +472,22 @@ class Crew(Watching):
         self._ticking = False
         if old is not None and old.job is not None:
             old.job.took(TICK)
+            if old.job.is_errand:
+                self._hand_out(type(old.job))
         if self._inlet is None:
             self._have_standby()  # somebody must keep the time while we read
+
+    def _hand_out(self, kind: type) -> None:
+        """Give errands like the one that got stuck to workers, lest each takes 2 ms more."""
+        quick = [*self._quick]
+        self._quick.clear()
+        for job in quick:
+            if type(job) is kind:
+                self._errands.append(job)
+            else:
+                self._quick.append(job)
+        for _ in range(min(len(self._errands), self._limit)):
+            self._call_errand_runner()
 
     def _have_standby(self) -> None:
         """See to it, with the lock held, that somebody looks at the watcher."""
@@ -498,7 +516,8 @@ class Crew(Watching):
             self._on_errands -= job.is_errand
             self.blocked_jobs += 1
             reader = self._reader
-            reader.paused = False
+            if not reader.overfull:
+                reader.paused = False
             watcher = self._watcher
             if watcher is not None and watcher.thread is threading.current_thread():
                 reader.crew_reads = False  # it is the one to read, for its own reply

@@ -4,24 +4,50 @@ Most requests are answered long before their deadline, so their entries die in t
 At 100,000 requests a second and 30 seconds each, waiting for them to come up would hold
 three million dead entries. So the heap is rebuilt whenever more than half of it is dead:
 each rebuild costs what has been added since the last one, a constant for each request.
+And dead entries hold weak references, for a request that is answered holds its reply.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from typing import TYPE_CHECKING, Any
+import weakref
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from ..futures import ResponseFuture
     from ..protocol.envelopes import RequestId
+    from .serving import Served
 
-__all__ = ["Deadlines"]
+__all__ = ["Deadlines", "Reminder"]
 
 _push = heapq.heappush
+_ref = weakref.ref
 
 _SLACK = 64
 """Dead entries that are always tolerated, so that small heaps are never rebuilt."""
+
+
+class Reminder:
+    """Stands among the futures for a request that we serve and that has ``on_cancel``.
+
+    Its caller says so when it gives up, but may be stopped, or in no hurry. To
+    :class:`Deadlines` it looks like a future whose reply is there and which is not done.
+    The request holds it, not the other way round.
+    """
+
+    id = None
+    on_reply = True
+
+    def __init__(self, served: Served) -> None:
+        self.served = weakref.ref(served)
+
+    def ready(self) -> bool:
+        """Tell whether there is nothing to remind of any more."""
+        served = self.served()
+        return served is None or served.over or served.cancelled
 
 
 class Deadlines:
@@ -33,40 +59,46 @@ class Deadlines:
 
     def __init__(self, calls: dict[RequestId, ResponseFuture[Any]]) -> None:
         self._calls = calls
-        self._heap: list[tuple[float, int, ResponseFuture[Any]]] = []
+        self._heap: list[tuple[float, int, weakref.ref[Any]]] = []
         self._order = itertools.count().__next__  # so that futures are never compared
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, deadline: float, future: ResponseFuture[Any]) -> None:
-        """Enter a future that already stands in ``calls``."""
+    def add(self, deadline: float, future: ResponseFuture[Any] | Reminder) -> None:
+        """Enter a future that already stands in ``calls``, or a reminder."""
         heap = self._heap
-        _push(heap, (deadline, self._order(), future))
+        _push(heap, (deadline, self._order(), _ref(future)))
         if len(heap) > 2 * len(self._calls) + _SLACK:
             pending = self._calls.get
             # As _is_pending says, without the calls: this is run once for each request.
-            heap[:] = [e for e in heap if pending(e[2].id) is e[2] or is_lingering(e[2])]
+            heap[:] = [
+                entry
+                for entry in heap
+                if (held := entry[2]()) and (pending(held.id) is held or is_lingering(held))
+            ]
             heapq.heapify(heap)
 
     def earliest(self) -> float | None:
         """Return the earliest deadline of a pending request, or ``None``."""
         heap = self._heap
-        while heap and not self._is_pending(heap[0][2]):
+        while heap and not self._is_pending(heap[0][2]()):
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
-    def expire(self, now: float) -> list[ResponseFuture[Any]]:
-        """Take out and return the pending futures whose time is over."""
+    def expire(self, now: float) -> list[Any]:
+        """Take out and return the pending futures, and reminders, whose time is over."""
         expired = []
         heap = self._heap
         while heap and heap[0][0] <= now:
-            future = heapq.heappop(heap)[2]
+            future = heapq.heappop(heap)[2]()
             if self._is_pending(future):
                 expired.append(future)
         return expired
 
-    def _is_pending(self, future: ResponseFuture[Any]) -> bool:
+    def _is_pending(self, future: Any) -> bool:
+        if future is None:
+            return False
         return self._calls.get(future.id) is future or is_lingering(future)
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from ..exceptions import OverloadedError, ProtocolError
 from ..messages import LogMessage, Message
 from ..protocol import connection as events
 from ..protocol.envelopes import Notification, Request
-from .jobs import MAX_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
+from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
 from .reading import Reader, wake
 from .serving import Served, closed_refusal
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from ..futures import ResponseFuture
     from ..protocol.connection import Connection, Decoded
     from .closing import Closing
@@ -32,6 +34,12 @@ __all__ = ["Dispatching", "Received"]
 
 MAX_WAITING = 1 << 16
 """Requests that may wait for a handler thread; more are answered with OverloadedError."""
+
+LARGE = 1 << 12
+"""Bytes from which on the size of a frame counts, beside the number of frames."""
+
+MAX_WAITING_FRAMES = 4
+"""Largest frames (``max_frame_size``) whose bytes waiting requests may have together."""
 
 MAX_RECEIVED = 1 << 10
 """Notifications without a handler that wait for ``receive()``."""
@@ -61,10 +69,16 @@ class Dispatching:
     host: Host
     reader: Reader
     crew: Crew | Solo
+    solo: Solo | None
     outlet: PolledOutlet | BlockingOutlet
     closing: Closing
     notifications: deque[Served]
     notifying: bool
+    max_frame_size: int
+    weight: int
+    waiting_bytes: int
+    notification_bytes: int
+    _weighed: int
     _rules: dict[type, Callable[[Any], None]]
     _received: Received
     _frames_received: int
@@ -82,6 +96,7 @@ class Dispatching:
             events.NotificationReceived: self._notification_received,
             events.ReplyReceived: self._reply_received,
             events.ProgressReceived: self._progress_received,
+            events.ItemFailed: self._item_failed,
             events.CreditReceived: self._credit_received,
             events.CancelReceived: self._cancel_received,
             events.LateReply: self._late_reply,
@@ -92,6 +107,11 @@ class Dispatching:
 
     def _dispatch(self, decoded: list[Decoded]) -> None:
         self._frames_received += len(decoded)
+        received = self.reader.bytes_received
+        # What was skipped before it counts here too.
+        weight = min((received - self._weighed) // len(decoded), self.max_frame_size)
+        self._weighed = received
+        self.weight = weight if weight >= LARGE else 0
         rules = self._rules
         for item in decoded:
             try:
@@ -115,11 +135,28 @@ class Dispatching:
             )
             self._refuse_request(request, events.refusal_of(request.id, error, "overloaded"))
             return
+        if self.weight and self.waiting_bytes + self.weight > (
+            MAX_WAITING_FRAMES * self.max_frame_size
+        ):
+            error = OverloadedError(
+                f"the peer has requests of {self.waiting_bytes:,} bytes waiting; try again later"
+            )
+            self._refuse_request(request, events.refusal_of(request.id, error, "overloaded"))
+            return
         handlers = self.host.request_handlers(type(request.message))
         served = Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]
+        if self.weight:
+            served.weight = self.weight
+            with self.lock:
+                self.waiting_bytes += self.weight
         # In the place of the envelope; one step, as the one in Engine.answer.
         self.connection.served[request.id] = served
         self.crew.submit_read(served)
+
+    def taken(self, weight: int) -> None:
+        """A large request no longer waits for a handler."""
+        with self.lock:
+            self.waiting_bytes -= weight
 
     def _refuse_request(self, request: Request, answer: Any) -> None:
         with self.lock:
@@ -136,16 +173,21 @@ class Dispatching:
             return
         served = Served(self, notification, handlers, None, None, 0)  # type: ignore[arg-type]
         with self.lock:
+            if self.weight:
+                served.weight = self.weight
+                self.notification_bytes += self.weight
             self.notifications.append(served)
             if not self.notifying:
                 self.notifying = True
                 self.crew.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
-            if (
-                len(self.notifications) >= MAX_NOTIFICATIONS
-                and not self.crew.blocked_jobs
-                and not self.outlet.waiting
-            ):
-                self.reader.paused = True
+            waiting = len(self.notifications)
+            if waiting >= MAX_NOTIFICATIONS or self.notification_bytes > self.max_frame_size:
+                # A handler that waits for the peer must not wait for itself, up to a point.
+                self.reader.overfull = waiting >= MOST_NOTIFICATIONS and self.crew is not self.solo
+                if self.reader.overfull or not (
+                    self.crew.blocked_jobs or self.outlet.handlers_waiting
+                ):
+                    self.reader.paused = True
 
     def keep(self, message: Message) -> None:
         """Keep a notification that no handler took for ``receive()``."""
@@ -171,6 +213,13 @@ class Dispatching:
         elif future.settle(event.value, event.error) and future.has_callbacks():
             self.crew.submit(CallbacksJob(future, self.report))
 
+    def end_call(self, future: Any, value: Any, error: BaseException | None) -> None:
+        """Set a request's outcome, behind the items that have arrived for ``on_progress``."""
+        if future.on_reply is not None:
+            future.on_reply(value, error)
+        else:
+            self.settle(future, value, error)
+
     def settle(self, future: ResponseFuture[Any], value: Any, error: BaseException | None) -> None:
         """Set a future's outcome; its callbacks run on the crew."""
         if future.settle(value, error) and future.has_callbacks():
@@ -186,6 +235,10 @@ class Dispatching:
             self.cancel(future)
             self.settle(future, None, error)
 
+    def _item_failed(self, event: events.ItemFailed) -> None:
+        self.cancel(event.call)  # or its handler would wait for credit that nobody grants
+        self.end_call(event.call, None, event.error)
+
     def _credit_received(self, event: events.CreditReceived) -> None:
         served = self.connection.served.get(event.id)
         if served is not None:
@@ -198,7 +251,10 @@ class Dispatching:
 
     def cancel_served(self, served: Served) -> None:
         """Tell a handler that nobody waits for its answer."""
-        callbacks = served.cancel()
+        self.call_soon(served.cancel())
+
+    def call_soon(self, callbacks: list[Callable[[], object]]) -> None:
+        """Call what ``on_cancel`` was given."""
         if callbacks:
             self.crew.submit_and_wake(CallJob(lambda: self._call(callbacks), self.report))
 

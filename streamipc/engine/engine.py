@@ -14,8 +14,6 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
 from ..exceptions import (
@@ -24,7 +22,6 @@ from ..exceptions import (
     RequestTimeoutError,
     SessionClosedError,
 )
-from ..futures import ResponseFuture
 from ..messages import Message
 from ..protocol.connection import Connection
 from ..protocol.envelopes import (
@@ -35,9 +32,8 @@ from ..protocol.envelopes import (
     Request,
 )
 from .closing import Closing
-from .contracts import Host, Options, Stats
 from .crew import Crew
-from .deadlines import Deadlines, is_lingering
+from .deadlines import Deadlines, Reminder, is_lingering
 from .dispatching import Dispatching, Received
 from .jobs import MAX_NOTIFICATIONS, CallJob
 from .lifetimes import park_at_exit
@@ -45,19 +41,44 @@ from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, Wakeup
 from .reading import Reader, wake
 from .serving import Served, error_frame
-from .solo import Solo
 from .staff import working_member
 from .writing import HIGH_WATER, Writer, WriteTimeoutError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from ..futures import ResponseFuture
     from ..serializers.base import Buffer
     from ..session import IpcSession
     from ..transports.base import Transport
+    from .contracts import Host, Stats
+    from .options import Options
+    from .solo import Solo
 
 __all__ = ["Engine"]
 
 MAX_BACKLOG = 1 << 20
 """Bytes of refusals that may wait for room before reading, which causes them, pauses."""
+
+MAX_REPORTS = 1 << 10
+"""Errors that may wait for ``on_exception``."""
+
+
+def _import_future(*arguments: Any) -> Any:
+    """Make the first future, and leave the next ones to its class.
+
+    Who only answers needs none, and :mod:`concurrent.futures` imports a lot.
+    """
+    global _make_future
+    from ..futures import ResponseFuture
+
+    _make_future = ResponseFuture
+    return ResponseFuture(*arguments)
+
+
+_make_future: Callable[..., Any] = _import_future
 
 
 class Engine(Dispatching):
@@ -128,18 +149,21 @@ class Engine(Dispatching):
                 options.handler_threads,
                 name,
                 self._expire,
-                self.writer.flush,
                 self.writer.flush_some,
                 self.writer.is_clogged,
                 self._crew_failed,
             )
         else:
+            from .solo import Solo
+
             self.crew = self.solo = Solo(
                 self.lock, self.reader, self._deadlines, self._expire, self.writer.flush
             )
             if isinstance(self.outlet, PolledOutlet):
                 self.solo.read_while_full(self.outlet)
         self.closing = Closing(self)
+        self.lingering: set[ResponseFuture[Any]] = set()
+        """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
         self._pid = os.getpid()
         self._foreign = False  # set by the hook that every fork runs (lifetimes.py)
         self._started = False
@@ -148,6 +172,13 @@ class Engine(Dispatching):
         self.notifications: deque[Served] = deque()
         self.notifying = False  # a NotificationsJob is queued or runs
         self.notifications_are_slow = False
+        self.max_frame_size = options.max_frame_size
+        self.weight = 0  # bytes of the frame that is dispatched, if they matter
+        self.waiting_bytes = 0  # of large requests that wait for a handler
+        self.notification_bytes = 0  # of large notifications that wait for theirs
+        self._weighed = 0  # bytes that belong to what was dispatched
+        self._reports = 0  # that wait for on_exception, or are in it
+        self._reports_are_left_out = False
         self._control_bytes = 0  # of refusals and the like that nobody has read
         self._frames_received = 0
         self._bytes_received = 0
@@ -214,6 +245,8 @@ class Engine(Dispatching):
 
     def stats(self) -> Stats:
         """Return the counters."""
+        from .contracts import Stats
+
         writer = self.writer
         return Stats(
             frames_sent=writer.frames_sent,
@@ -252,7 +285,7 @@ class Engine(Dispatching):
             self._start_for(message)
         id = self._next_id()  # noqa: A001
         frame = self.connection.encode(Request(id, message, timeout, metadata, window))
-        future: ResponseFuture[Any] = ResponseFuture(self, id, message)
+        future: ResponseFuture[Any] = _make_future(self, id, message)
         future.keeps = keeps
         if prepare is not None:
             prepare(future)
@@ -273,8 +306,8 @@ class Engine(Dispatching):
         try:
             # Large buffers are the caller's own: they are written before it goes on.
             self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
-        except WriteTimeoutError:
-            self._expire([future])
+        except WriteTimeoutError as late:
+            self._expire([future], known_to_peer=not late.withdrawn)
         except SessionClosedError:
             pass  # the session is about to end, and the future with it
         return future
@@ -405,7 +438,7 @@ class Engine(Dispatching):
     def _go_on_reading(self) -> None:
         """Lift the pause: who waits for room may wait for a peer that waits for us."""
         with self.lock:
-            if self.reader.paused:
+            if self.reader.paused and not self.reader.overfull:
                 self.reader.paused = False
                 self.reader.wake_watcher()
 
@@ -472,9 +505,22 @@ class Engine(Dispatching):
 
     # Time.
 
-    def _expire(self, futures: list[ResponseFuture[Any]]) -> None:
-        """Fail requests whose time is over, and tell the peer."""
+    def remind(self, served: Served) -> None:
+        """Call what ``on_cancel`` was given when the deadline of a request has passed."""
+        assert served.deadline is not None
+        served.reminder = reminder = Reminder(served)
+        with self.lock:
+            self._deadlines.add(served.deadline, reminder)
+            self.crew.deadline_added(served.deadline)
+
+    def _expire(self, futures: list[Any], known_to_peer: bool = True) -> None:
+        """Fail requests whose time is over, and tell the peer if it has heard of them."""
         for future in futures:
+            if type(future) is Reminder:
+                served = future.served()
+                if served is not None:
+                    self.call_soon(served.take_callbacks())
+                continue
             with self.lock:
                 known = self._calls.get(future.id) is future
                 if known:
@@ -485,7 +531,9 @@ class Engine(Dispatching):
                 f"no reply to {type(future.request).__wire_name__} (request {future.id!r}) "
                 f"within {future.timeout:g} s"
             )
-            if known:
+            # Where the peer has not read for long, cancels would pile up. It knows the
+            # deadlines of what it has read, and will see those of what it is going to read.
+            if known and known_to_peer and self.writer.backlog <= MAX_BACKLOG:
                 self._send_control(Cancel(future.id))
             self.settle(future, None, error)
 
@@ -504,7 +552,25 @@ class Engine(Dispatching):
 
     def _report_soon(self, error: Exception) -> None:
         """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""
-        self.crew.submit(CallJob(lambda: self.report(error), self.report))
+        if self._reports >= MAX_REPORTS:
+            if not self._reports_are_left_out:
+                self._reports_are_left_out = True
+                text = (
+                    f"more than {MAX_REPORTS:,} errors wait for on_exception: those that come now "
+                    "are only counted (session.stats.junk)"
+                )
+                self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
+            return
+        with self.lock:
+            self._reports += 1
+        self.crew.submit(CallJob(lambda: self._report_waiting(error), self.report))
+
+    def _report_waiting(self, error: Exception) -> None:
+        try:
+            self.report(error)
+        finally:
+            with self.lock:
+                self._reports -= 1
 
     def _stream_ended(self, error: Exception | None) -> None:
         self.closing.stream_ended(error)

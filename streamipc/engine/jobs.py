@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from ..handlers import SLOW_SECONDS
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from ..futures import ResponseFuture
     from .engine import Engine
 
@@ -16,6 +18,9 @@ __all__ = ["CallJob", "CallbacksJob", "NotificationsJob"]
 
 MAX_NOTIFICATIONS = 1 << 10
 """Notifications that may wait for their handlers before reading pauses."""
+MOST_NOTIFICATIONS = 1 << 16
+"""Notifications that may wait even where a handler waits for the peer, and the pause is
+lifted for its sake."""
 
 _BURST = 64
 """Notifications handled before the next duty gets a turn."""
@@ -53,14 +58,19 @@ class NotificationsJob:
                 served = waiting.popleft()
             except IndexError:
                 break
+            if served.weight:
+                with engine.lock:
+                    engine.notification_bytes -= served.weight
             start = time.perf_counter()
             if not served.run_notification():
                 engine.keep(served.message)
             if time.perf_counter() - start > SLOW_SECONDS:
                 engine.notifications_are_slow = True
         with engine.lock:
-            if engine.reader.paused and len(waiting) * 2 <= MAX_NOTIFICATIONS:
-                engine.reader.paused = False
+            most = MOST_NOTIFICATIONS if engine.reader.overfull else MAX_NOTIFICATIONS
+            few = len(waiting) * 2 <= most
+            if engine.reader.paused and few and engine.notification_bytes <= engine.max_frame_size:
+                engine.reader.paused = engine.reader.overfull = False
                 engine.reader.wake_watcher()
             if waiting:
                 engine.crew.submit_locked(self)

@@ -7,12 +7,11 @@ import os
 import threading
 import time
 import weakref
-from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 from .._forks import forgets
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .engine import Engine
 
@@ -66,9 +65,13 @@ def _close_all() -> None:
     for engine in engines:
         # All children see the end of their input first, so that they exit side by side.
         engine.refuse(partial(engine.host.closed_error, "the interpreter is ending"))
-        with suppress(Exception):
+        try:
             engine.transport.close_write()
+        except Exception:
+            pass
     end = time.monotonic() + _EXIT_SECONDS
     for engine in engines:
-        with suppress(Exception):
+        try:
             engine.closing.close(max(0.0, end - time.monotonic()))
+        except Exception:
+            pass

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
 
 from .._forks import renew
-from ..serializers.base import Buffer
-from ..transports.base import Transport
+from ..handlers import current_request
 from .polling import Wakeup, milliseconds
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from ..serializers.base import Buffer
+    from ..transports.base import Transport
 
 __all__ = ["BlockingOutlet", "PolledOutlet"]
 
@@ -33,8 +38,9 @@ class PolledOutlet:
         self._wakeup: Wakeup | None = None  # most sessions never wait for room
         self._aborted = False
         self.waiting = 0  # threads that wait for room
+        self.handlers_waiting = 0  # those of them that are inside of a handler
         self.on_wait: Callable[[], None] = _nothing
-        """Called by whoever is going to wait for room."""
+        """Called by a handler that is going to wait for room."""
         self.waits: Callable[[float | None], bool] | None = None
         """Waits in our place, with :meth:`poll`, where the one who waits must also read."""
 
@@ -44,16 +50,20 @@ class PolledOutlet:
         Raises:
             OSError: the session has ended meanwhile.
         """
+        in_handler = self.waits is not None or current_request() is not None
         with self._lock:
             self.waiting += 1
+            self.handlers_waiting += in_handler
         try:
-            self.on_wait()
+            if in_handler:
+                self.on_wait()
             if self.waits is not None:
                 return self.waits(timeout)
             return self.poll(timeout)[0]
         finally:
             with self._lock:
                 self.waiting -= 1
+                self.handlers_waiting -= in_handler
 
     def poll(self, timeout: float | None, read_fd: int = -1) -> tuple[bool, bool]:
         """Wait for room, or input; return whether there is room, and whether input.
@@ -119,7 +129,7 @@ class BlockingOutlet:
     """A transport that can only be written to by blocking."""
 
     blocks = True
-    waiting = 0
+    waiting = handlers_waiting = 0
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport

@@ -6,13 +6,15 @@ Windows, or a transport of the user's own), the engine reads with a thread that 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
-from collections.abc import Sequence
 
 from .._forks import renew, steady
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Inlet", "Ready", "SpinPolicy", "Wakeup", "milliseconds", "usable_cpus"]
 
@@ -47,14 +49,19 @@ class Wakeup:
         """Make the descriptor readable."""
         with self._lock:
             if not self._closed:
-                with contextlib.suppress(BlockingIOError):
+                try:
                     os.write(self._write, b"\1\0\0\0\0\0\0\0")
+                except BlockingIOError:
+                    pass
 
     def clear(self) -> None:
         """Make it unreadable again."""
-        with self._lock, contextlib.suppress(BlockingIOError):
+        with self._lock:
             if not self._closed:
-                os.read(self._read, 4096)  # a pipe may hold several calls
+                try:
+                    os.read(self._read, 4096)  # a pipe may hold several calls
+                except BlockingIOError:
+                    pass
 
     def close(self) -> None:
         """Close the descriptor; may be called twice."""
@@ -160,9 +167,11 @@ class Inlet:
 
     def forget(self, fd: int) -> None:
         """Stop polling a descriptor that has ended; twice is the same as once."""
-        with contextlib.suppress(KeyError):
+        try:
             self._now.unregister(fd)
             self._wait.unregister(fd)
+        except KeyError:
+            pass
 
     def ready(self) -> Ready:
         """Return the descriptors that can be read now."""

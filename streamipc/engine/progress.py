@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextvars
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from ..futures import ResponseFuture
     from .engine import Engine
 
@@ -62,6 +64,7 @@ class ProgressCalls:
         return True
 
     def _reply(self, value: Any, error: BaseException | None) -> None:
+        self._engine.lingering.add(self._future)
         self._add((True, value, error))
 
     def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
@@ -83,6 +86,7 @@ class ProgressCalls:
                     return
                 is_reply, value, error = self._items.popleft()
             if is_reply:
+                self._engine.lingering.discard(self._future)
                 self._engine.settle(self._future, value, error)
             elif not self._future.ready():
                 self._pass_on(value)

@@ -44,7 +44,8 @@ had to sleep for longer than a moment.
 
 Reading pauses (``paused``) while more notifications wait for their handlers than the
 session is willing to hold: the stream fills, and the sender blocks. It goes on when half
-of them are handled, or when a handler itself waits for something that must be read.
+of them are handled, or when a handler itself waits for something that must be read; the
+latter no more (``overfull``) when very many wait.
 
 The engine's lock guards ``holder``, ``waiting``, ``takes``, ``crew_reads`` and ``paused``;
 ``reads`` belongs to the holder.
@@ -55,15 +56,18 @@ from __future__ import annotations
 import errno
 import time
 from _thread import allocate_lock, get_ident
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
 
 from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
+    from typing import Any, Protocol
 
     from ..protocol.connection import Connection, Decoded
+else:
+    from .._typing import Protocol
 
 __all__ = ["TICK", "Awaited", "Reader"]
 
@@ -164,6 +168,7 @@ class Reader:
         self.crew_reads = False
         self.draining = False  # the session is ending: only closing.py reads
         self.paused = False  # what was read must be worked off first
+        self.overfull = False  # so much was read that the pause must not be lifted for a wait
         self._ended_fds: list[int] = []  # which the watcher's inlet does not know yet
         self.ended = False
         self.wake_watcher: Callable[[], None] = _nothing

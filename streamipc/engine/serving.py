@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
 
 from .._forks import forkable_lock, renew
 from ..exceptions import (
@@ -26,11 +24,20 @@ from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, Protocol
+
     from ..serializers.base import Buffer
     from ..session import IpcSession
+else:
+    from .._typing import Protocol
 
 __all__ = ["Answering", "Served", "error_frame", "error_message_from"]
+
+_LONGEST = 1e8
+"""Seconds: three years. Locks and poll(2) refuse numbers not much larger."""
 
 _SHORT = 150
 """Characters of a text that must be short."""
@@ -45,6 +52,10 @@ class Answering(Protocol):
 
     def encode(self, envelope: Any, /) -> list[Buffer]:
         """Return the frame of an envelope."""
+        ...
+
+    def taken(self, weight: int, /) -> None:
+        """Count no longer among what waits: a request of so many bytes is about to run."""
         ...
 
     def send_item(self, served: Served, frame: list[Buffer], /) -> None:
@@ -67,6 +78,10 @@ class Answering(Protocol):
         """Hand an error that no caller gets to ``on_exception``, or to the log."""
         ...
 
+    def remind(self, served: Served, /) -> None:
+        """Call what :meth:`Served.take_callbacks` returns when its deadline has passed."""
+        ...
+
 
 class Served:
     """One request of the peer's, or one notification, while it is being handled.
@@ -84,6 +99,9 @@ class Served:
     by_watcher = False
     cancelled = False
     _no_more_credit = False
+    weight = 0  # bytes that wait for a handler, if they matter
+    over = False  # the handler has returned
+    reminder: object = None
     wakers: Any = ()
     _callbacks: list[Callable[[], object]] | None = None
     _lock: Any = None
@@ -102,7 +120,7 @@ class Served:
         self.message: Message = envelope.message
         self.metadata: Mapping[str, str] | None = envelope.metadata
         self.handlers = handlers
-        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.deadline = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
         self.window = self.credit = window
         # An inline handler needs no handler thread, so it waits for none.
         self.is_errand = bool(handlers) and handlers[0].inline
@@ -114,7 +132,7 @@ class Served:
 
     def ready(self) -> bool:
         """Tell whether an item may be sent, or never will be."""
-        return self.credit > 0 or self._no_more_credit or self.is_cancelled()
+        return self.credit > 0 or self._no_more_credit or self.over or self.is_cancelled()
 
     def is_cancelled(self) -> bool:
         """Tell whether nobody waits for the answer, be it for the deadline alone."""
@@ -138,10 +156,15 @@ class Served:
 
     def cancel(self) -> list[Callable[[], object]]:
         """Mark the request as cancelled; return the callbacks to be called for it."""
-        with _lock_of(self):
-            self.cancelled = True
-            callbacks, self._callbacks = self._callbacks or [], None
+        self.cancelled = True
+        callbacks = self.take_callbacks()
         self._wake()
+        return callbacks
+
+    def take_callbacks(self) -> list[Callable[[], object]]:
+        """Return what :meth:`on_cancel` was given, once."""
+        with _lock_of(self):
+            callbacks, self._callbacks = self._callbacks or [], None
         return callbacks
 
     def asks_cancelled(self) -> bool:
@@ -153,10 +176,18 @@ class Served:
     def on_cancel(self, callback: Callable[[], object]) -> None:
         """Register a callback; call it now if the request is cancelled already."""
         with _lock_of(self):
-            if not self.is_cancelled():
+            waits = not self.is_cancelled()
+            first = waits and self._callbacks is None
+            if waits:
                 self._callbacks = [*(self._callbacks or ()), callback]
-                return
-        callback()
+        if waits:
+            if first and self.deadline is not None:
+                self._engine.remind(self)
+            return
+        try:
+            callback()
+        except Exception as error:
+            self._engine.report(error)
 
     def progress(self, item: Any) -> None:
         """Send an item if the caller takes any; see ``RequestContext.progress``."""
@@ -166,6 +197,10 @@ class Served:
         while True:
             if self.asks_cancelled():
                 raise RequestCancelledError(f"request {self.id!r} was cancelled by its caller")
+            if self.over:  # a thread of the handler's: nobody will grant it anything any more
+                raise RequestCancelledError(
+                    f"request {self.id!r} takes no more items: its handler has returned"
+                )
             with _lock_of(self):
                 if self.credit > 0:
                     self.credit -= 1
@@ -205,6 +240,8 @@ class Served:
 
     def run(self) -> None:
         """Run the handlers and send the answer."""
+        if self.weight:
+            self._engine.taken(self.weight)
         # One that nobody waits for any more leaves the table, and nothing is sent.
         frame = [] if self.cancelled else self.run_request()
         self._engine.answer(self, frame)
@@ -268,6 +305,9 @@ class Served:
             return NotImplemented
         finally:
             current.reset(token)
+            self.over = True
+            if self.wakers:
+                self._wake()
 
     def _resolve(self, value: Any, handler: Handler) -> Any:
         """Run a generator, refuse a coroutine; remember a type that is neither."""

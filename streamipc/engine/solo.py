@@ -20,12 +20,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from .reading import Awaited, Reader, wake
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
     from .deadlines import Deadlines
     from .outlets import PolledOutlet
     from .staff import Job

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from _thread import allocate_lock
-from typing import TYPE_CHECKING, Protocol
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from .crew import Crew
+else:
+    from .._typing import Protocol
 
 __all__ = ["IDLE_SECONDS", "Job", "Member", "take_seat", "working_member"]
 

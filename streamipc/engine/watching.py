@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from ..handlers import SLOW_SECONDS
 from .reading import TICK, Reader
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .deadlines import Deadlines
     from .polling import Inlet, Ready, Wakeup
     from .staff import Job, Member
@@ -43,6 +44,7 @@ class Watching:
     _started: Callable[[Job], None]
     _ended: Callable[[Job], None]
     _may_run: Callable[[], bool]
+    _may_run_errand: Callable[[], bool]
     _give_to_worker: Callable[[Job], None]
     _call_workers: Callable[[], None]
     _have_standby: Callable[[], None]
@@ -190,12 +192,16 @@ class Watching:
             if self._standby is None or not self._ticking:
                 self._have_standby()
             job = self._next_quick(me)
+        look_at_clock = time.monotonic() + TICK
         while job is not None:
             start = time.monotonic()
             job.run()
             took = time.monotonic() - start
             if took > SLOW_SECONDS:
                 job.took(took)
+            if start + took > look_at_clock:
+                self._expire_due()
+                look_at_clock = start + took + TICK
             if not self._quick:
                 self._flush_some()  # the end of a burst: its answers go out together
             with self._lock:
@@ -224,7 +230,8 @@ class Watching:
         job: Job
         while self._quick:
             job = self._quick.popleft()
-            free = (job.is_errand or self._may_run()) and not self._is_clogged()
+            may_run = self._may_run_errand() if job.is_errand else self._may_run()
+            free = may_run and not self._is_clogged()
             if self._alone or (free and not job.is_slow and self._standby is not None):
                 return self._start_as_watcher(me, job)
             self._give_to_worker(job)

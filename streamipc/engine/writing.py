@@ -20,12 +20,18 @@ import threading
 import time
 from _thread import get_ident
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from .._forks import renew
 from ..exceptions import IpcError, SessionClosedError
-from ..serializers.base import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Protocol
+
+    from ..serializers.base import Buffer
+else:
+    from .._typing import Protocol
 
 __all__ = ["Outlet", "WriteTimeoutError", "Writer"]
 
@@ -37,6 +43,9 @@ CLOGGED_AT = 1 << 16
 """Bytes of answers that may wait for room before the watcher leaves requests to workers,
 each of which waits for room with its answer."""
 
+_WITHDRAWN = 256
+"""Withdrawn frames after which the queue is cleared of them."""
+
 _BATCH = 64
 """Frames for one ``writev``."""
 
@@ -45,7 +54,15 @@ _JOIN_LIMIT = 1 << 13
 
 
 class WriteTimeoutError(IpcError):
-    """The frame was not written in time."""
+    """The frame was not written in time.
+
+    Args:
+        withdrawn: nothing of it will be written.
+    """
+
+    def __init__(self, withdrawn: bool) -> None:
+        super().__init__("the frame was not written in time")
+        self.withdrawn = withdrawn
 
 
 class Outlet(Protocol):
@@ -110,6 +127,7 @@ class Writer:
         self._batched = 0  # bytes in it
         self._flusher = 0  # identifier of the thread that writes; 0: nobody does
         self._waiting = 0  # threads in _wait_for_turn
+        self._withdrawn = 0  # frames withdrawn since the queue was last cleared of them
         self._queued = 0  # bytes ever queued
         self._flushed = 0  # bytes ever written
         self._in_flight = 0  # up to which byte a write is going on; 0: none is
@@ -423,12 +441,30 @@ class Writer:
                 raise _broken()
             if self._flushed >= frame.end:
                 return
-            if not frame.started and frame.end > self._in_flight:
+            withdrawn = not frame.started and frame.end > self._in_flight
+            if withdrawn:
                 frame.views = []
                 if not self._in_flight:  # or whoever writes will do it
                     self._drop_written(0)
+                self._withdrawn += 1
+                if self._withdrawn > _WITHDRAWN:
+                    self._clear_withdrawn()
         self._leave_wait()
-        raise WriteTimeoutError
+        raise WriteTimeoutError(withdrawn)
+
+    def _clear_withdrawn(self) -> None:
+        """Leave one of several withdrawn frames in a row: its end stands for theirs.
+
+        A peer that does not read for long would have them pile up behind the frame that
+        is stuck.
+        """
+        self._withdrawn = 0
+        frames = list(self._queue)
+        self._queue.clear()
+        for frame in frames:
+            if self._queue and not (frame.views or self._queue[-1].views):
+                self._queue.pop()
+            self._queue.append(frame)
 
     def _leave_wait(self) -> None:
         """Hand the queue over if the flushing was passed to a thread that did not want it."""

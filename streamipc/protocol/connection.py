@@ -18,6 +18,7 @@ Request               served      violation: duplicate id      enters; RequestRe
 Response, Error       calls       leaves; ReplyReceived        LateReply
 Progress, wanted      calls       ProgressReceived             ignored (late)
 Progress, unwanted    calls       violation                    ignored (late)
+Progress, unreadable  calls       ItemFailed                   ignored (late)
 Credit                served      CreditReceived               ignored (it crossed the reply)
 Credit, not positive  served      violation                    violation
 Cancel                served      CancelReceived               ignored (it crossed the reply)
@@ -39,9 +40,6 @@ such a method, so decoding, which takes long, happens outside of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Union
-
 from ..exceptions import (
     IpcError,
     OverloadedError,
@@ -54,7 +52,6 @@ from ..exceptions import (
     UnhandledRequestError,
 )
 from ..messages import ErrorMessage
-from ..serializers.base import Buffer, MessageSerializer
 from .envelopes import (
     MAX_METADATA,
     Cancel,
@@ -69,11 +66,19 @@ from .envelopes import (
 )
 from .framing import FrameDecoder, Junk, Oversized, encode_frame
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from ..serializers.base import Buffer, MessageSerializer
+
 __all__ = [
     "CancelReceived",
     "Connection",
     "CreditReceived",
     "Event",
+    "ItemFailed",
     "JunkReceived",
     "LateReply",
     "NotificationReceived",
@@ -125,6 +130,16 @@ class ProgressReceived:
     def __init__(self, call: Any, item: Any) -> None:
         self.call = call
         self.item = item
+
+
+class ItemFailed:
+    """An item of ``call`` can't be read; the call stays until it is cancelled."""
+
+    __slots__ = ("call", "error")
+
+    def __init__(self, call: Any, error: IpcError) -> None:
+        self.call = call
+        self.error = error
 
 
 class CreditReceived:
@@ -183,18 +198,19 @@ class Rejected:
         self.error = error
 
 
-Event = Union[
-    RequestReceived,
-    NotificationReceived,
-    ReplyReceived,
-    ProgressReceived,
-    CreditReceived,
-    CancelReceived,
-    LateReply,
-    JunkReceived,
-    ViolationReceived,
-    Rejected,
-]
+Event = (
+    RequestReceived
+    | NotificationReceived
+    | ReplyReceived
+    | ProgressReceived
+    | ItemFailed
+    | CreditReceived
+    | CancelReceived
+    | LateReply
+    | JunkReceived
+    | ViolationReceived
+    | Rejected
+)
 
 
 class Undecodable:
@@ -207,7 +223,7 @@ class Undecodable:
         self.envelope = envelope
 
 
-Decoded = Union[Envelope, Junk, Undecodable]
+Decoded = Envelope | Junk | Undecodable
 
 
 class Connection:
@@ -339,9 +355,7 @@ class Connection:
 
     def _request(self, envelope: Request) -> Event:
         if envelope.id in self.served:
-            return ViolationReceived(
-                ProtocolError(f"the peer used the request id {envelope.id!r} twice at a time")
-            )
+            return _duplicate(envelope.id)
         if not 0 <= envelope.window <= MAX_WINDOW:
             error = ProtocolError(
                 f"window of request {envelope.id!r} is {envelope.window}, not 0 to {MAX_WINDOW}"
@@ -399,9 +413,16 @@ class Connection:
         error = decoded.error
         envelope = decoded.envelope
         if isinstance(envelope, Request):
+            if envelope.id in self.served:  # an answer would look like the other one's
+                return _duplicate(envelope.id)
             code = "protocol" if isinstance(error, ProtocolError) else "serialization"
             return Rejected(refusal_of(envelope.id, error, code), error)
-        if isinstance(envelope, (Response, ErrorResponse, Progress)):
+        if isinstance(envelope, Progress):
+            call = self.calls.get(envelope.id)
+            if call is None:
+                return LateReply(envelope.id)
+            return ItemFailed(call, error) if call.wants_items else ViolationReceived(error)
+        if isinstance(envelope, (Response, ErrorResponse)):
             call = self.calls.pop(envelope.id, None)
             if call is None:
                 return LateReply(envelope.id)
@@ -442,6 +463,11 @@ def _name(envelope: Envelope) -> str:
         ErrorResponse: "the error",
     }
     return kinds.get(type(envelope), type(envelope).__name__)
+
+
+def _duplicate(id: RequestId) -> ViolationReceived:  # noqa: A002
+    error = ProtocolError(f"the peer used the request id {id!r} twice at a time")
+    return ViolationReceived(error)
 
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:

@@ -15,10 +15,13 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, Union
 
 from ..messages import ErrorMessage, Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
 __all__ = [
     "Cancel",
@@ -35,14 +38,18 @@ __all__ = [
     "Response",
 ]
 
-RequestId = Union[int, str]
+RequestId = int | str
 """An integer from 0 to 2**64-1, or a text of 1 to 255 bytes in UTF-8."""
 
 MAX_METADATA = 1 << 16
 """Characters that the keys and values of one envelope's metadata may have together."""
 
-IdGenerator = Callable[[], RequestId]
-"""Called once for each request; must be thread-safe and never repeat a pending id."""
+if TYPE_CHECKING:
+    IdGenerator = Callable[[], RequestId]
+    """Called once for each request; must be thread-safe, and should not repeat an id in a session.
+
+    The late answer to a request that was cancelled would be taken for that to a new one of its id.
+    """
 
 
 class _Record:
@@ -170,7 +177,7 @@ class Cancel(_Record):
         self.id = id
 
 
-Envelope = Union[Request, Response, ErrorResponse, Notification, Progress, Credit, Cancel]
+Envelope = Request | Response | ErrorResponse | Notification | Progress | Credit | Cancel
 
 
 class CounterIdGenerator:

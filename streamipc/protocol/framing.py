@@ -12,10 +12,14 @@ own, of exactly its size, so that the bytes are read where they will stay.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
 
 from ..exceptions import ProtocolError
-from ..serializers.base import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ..serializers.base import Buffer
 
 __all__ = ["MAGIC", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
 

@@ -336,7 +336,7 @@ def _header(data: dict[str, Any]) -> Envelope | None:
         return Notification(_NONE)
     try:
         return _HEADERS[kind](_read_id(data)) if kind in _HEADERS else None
-    except SerializationError:
+    except (SerializationError, UnicodeEncodeError):  # half of a surrogate pair in an escape
         return None
 
 
@@ -364,7 +364,8 @@ def _unreadable(payload: memoryview, error: Exception) -> SerializationError:
     data: dict[str, Any] = {"kind": kind.decode() if kind else ""}
     if found is not None:
         with suppress(ValueError):
-            data["id"] = json.loads(found)
+            # As text: json would guess at UTF-16 from the bytes, and import its codec.
+            data["id"] = json.loads(found.decode())
     return SerializationError(f"the payload is not valid JSON: {text}", envelope=_header(data))
 
 

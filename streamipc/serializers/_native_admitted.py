@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import copyreg
 import sys
-import typing
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import is_dataclass
-from typing import Any
 from weakref import WeakSet
 
 from ..exceptions import SerializationError
 from ..messages import Message, _registry, default_wire_name
 from ._native_builders import ENUM, FLAG, NAMEDTUPLE, OBJECT, RECORD, need
 from ._native_layout import Layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
 
 __all__ = ["Admitted"]
 
@@ -46,6 +47,8 @@ class _Types:
 
     def add(self, hint: Any) -> None:
         """Admit the classes in a type annotation, and those in the fields of these."""
+        import typing
+
         todo = [hint]
         aliases: list[Any] = []  # a type statement may name itself in its value
         while todo:
@@ -150,7 +153,10 @@ class Admitted:
         cls = self._named(name, "enum").cls
         if not issubclass(cls, enum.Flag):
             raise SerializationError(f"{name} is no Flag")
-        return cls(need(value, int))
+        # enum would remember each such number for ever.
+        if need(value, int) < 0 or value & ~_mask(cls):  # type: ignore[operator]
+            raise SerializationError(f"{value!r:.100} has bits that no member of {name} has")
+        return cls(value)
 
     def build_record(self, name: object, state: object) -> Any:
         layout = self._named(name, "record").layout
@@ -195,7 +201,22 @@ def _reduce_enum(entry: _Type, obj: Any) -> Any:
     name = obj.name
     if name in entry.cls.__members__:  # type: ignore[attr-defined]
         return ENUM, (entry.name, name)
-    return FLAG, (entry.name, int(obj.value))  # several members of a Flag at once
+    # Several members of a Flag at once.
+    value = int(obj.value)
+    mask = _mask(entry.cls)
+    if value < 0:  # ~Bits.A of an IntFlag, on Python 3.10
+        value &= mask
+    if value & ~mask:
+        raise SerializationError(f"{value!r:.100} has bits that no member of {entry.name} has")
+    return FLAG, (entry.name, value)
+
+
+def _mask(cls: Any) -> int:
+    """Return the bits that the members of a Flag have."""
+    mask = 0
+    for member in cls.__members__.values():
+        mask |= member.value
+    return mask
 
 
 def _reduce_record(entry: _Type, obj: Any) -> Any:
@@ -289,7 +310,7 @@ def _kind(cls: type) -> str | None:
         return "enum"
     if issubclass(cls, Message):
         return None
-    if is_dataclass(cls):
+    if hasattr(cls, "__dataclass_fields__"):
         return "record"
     if issubclass(cls, tuple) and hasattr(cls, "_fields"):
         return "namedtuple"
@@ -298,6 +319,8 @@ def _kind(cls: type) -> str | None:
 
 def _hints(cls: type) -> tuple[list[Any], bool]:
     """Return the annotations of ``cls`` as types, and whether all could be resolved."""
+    import typing
+
     try:
         return list(typing.get_type_hints(cls).values()), True
     except Exception:
@@ -320,6 +343,8 @@ def _hints(cls: type) -> tuple[list[Any], bool]:
 
 def _parts(hint: Any) -> Iterator[Any]:
     """Yield the types that ``hint`` is made of."""
+    import typing
+
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         for value in typing.get_args(hint):

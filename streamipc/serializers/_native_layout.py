@@ -6,12 +6,14 @@ A message travels as the dict of its fields. It is rebuilt without ``__init__`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import MISSING, fields, is_dataclass
-from typing import Any
-
+from .._dataclasses import MISSING, plain_fields_of
 from ..exceptions import SerializationError
 from ..messages import wire_name_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["Layout", "layout_of"]
 
@@ -29,19 +31,18 @@ class Layout:
     __slots__ = ("_defaults", "cls", "direct", "name", "names", "wire")
 
     def __init__(self, cls: type, name: str) -> None:
-        if not is_dataclass(cls):
-            raise SerializationError(f"{name} is no dataclass, so it has no fields to send")
         self.cls = cls
         self.name = name
         self.wire = name.encode()
-        self._defaults: dict[str, Callable[[], Any] | None] = {}
-        for field in fields(cls):
-            make: Callable[[], Any] | None = None
-            if field.default_factory is not MISSING:
-                make = field.default_factory
-            elif field.default is not MISSING:
-                make = _Constant(field.default)
-            self._defaults[field.name] = make
+        plain = plain_fields_of(cls)
+        self._defaults = (
+            _defaults_of(cls, name)
+            if plain is None
+            else {
+                field: None if default is MISSING else _Constant(default)
+                for field, (_, default) in plain.fields.items()
+            }
+        )
         self.names = frozenset(self._defaults)
         self.direct = bool(cls.__dictoffset__) and not any(
             hasattr(_class_attribute(cls, name), "__set__") for name in self.names
@@ -104,6 +105,23 @@ class Layout:
             else:
                 full[name] = make()
         return full
+
+
+def _defaults_of(cls: Any, name: str) -> dict[str, Callable[[], Any] | None]:
+    """Return what makes the default of each field, or ``None`` where it has none."""
+    import dataclasses
+
+    if not dataclasses.is_dataclass(cls):
+        raise SerializationError(f"{name} is no dataclass, so it has no fields to send")
+    defaults: dict[str, Callable[[], Any] | None] = {}
+    for field in dataclasses.fields(cls):
+        make: Callable[[], Any] | None = None
+        if field.default_factory is not dataclasses.MISSING:
+            make = field.default_factory
+        elif field.default is not dataclasses.MISSING:
+            make = _Constant(field.default)
+        defaults[field.name] = make
+    return defaults
 
 
 class _Constant:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
-from math import prod
-from pickle import PickleBuffer
-from typing import Any
 
 from ..exceptions import SerializationError
 from ._native_builders import Builder, need
+from ._native_pickle import PickleBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 __all__ = ["numpy_reducer"]
-
-Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 
 def numpy_reducer(cls: type) -> Reducer | None:
@@ -63,8 +66,13 @@ def _dtype(spec: Any) -> Any:
 
 
 def _checked(spec: Any, depth: int) -> Any:
-    """Return ``spec`` if it is of the form that ``dtype.str`` and ``dtype.descr`` have."""
-    if type(spec) is str:
+    """Return ``spec`` if it is of the form that ``dtype.str`` and ``dtype.descr`` have.
+
+    numpy takes other texts too, and has Python compile what looks like a number in them.
+    """
+    if type(spec) is str and re.fullmatch(
+        r"[<>|=]?[?A-Za-z]\d{0,10}(\[\d{0,10}[A-Za-z]{1,2}\])?", spec
+    ):
         return spec
     if type(spec) is list and depth:
         for field in spec:
@@ -105,6 +113,8 @@ def _build_array(spec: Any, shape: Any, order: Any, data: Any) -> Any:
     if need(order, str) not in ("C", "F"):
         raise SerializationError("the order of a numpy array is neither C nor F")
     size = memoryview(need(data, memoryview, bytes, bytearray)).nbytes
+    from math import prod
+
     if prod(shape) * dtype.itemsize != size:
         raise SerializationError(
             f"a numpy array of shape {shape!r:.200} and dtype {dtype} does not have {size} bytes"

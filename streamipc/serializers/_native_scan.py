@@ -9,10 +9,14 @@ opcodes that name a global, so a hostile pickle may still:
 * make the memo a table of gigabytes with one large index (``LONG_BINPUT``);
 * allocate what a length says before the bytes are found missing (``BINBYTES8``);
 * overflow the C stack, or take exponential time, when a tuple of tuples of tuples is
-  hashed as a key: ``tuple.__hash__`` neither counts its depth nor keeps its result.
+  hashed as a key: ``tuple.__hash__`` neither counts its depth nor keeps its result;
+* overflow the C stack when it is thrown away: a slice of slices of slices, as a deque or a
+  defaultdict, is freed by recursion without a limit;
+* have one long value of the memo copied again and again: a ``bytearray`` of it takes six
+  bytes of pickle.
 
 So only the opcodes that our own encoder emits are let through, every length is
-compared with the bytes that are there, and hashing has a budget.
+compared with the bytes that are there, and hashing, nesting and copying have limits.
 
 :func:`is_plain` does it with regular expressions, at about the speed of loading, for
 pickles that name no global at all: scalars, lists, dicts, sets, and tuples of scalars.
@@ -22,17 +26,19 @@ last, as the unpickler will. :func:`check` walks through the rest in Python.
 
 from __future__ import annotations
 
-import re
 import struct
 import sys
-from collections.abc import Callable
-from typing import Any, Union
 
 from ..exceptions import SerializationError
 
-__all__ = ["check", "is_plain", "match_short"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
 
-Data = Union[bytes, memoryview]
+__all__ = ["check", "is_plain", "short_matcher"]
+
+Data = bytes | memoryview
 
 _LOOP = b"*+" if sys.version_info >= (3, 11) else b"{0,1000}"
 """Any number of times; before 3.11 bounded, since the matcher remembers every turn."""
@@ -50,7 +56,7 @@ def _run(tokens: bytes) -> bytes:
 
 def _counted(longest: int) -> bytes:
     """A length byte up to ``longest``, then as many bytes."""
-    options = (re.escape(bytes([n])) + b".{%d}" % n for n in range(longest + 1))
+    options = (b"\\x%02x.{%d}" % (n, n) for n in range(longest + 1))
     return b"(?:" + b"|".join(options) + b")"
 
 
@@ -82,11 +88,17 @@ def _tupled(longest_text: int) -> bytes:
 
 
 def _loop(tokens: bytes) -> Callable[..., Any]:
+    import re
+
     return re.compile(_run(tokens), re.DOTALL).match
 
 
-match_short = re.compile(b"\x80\x05" + _run(_untupled(32)) + b"\\.", re.DOTALL).fullmatch
-"""Matches the most common small pickles whole: see :func:`is_plain`."""
+def short_matcher() -> Callable[..., Any]:
+    """Return what matches the most common small pickles whole: see :func:`is_plain`."""
+    import re
+
+    return re.compile(b"\x80\x05" + _run(_untupled(32)) + b"\\.", re.DOTALL).fullmatch
+
 
 # Compiled when the first payload needs them: they take 3 ms each.
 _match_untupled: Callable[..., Any] | None = None
@@ -151,7 +163,7 @@ _SIZES = [0] * 256
 for _op, _size in {
     ord("N"): 1, 0x88: 1, 0x89: 1,  # NONE NEWTRUE NEWFALSE
     ord("K"): 2, ord("M"): 3, ord("J"): 5, ord("G"): 9,  # BININT1 BININT2 BININT BINFLOAT
-    ord(")"): 1, 0x97: 1,  # EMPTY_TUPLE NEXT_BUFFER
+    ord(")"): 1,  # EMPTY_TUPLE
 }.items():  # fmt: skip
     _SIZES[_op] = _size
 
@@ -165,30 +177,39 @@ _FILLERS = {
 """APPEND APPENDS SETITEM SETITEMS ADDITEMS: what they fill, how many values they take
 (0: down to the mark), and which of these are hashed (0: none, 1: all, 2: every other)."""
 
-_GLOBAL = (1, 1)
+_GLOBAL = (1, 1, 1, 0)
 _HASH_DEPTH = 1000
-_HASH_BUDGET = 1_000_000
-"""How much hashing is allowed for any payload; a long one may cause more."""
+_BUILD_DEPTH = 5000
+"""How deeply the arguments of a builder may nest: more than any pickler goes."""
+_BUDGET = 1_000_000
+"""How much hashing, and how much copying by builders, is allowed for any payload; a long
+one may cause more."""
+_LONG = 256
+"""Bytes from which on the length of a text, of bytes or of an int matters."""
 
 
 class _Walk:
     """The unpickler's stack, with the cost of a value in the place of the value.
 
-    A value is ``None`` if it is a scalar, else its cost and its depth: how many values
-    hashing it would visit, shared ones again each time, and how deeply it nests. Lists,
-    dicts and sets, which grow after they were made, are ``[cost, depth, kind]``.
+    A value is ``None`` if it is a short scalar, and its length in bytes if it is a long
+    one. Any other is ``(cost, depth, size, sizes)``: how many values hashing it would
+    visit, shared ones again each time; how deeply it nests; how much copying it alone
+    would copy, in bytes or members; the same for all of its members together. Lists,
+    dicts and sets, which grow after they were made, are ``[cost, depth, size, kind]``.
 
     The unpickler refuses to reach below the last mark by itself, except that ``POP`` pops
     the mark; the walk refuses that too. Where it does not look for the mark itself, it
     does not matter what it makes of a pickle that will fail.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, buffers: Sequence[int]) -> None:
         self.data = data
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: list[Any] = []
-        self.budget = _HASH_BUDGET + 16 * len(data)
+        self.buffers = iter(buffers)
+        self.to_hash = _BUDGET + 16 * len(data)
+        self.to_copy = _BUDGET + 2 * (len(data) + sum(buffers))
 
     def run(self, pos: int, end: int) -> int:
         """Read opcodes until ``end``; return where the last one ends.
@@ -226,13 +247,13 @@ class _Walk:
                 args = stack.pop()
                 if stack[-1] is not _GLOBAL or (args is not None and type(args) is not tuple):
                     raise IndexError
-                stack[-1] = (2, 2) if args is None else (args[0] + 1, args[1] + 1)
+                stack[-1] = (2, 2, 1, 0) if args is None else self.built(args)
                 pos += 1
             elif op in _FILLERS:
                 self.fill(*_FILLERS[op])
                 pos += 1
             elif op in _EMPTY:
-                push([1, 1, _EMPTY[op]])
+                push([1, 1, 1, _EMPTY[op]])
                 pos += 1
             else:
                 pos = self.rare(op, pos)
@@ -251,11 +272,16 @@ class _Walk:
         elif op == 0x95:  # FRAME
             return pos + 9
         elif op in _COUNTED_4:
-            stack.append(None)
-            return pos + 5 + int(_u32(data, pos + 1)[0])
+            size = int(_u32(data, pos + 1)[0])
+            stack.append(None if size < _LONG else size)
+            return pos + 5 + size
         elif op in _COUNTED_8:
-            stack.append(None)
-            return pos + 9 + int(_u64(data, pos + 1)[0])
+            size = int(_u64(data, pos + 1)[0])
+            stack.append(None if size < _LONG else size)
+            return pos + 9 + size
+        elif op == 0x97:  # NEXT_BUFFER
+            size = next(self.buffers, 0)
+            stack.append(None if size < _LONG else size)
         elif op == 0x91:  # FROZENSET
             items = self.take(0)
             self.hash(items)
@@ -264,7 +290,7 @@ class _Walk:
             self.take(1)
         elif op == 0x31:  # POP_MARK
             self.take(0)
-        elif op != 0x98 or stack[-1] is not None:  # READONLY_BUFFER
+        elif op != 0x98 or type(stack[-1]) not in _SCALARS:  # READONLY_BUFFER
             raise SerializationError(
                 f"the pickle in the body has an opcode that is not allowed: {bytes([op])!r} "
                 f"at byte {pos}"
@@ -287,52 +313,75 @@ class _Walk:
     def fill(self, kind: str, count: int, hashed: int) -> None:
         values = self.take(count)
         target = self.stack[-1]
-        if type(target) is not list or target[2] != kind:
+        if type(target) is not list or target[3] != kind:
             raise IndexError
         if hashed:
             self.hash(values[::hashed])
-        cost, depth = _sum(values)
+        cost, depth, size, _ = _sum(values)
         target[0] += cost
+        target[2] += size
         if depth > target[1]:
             target[1] = depth
 
     def hash(self, keys: list[Any]) -> None:
         for key in keys:
-            if key is not None:
-                self.budget -= key[0]
-                if self.budget < 0 or key[1] > _HASH_DEPTH:
+            if type(key) not in _SCALARS:
+                self.to_hash -= key[0]
+                if self.to_hash < 0 or key[1] > _HASH_DEPTH:
                     raise SerializationError(
                         "the body has keys or set members that nest too deeply to be hashed"
                     )
 
+    def built(self, args: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+        """Return what a builder makes of its arguments, each of which it may copy."""
+        cost, depth, _, sizes = args
+        self.to_copy -= sizes
+        if self.to_copy < 0:
+            raise SerializationError("the body has values that are copied too often")
+        if depth > _BUILD_DEPTH:
+            raise SerializationError("the body has values that nest too deeply")
+        return cost + 1, depth + 1, sizes, 0
 
-def _sum(values: list[Any]) -> tuple[int, int]:
-    """Return cost and depth of what holds ``values``."""
+
+_SCALARS = (type(None), int)
+
+
+def _sum(values: list[Any]) -> tuple[int, int, int, int]:
+    """Return what stands for a value that holds ``values``."""
     count = len(values)
     if values.count(None) == count:
-        return count + 1, 1
+        return count + 1, 1, count, count
     cost = 1
-    depth = 0
+    depth = sizes = 0
     for value in values:
         if value is None:
             cost += 1
+            sizes += 1
+        elif type(value) is int:
+            cost += 1
+            sizes += value
         else:
             cost += value[0]
+            sizes += value[2]
             if value[1] > depth:
                 depth = value[1]
-    return cost, depth + 1
+    return cost, depth + 1, count, sizes
 
 
-def check(data: bytes) -> None:
+def check(data: bytes, buffers: Sequence[int] = ()) -> None:
     """Raise unless ``data`` is a pickle that the encoder could have made.
+
+    Args:
+        data: the pickle.
+        buffers: bytes of each of the buffers beside it.
 
     Raises:
         SerializationError: an opcode is not allowed, a length goes past the end, or
-            hashing the keys would take too long or too much stack.
+            loading it would take too much time, memory or stack.
     """
     end = len(data) - 1
     if end >= 3 and data[:2] == b"\x80\x05" and data[end] == 0x2E:
-        walk = _Walk(data)
+        walk = _Walk(data, buffers)
         try:
             if walk.run(2, end) == end and walk.stack:
                 return

@@ -27,10 +27,7 @@ laid over them.
 
 from __future__ import annotations
 
-import pickle
 import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..exceptions import SerializationError
 from ..protocol.envelopes import (
@@ -43,8 +40,16 @@ from ..protocol.envelopes import (
     RequestId,
     Response,
 )
+from ._native_pickle import dumps as _dumps
+from ._native_pickle import loads as _loads
 from ._native_scan import is_plain
-from .base import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from .base import Buffer
 
 __all__ = [
     "CANCEL",
@@ -81,9 +86,6 @@ TEXT_ID, METADATA = 1, 2
 INFINITY = float("inf")
 _ALIGN = 16
 _LARGEST_ID = 2**64 - 1
-
-_dumps = pickle.dumps
-_loads = pickle.loads
 
 
 def text_id(id_: object) -> tuple[int, bytes, int]:

@@ -8,19 +8,25 @@ day of 200. Modules are imported when a value needs them.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
-from pickle import PickleBuffer
-from typing import Any
 
 from ..exceptions import SerializationError
 from ._native_builders import Builder, need
 from ._native_numpy import numpy_reducer
+from ._native_pickle import PickleBuffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 __all__ = ["LargeBytes", "standard_reducer"]
 
-Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
 
 _OUT_OF_BAND = 64 * 1024
 
@@ -237,7 +243,19 @@ def _build_zone_info(key: Any) -> Any:
     # The key becomes part of a file's path, and of the name of a package of tzdata.
     if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,3}", need(key, str)):
         raise SerializationError(f"{key!r:.100} is no name of a time zone")
+    if not any(os.path.isfile(os.path.join(path, key)) for path in zoneinfo.TZPATH) and (
+        key not in _packaged_zones()
+    ):
+        raise SerializationError(f"there is no time zone {key} here")
     return zoneinfo.ZoneInfo(key)
+
+
+@functools.cache
+def _packaged_zones() -> frozenset[str]:
+    """Return the zones known by the package tzdata: asked for one, it imports by its name."""
+    import zoneinfo
+
+    return frozenset(zoneinfo.available_timezones())
 
 
 # Names of things

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
-import pickle
-from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
-from typing import Any
 
 from ..exceptions import SerializationError
 from ..messages import Message
 from ._native_admitted import Admitted
 from ._native_builders import MESSAGE, MODULE, VOCABULARY, Builder
 from ._native_layout import layout_of
+from ._native_pickle import PickleBuffer, Pickler, Unpickler
 from ._native_scan import check
 from ._native_standard import LargeBytes, standard_reducer
-from .base import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any
+
+    from .base import Buffer
 
 __all__ = ["LARGE", "ValueReader", "ValueWriter"]
 
@@ -72,7 +76,7 @@ class ValueWriter:
     def _write(self, value: Any) -> tuple[bytes, Sequence[Buffer]]:
         buffers: list[Buffer] = []
 
-        def take(buffer: pickle.PickleBuffer) -> bool:
+        def take(buffer: PickleBuffer) -> bool:
             if len(buffers) >= _MAX_BUFFERS:
                 return True  # into the pickle
             buffers.append(_raw(buffer))
@@ -106,7 +110,7 @@ def _unsendable(error: Exception, where: str) -> SerializationError:
     return SerializationError(f"{where} can't be sent: {type(error).__name__}: {error}")
 
 
-def _raw(buffer: pickle.PickleBuffer) -> memoryview:
+def _raw(buffer: PickleBuffer) -> memoryview:
     raw = buffer.raw()
     under = raw.obj
     if type(under) is memoryview and under.c_contiguous:
@@ -117,7 +121,7 @@ def _raw(buffer: pickle.PickleBuffer) -> memoryview:
     return raw
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(Pickler):
     """Writes no global but builders.
 
     The C pickler writes None, bool, int, float, str, bytes, bytearray, list, tuple,
@@ -160,7 +164,7 @@ class ValueReader:
             SerializationError: something in it is not allowed.
         """
         data = bytes(body)
-        check(data)
+        check(data, [len(buffer) for buffer in buffers])
         # One frame over everything: the unpickler then has all of the data in its own
         # memory. When frames end inside an opcode, it goes on at the end of the frame,
         # so it would read other opcodes than those that were checked.
@@ -168,7 +172,7 @@ class ValueReader:
         return _Unpickler(file, buffers, self._find).load()
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(Unpickler):
     def __init__(
         self, file: io.BytesIO, buffers: Sequence[memoryview], find: Callable[[str], Any]
     ) -> None:

@@ -7,10 +7,7 @@ data. How a body is kept from doing harm is told in :mod:`~streamipc.serializers
 
 from __future__ import annotations
 
-import pickle
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from ..exceptions import SerializationError
 from ..messages import ErrorMessage, Message, message_type
@@ -25,8 +22,10 @@ from ..protocol.envelopes import (
     RequestId,
     Response,
 )
+from . import _native_scan
 from ._native_layout import layout_of
-from ._native_scan import is_plain, match_short
+from ._native_pickle import dumps as _dumps
+from ._native_pickle import loads as _loads
 from ._native_sections import (
     CANCEL,
     CREDIT,
@@ -50,16 +49,56 @@ from ._native_sections import (
     text_id,
     unpack_header,
 )
-from ._native_values import ValueReader, ValueWriter
-from .base import Buffer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+    from ._native_values import ValueReader, ValueWriter
+    from .base import Buffer
 
 __all__ = ["NativeMessageSerializer"]
 
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 """Values of exactly these types can be pickled without looking at them."""
 
-_dumps = pickle.dumps
-_loads = pickle.loads
+
+_WALKED = 16
+"""Small payloads that are read without regular expressions before these are compiled:
+importing and compiling them takes as long as a third of a child's start."""
+
+_walked = 0
+
+
+def _walk_at_first(body: memoryview) -> Any:
+    """Tell whether a pickle is plain, by walking through it; after a while, step aside.
+
+    Without the bytes of ``STACK_GLOBAL`` and ``NEXT_BUFFER``, what passes names nothing and
+    needs nothing else.
+    """
+    global _match_short, _is_plain, _walked
+    if _walked < _WALKED and len(body) < 1024:
+        _walked += 1
+        data = bytes(body)
+        if b"\x93" in data or b"\x97" in data:
+            return False
+        try:
+            _native_scan.check(data)
+        except SerializationError:
+            return False  # the reader says why
+        return True
+    _is_plain = _native_scan.is_plain
+    _match_short = _native_scan.short_matcher()
+    return _match_short(body)
+
+
+def _not_known(body: memoryview, start: int, end: int) -> bool:
+    return False
+
+
+_match_short: Callable[[memoryview], Any] = _walk_at_first
+_is_plain: Callable[[memoryview, int, int], bool] = _not_known
 
 
 class NativeMessageSerializer:
@@ -99,9 +138,26 @@ class NativeMessageSerializer:
         ValueError: two different classes in ``allow`` have the same name.
     """
 
+    _writer: ValueWriter
+    _reader: ValueReader
+
     def __init__(self, allow: Iterable[type] = ()) -> None:
-        self._writer = ValueWriter(allow)
-        self._reader = ValueReader(self._writer.admitted)
+        if allow != ():
+            self._know(allow)
+
+    def __getattr__(self, name: str) -> Any:
+        """Import what values need when the first one comes that is not plain."""
+        if name not in ("_writer", "_reader"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._know(())
+        return self.__dict__[name]
+
+    def _know(self, allow: Iterable[type]) -> None:
+        from ._native_values import ValueReader, ValueWriter
+
+        writer = ValueWriter(allow)
+        self._reader = ValueReader(writer.admitted)
+        self._writer = writer
 
     def encode(self, envelope: Envelope, /) -> Sequence[Buffer]:
         """Return the payload: one buffer, or several where there is large binary data.
@@ -166,7 +222,7 @@ class NativeMessageSerializer:
             layout = cls.__streamipc_layout__
             if layout is None or layout.cls is not cls:
                 layout = layout_of(cls)
-            if match_short(body) or is_plain(body, 0, len(body)):
+            if _match_short(body) or _is_plain(body, 0, len(body)):
                 message = layout.build(_loads(body))
             else:
                 message = layout.build(self._reader.read(body, buffers))
@@ -278,7 +334,7 @@ class NativeMessageSerializer:
             return envelope  # type: ignore[no-any-return]
         if kind in (REQUEST, NOTIFICATION):
             raise SerializationError("the payload does not name the type of its message")
-        plain = match_short(body) or is_plain(body, 0, len(body))
+        plain = _match_short(body) or _is_plain(body, 0, len(body))
         value = _loads(body) if plain else self._reader.read(body, buffers)
         if kind == RESPONSE:
             envelope.value = value

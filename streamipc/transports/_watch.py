@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
 
 from .._forks import steady
 from ._stderr import StderrSink
 from .pipe import can_poll, release_after_fork
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable
+    from typing import IO
 
 __all__ = ["ChildWatcher", "wait_for_exit"]
 

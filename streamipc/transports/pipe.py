@@ -11,11 +11,15 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Protocol
 
 from .._forks import forgets, steady
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Protocol
+else:
+    from .._typing import Protocol
 
 __all__ = ["Closable", "FdTransport", "can_poll", "release_after_fork"]
 
@@ -241,17 +245,23 @@ class FdTransport:
     def _restore_settings(self) -> None:
         """Give back blocking mode and terminal settings to others who have these files."""
         while self._restores:
-            with suppress(OSError):
+            try:
                 self._restores.pop()()
+            except OSError:
+                pass
 
     def _close_fd(self, fd: int) -> None:
         owners = self._owners.pop(fd, ())
         for owner in owners:
-            with suppress(OSError):
+            try:
                 owner.close()
+            except OSError:
+                pass
         if not owners:
-            with suppress(OSError):
+            try:
                 os.close(fd)
+            except OSError:
+                pass
 
 
 def release_after_fork(fd: int, *, owned: bool) -> None:
@@ -272,8 +282,10 @@ def release_after_fork(fd: int, *, owned: bool) -> None:
             os.dup2(null, fd, inheritable=False)
             os.close(null)
             return
-    with suppress(OSError):
+    try:
         os.close(fd)
+    except OSError:
+        pass
 
 
 def can_poll() -> bool:
@@ -313,12 +325,14 @@ else:  # pragma: no cover - Windows
 def _shut_down(fd: int, *, both: bool) -> None:
     import socket
 
-    with suppress(OSError):  # the peer is gone already: there is nothing to tell it
+    try:
         end = socket.socket(fileno=fd)
         try:
             end.shutdown(socket.SHUT_RDWR if both else socket.SHUT_WR)
         finally:
             end.detach()
+    except OSError:
+        pass  # the peer is gone already: there is nothing to tell it
 
 
 def _make_raw(fd: int) -> Callable[[], object]:
@@ -333,8 +347,10 @@ def _make_raw(fd: int) -> Callable[[], object]:
     tty.setraw(fd, termios.TCSANOW)
 
     def restore() -> None:
-        with suppress(termios.error):  # the other side is gone
+        try:
             termios.tcsetattr(fd, termios.TCSANOW, before)
+        except termios.error:
+            pass  # the other side is gone
 
     return restore
 

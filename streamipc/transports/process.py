@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any, Literal, Union, cast
 
 from .._forks import steady
 from ..exceptions import SessionClosedError
@@ -15,15 +13,17 @@ from ._stderr import StderrSink
 from ._watch import ChildWatcher, wait_for_exit
 from .pipe import FdTransport
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import IO, Any, Literal, Union
+
+    _Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
+    StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
+    """What becomes of a child's standard error; see :func:`start_process`."""
 
 __all__ = ["ProcessTransport", "StderrOption", "start_process", "wrap_process"]
-
-_Path = Union[str, bytes, "os.PathLike[str]", "os.PathLike[bytes]"]
-
-StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
-"""What becomes of a child's standard error; see :func:`start_process`."""
 
 _RESERVED = ("stdin", "stdout", "bufsize", "text", "encoding", "errors", "universal_newlines")
 
@@ -77,6 +77,7 @@ def start_process(
         raise ValueError("the command to start is empty")
     on_line = stderr if callable(stderr) else None
     piped = stderr == "forward" or on_line is not None or stderr == subprocess.PIPE
+    pipe: Any = subprocess.PIPE if piped else stderr
     with steady:
         process: subprocess.Popen[Any] = subprocess.Popen(
             command,
@@ -84,7 +85,7 @@ def start_process(
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE if piped else cast("int | IO[Any] | None", stderr),
+            stderr=pipe,
             bufsize=0,
             **popen_options,
         )
@@ -92,9 +93,9 @@ def start_process(
             return ProcessTransport(process, forward=stderr == "forward", on_line=on_line)
         except BaseException:
             process.kill()
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
+            for end in (process.stdin, process.stdout, process.stderr):
+                if end is not None:
+                    end.close()
             process.wait()
             raise
 

@@ -7,12 +7,15 @@ import io
 import os
 import sys
 import threading
-from contextlib import suppress
-from typing import Any
 
 from .._forks import steady
-from .base import Transport
 from .pipe import FdTransport
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .base import Transport
 
 __all__ = ["StdioTransport", "open_stdio"]
 
@@ -104,8 +107,10 @@ class StdioTransport(FdTransport):
     def _put_back(self) -> None:
         copies, self._copies = self._copies, None
         for number, copy in enumerate(copies or ()):
-            with suppress(OSError):
+            try:
                 os.dup2(copy, number)
+            except OSError:
+                pass
 
     def close_after_fork(self) -> None:
         """Close the private copies; the forked process keeps fds 0 and 1 as they are."""
@@ -132,8 +137,10 @@ def _check_open(fd: int, file: Any, name: str) -> None:
 def _flush_output() -> None:
     for file in {id(file): file for file in (sys.stdout, sys.__stdout__)}.values():
         # Not an io object, closed, or the reader is gone: nothing to do about it here.
-        with suppress(AttributeError, OSError, ValueError):
+        try:
             file.flush()  # type: ignore[union-attr]
+        except (AttributeError, OSError, ValueError):
+            pass
 
 
 def _copy_above_stderr(fd: int) -> int:

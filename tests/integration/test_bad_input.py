@@ -323,6 +323,26 @@ def test_a_frame_that_means_nothing_is_reported_and_the_session_lives(
     lives(served)
 
 
+def test_bad_frames_that_nobody_has_time_for_are_counted_and_not_kept(
+    wire: Any, eventually: Any
+) -> None:
+    release = threading.Event()
+    reported: list[BaseException] = []
+
+    @wire.session.on_exception
+    def report(error: BaseException) -> None:
+        release.wait(60)
+        reported.append(error)
+
+    wire.session.start()
+    wire.write(wire.frame(b"{]") * 3_000)
+    eventually(lambda: wire.session.stats.junk == 3_000)
+    release.set()
+    wire.session.close()
+
+    assert 1_024 <= len(reported) < 1_100
+
+
 def test_a_payload_of_json_meets_the_native_serializer(
     connected: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from shared_messages import Echo, Note
+from shared_messages import Echo, Note, SayHello
 
 from streamipc import (
     IpcPeer,
@@ -214,3 +214,47 @@ def test_the_bookkeeping_of_deadlines_stays_proportional_to_what_is_pending(
         largest = max(largest, len(asking._engine._deadlines))
 
     assert largest <= 2 * 100 + 64 + 1
+
+
+def slow(_: Any) -> None:
+    time.sleep(0.005)
+
+
+def test_a_crowd_of_slow_callbacks_delays_no_deadline(connected: Connected) -> None:
+    asking, answering = connected()
+    registered, never = threading.Event(), threading.Event()
+
+    @answering.on_request
+    def echo(msg: Echo) -> Any:
+        registered.wait(60)
+        return msg.value
+
+    answering.on_request(SayHello)(lambda msg: never.wait(60))
+    answering.start()
+    futures = [asking.request(Echo(number)) for number in range(2_000)]
+    for future in futures:
+        future.add_done_callback(slow)
+    registered.set()
+    futures[0].result(timeout=20)
+    start = time.monotonic()
+    late = asking.request(SayHello("x"), timeout=0.1)
+
+    assert isinstance(late.exception(timeout=20), RequestTimeoutError)
+    never.set()
+    assert time.monotonic() - start < 2  # the callbacks take 10 s, one after the other
+
+
+def test_a_crowd_of_slow_reports_delays_neither_deadlines_nor_requests(wire: Any) -> None:
+    wire.session.on_exception(slow)
+    wire.session.on_request(lambda msg: msg.message)
+    wire.session.start()
+    wire.write(wire.frame(b"{]") * 3_000)
+    start = time.monotonic()
+    late = wire.session.request(Echo(), timeout=0.1)
+
+    assert isinstance(late.exception(timeout=20), RequestTimeoutError)
+    wire.ask(1, "still there")
+    while (heard := wire.hear())["kind"] != "response":
+        pass
+    assert heard["body"] == "still there"
+    assert time.monotonic() - start < 4  # the reports take 15 s, one after the other

@@ -17,6 +17,7 @@ from streamipc import (
     NativeMessageSerializer,
     ProtocolError,
     RequestContext,
+    SerializationError,
 )
 from streamipc.protocol.connection import MAX_WINDOW, Connection
 from streamipc.protocol.envelopes import (
@@ -254,6 +255,24 @@ def test_a_duplicate_request_id_is_reported_and_the_first_is_answered(other: ByH
     assert runs == [10]
 
 
+def test_a_duplicate_id_of_a_request_that_cant_be_read_is_reported_too(json: ByHand) -> None:
+    """An answer to it would look like the answer to the first."""
+    go = threading.Event()
+
+    @json.session.on_request
+    def count(msg: Count) -> int:
+        assert go.wait(10)
+        return msg.n
+
+    json.send(Request(5, Count(1)))
+    json.send_payload(b'{"kind":"request","id":5,"type":"no.Such","body":{}}')
+    assert "5 twice" in json.reports(1)[0]
+    go.set()
+
+    assert json.next() == Response(5, 1)
+    assert json.is_alive()
+
+
 def test_an_item_for_a_plain_request_is_reported_and_the_reply_arrives(other: ByHand) -> None:
     future = other.session.request(Count(1))
     asked = other.next()
@@ -301,6 +320,37 @@ def test_more_items_than_were_granted_fail_the_request(other: ByHand, how: str) 
     assert other.is_alive()
 
 
+@pytest.mark.parametrize("how", ["stream", "on_progress"])
+def test_an_item_that_cant_be_read_ends_the_request_on_both_sides(json: ByHand, how: str) -> None:
+    """The handler would wait for credit without end: nobody takes the items that follow."""
+    items: list[Any] = []
+    if how == "stream":
+        stream = json.session.stream(Count(1))
+        future = stream.future
+    else:
+        future = json.session.request(Count(1), on_progress=items.append)
+    asked = json.next()
+    json.send(Progress(asked.id, 1))
+    json.send_payload(b'{"kind":"progress","id":%d,"type":"no.Such","body":{}}' % asked.id)
+
+    with pytest.raises(SerializationError, match=r"no\.Such"):
+        future.result(timeout=10)
+    assert json.next() == Cancel(asked.id)
+    assert (items or [next(stream)]) == [1]
+    json.send(Progress(asked.id, 2))
+    assert json.is_alive()
+
+
+def test_an_item_that_cant_be_read_for_a_plain_request_is_reported(json: ByHand) -> None:
+    future = json.session.request(Count(1))
+    asked = json.next()
+    json.send_payload(b'{"kind":"progress","id":%d,"type":"no.Such","body":{}}' % asked.id)
+    assert "no.Such" in json.reports(1)[0]
+    json.send(Response(asked.id, "reply"))
+
+    assert future.result(timeout=10) == "reply"
+
+
 def test_metadata_that_is_too_big_is_refused(other: ByHand) -> None:
     metadata = {"key": "v" * MAX_METADATA}
     other.send(Request(1, Blob(b"abc"), metadata=metadata))
@@ -335,6 +385,45 @@ def test_a_request_with_no_time_left_is_not_started(other: ByHand) -> None:
     assert (answer.id, answer.code) == (1, "timeout")
     assert started == []
     assert other.is_alive()
+
+
+def test_a_deadline_reaches_the_handler_of_a_caller_that_never_cancels(other: ByHand) -> None:
+    """Callers say so at their deadline, but one may be stopped, or be in no hurry."""
+    called: list[str] = []
+
+    @other.session.on_request
+    def count(msg: Count, context: RequestContext) -> str:
+        over = threading.Event()
+        context.on_cancel(lambda: called.append("first"))
+        context.on_cancel(over.set)
+        assert over.wait(10)
+        assert context.cancelled
+        return "too late"
+
+    other.send(Request(1, Count(1), 0.1))
+    answer = other.next()
+
+    assert (answer.id, answer.code) == (1, "timeout")
+    assert called == ["first"]
+    other.send(Cancel(1))
+    assert other.is_alive()
+    assert called == ["first"]
+
+
+@pytest.mark.parametrize("timeout", [1e12, 1e300])
+def test_a_timeout_longer_than_any_lock_can_wait_is_for_ever(other: ByHand, timeout: float) -> None:
+    @other.session.on_request
+    def count(msg: Count, context: RequestContext) -> Iterator[bool]:
+        yield context.time_remaining() > 1e6
+        yield True
+
+    other.send(Request(1, Count(1), timeout, window=1))
+    assert other.next() == Progress(1, True)
+    assert other.is_alive()
+    other.send(Credit(1, 1))
+
+    assert other.next() == Progress(1, True)
+    assert other.next() == Response(1, None)
 
 
 def test_a_reply_to_what_was_cancelled_is_late(other: ByHand) -> None:

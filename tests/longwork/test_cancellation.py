@@ -206,6 +206,34 @@ def test_a_callback_of_on_cancel_that_raises_is_reported(
     assert reported.wait(10)
 
 
+def test_a_callback_of_on_cancel_that_raises_at_once_is_reported_too(
+    connected: Callable[..., Any],
+) -> None:
+    left, right = connected()
+    started, ended = threading.Event(), threading.Event()
+    reported: list[BaseException] = []
+    right.on_exception(reported.append)
+
+    def fail() -> None:
+        raise LookupError("in on_cancel")
+
+    @right.on_request
+    def forever(msg: Forever, context: RequestContext) -> None:
+        started.set()
+        while not context.cancelled:
+            time.sleep(0.001)
+        context.on_cancel(fail)  # raises nothing here, as it would not a moment earlier
+        ended.set()
+
+    right.start()
+    future = left.request(Forever("one"))
+    assert started.wait(10)
+    future.cancel()
+
+    assert ended.wait(10)
+    assert [str(error) for error in reported] == ["in on_cancel"]
+
+
 def test_on_cancel_is_not_called_for_a_request_that_is_answered(
     connected: Callable[..., Any],
 ) -> None:

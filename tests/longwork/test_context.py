@@ -14,6 +14,7 @@ from streamipc import (
     IpcPeer,
     IpcSession,
     JsonMessageSerializer,
+    NativeMessageSerializer,
     RequestContext,
     current_request,
 )
@@ -53,6 +54,28 @@ def test_metadata_arrives_with_a_notification(connected: Callable[..., Any]) -> 
     assert seen[0]["metadata"] == METADATA
     assert seen[0]["id"] is None
     assert seen[0]["remaining"] == float("inf")
+
+
+@pytest.mark.parametrize("serializer", [NativeMessageSerializer, JsonMessageSerializer])
+def test_texts_of_a_class_derived_from_str_are_metadata_too(
+    connected: Callable[..., Any], serializer: Any
+) -> None:
+    """Such as an enum's members, and the texts that Django has marked as safe."""
+
+    class Text(str):
+        __slots__ = ()
+
+        def __str__(self) -> str:
+            return "changed"
+
+    left, right = connected(IpcPeer(serializer()), IpcPeer(serializer()))
+
+    @right.on_request
+    def context(msg: Context, context: RequestContext) -> dict[str, Any]:
+        return dict(context.metadata)
+
+    right.start()
+    assert left.call(Context(), metadata={Text("key"): Text("value")}) == {"key": "value"}
 
 
 def test_metadata_is_copied_when_it_is_given(connected: Callable[..., Any]) -> None:

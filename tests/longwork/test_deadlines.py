@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextvars
 import math
+import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from long_child import deep_below
 from long_messages import AskBack, Blob, Context, Step, Stubborn
 
 from streamipc import (
@@ -69,6 +73,31 @@ def test_a_request_within_a_handler_does_not_wait_longer_than_the_peers_default(
 
     assert 20 < session.call(AskBack(), timeout=1000) <= 30
     assert 20 < session.call(AskBack(), timeout=None) <= 30
+
+
+def test_what_outlives_the_handler_outlives_its_deadline(connected: Callable[..., Any]) -> None:
+    """A thread that runs in a copy of the handler's context, once the handler has returned."""
+    left, right = connected()
+    answered = threading.Event()
+    asked: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    @right.on_request
+    def stubborn(msg: Stubborn, context: RequestContext) -> str:
+        def work() -> None:
+            assert answered.wait(10)
+            while context.time_remaining():
+                time.sleep(0.001)
+            asked.put(context.session.request(Context()))
+
+        threading.Thread(target=contextvars.copy_context().run, args=(work,)).start()
+        return "started"
+
+    left.on_request(Context)(lambda msg: deep_below())
+    right.start()
+    assert left.call(Stubborn("one"), timeout=0.3) == "started"
+    answered.set()
+
+    assert 25 < asked.get(timeout=10).result(timeout=10)["remaining"] <= 30
 
 
 def test_a_handler_may_give_another_timeout(session: IpcSession) -> None:

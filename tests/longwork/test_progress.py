@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,8 +16,10 @@ from streamipc import (
     IpcSession,
     JsonMessageSerializer,
     RemoteError,
+    RequestCancelledError,
     RequestContext,
     RequestTimeoutError,
+    SessionClosedError,
 )
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
@@ -155,6 +158,33 @@ def test_a_callback_that_is_stuck_does_not_outlive_the_deadline(session: IpcSess
         stuck.set()
 
 
+def test_a_callback_that_is_stuck_does_not_outlive_the_session(
+    connected: Callable[..., Any],
+) -> None:
+    """The reply is there, but not all items are passed on, and there will be no deadline."""
+    left, right = connected()
+    stuck, release = threading.Event(), threading.Event()
+
+    @right.on_request
+    def report(msg: Report, context: RequestContext) -> str:
+        for item in msg.items:
+            context.progress(item)
+        return "done"
+
+    def callback(item: object) -> None:
+        stuck.set()
+        assert release.wait(30)
+
+    right.start()
+    future = left.request(Report([1, 2]), on_progress=callback, timeout=None)
+    assert stuck.wait(10)
+    left.close(timeout=0.1)
+
+    with pytest.raises(SessionClosedError, match="on_progress"):
+        future.result(timeout=10)
+    release.set()
+
+
 def test_no_item_is_passed_on_after_the_end(session: IpcSession) -> None:
     """Of a request that was cancelled between two items."""
     items: list[Any] = []
@@ -174,6 +204,27 @@ def test_no_item_is_passed_on_after_the_end(session: IpcSession) -> None:
     session.call(Count(1))
 
     assert items == [Step(0)]
+
+
+def test_the_end_of_the_session_comes_after_the_items(
+    session: Any, eventually: Callable[..., None]
+) -> None:
+    """What the child had written before its death is still passed on."""
+    items: list[object] = []
+
+    def callback(item: object) -> None:
+        if not items:
+            eventually(lambda: session.stats.frames_received == before + 5)
+            session.kill()
+            eventually(lambda: session.closed)
+        items.append(item)
+
+    before = session.stats.frames_received
+    future = session.request(Count(10**9), on_progress=callback, window=5)
+    with pytest.raises(SessionClosedError):
+        future.result(timeout=10)
+
+    assert items == [Step(number) for number in range(5)]
 
 
 def test_an_error_comes_after_the_items(session: IpcSession) -> None:
@@ -216,6 +267,34 @@ def test_stuck_handlers_do_not_delay_replies_and_callbacks(connected: Callable[.
     finally:
         release.set()
     assert blocked.result(timeout=30) is None
+
+
+def test_progress_from_a_thread_ends_with_the_handler(connected: Callable[..., Any]) -> None:
+    """Nobody grants credit for a request that is answered: waiting for it would never end."""
+    left, right = connected()
+    sent = threading.Event()
+    errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+
+    @right.on_request
+    def report(msg: Report, context: RequestContext) -> str:
+        def work() -> None:
+            try:
+                while True:
+                    context.progress("item")
+                    sent.set()
+            except RequestCancelledError as error:
+                errors.put(error)
+
+        threading.Thread(target=work).start()
+        assert sent.wait(10)
+        return "done"
+
+    right.start()
+    stream = left.stream(Report([]), window=1, timeout=None)
+
+    assert "its handler has returned" in str(errors.get(timeout=10))
+    assert list(stream) == ["item"]
+    assert stream.result(timeout=10) == "done"
 
 
 @pytest.mark.parametrize("window", [0, -1, 2**31, True, 1.5, "16"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import traceback
 import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -49,6 +50,20 @@ def test_an_exception_after_the_third_item_is_raised_after_the_third_item(
             stream.result()
         with pytest.raises(RemoteError, match="on purpose"):
             next(stream)
+
+
+def test_the_remote_traceback_is_the_cause_of_an_exception_in_a_stream(
+    session: IpcSession,
+) -> None:
+    stream = session.stream(Count(10, fail_after=3))
+    with pytest.raises(RemoteError) as raised:
+        list(stream)
+
+    assert "long_child.py" in str(raised.value.__cause__)
+    assert "IndexError" not in "".join(traceback.format_exception(raised.value))
+    with pytest.raises(RemoteError) as raised:
+        stream.result()
+    assert "long_child.py" in str(raised.value.__cause__)
 
 
 @pytest.mark.parametrize("taken", [1, 16, 100])

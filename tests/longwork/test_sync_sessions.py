@@ -164,6 +164,22 @@ def test_a_child_that_dies_fails_what_is_pending(session: Any) -> None:
         session.request(Blob(b""))
 
 
+def test_a_function_for_standard_error_is_refused(child: Callable[..., list[str]]) -> None:
+    """Nobody would read: the child would wait once it has written 64 KiB."""
+    with pytest.raises(ValueError, match="stderr"):
+        sync_peer().create_command_session(child(), stderr=print)
+
+
+def test_closing_the_peer_closes_its_sessions_without_a_thread(
+    no_thread: None, child: Callable[..., list[str]]
+) -> None:
+    with sync_peer() as peer:
+        sessions = [peer.create_command_session(child()) for _ in range(2)]
+        assert [session.call(Blob(b"abc")) for session in sessions] == [3, 3]
+
+    assert [session.returncode for session in sessions] == [0, 0]
+
+
 def test_closing_reaps_the_child(no_thread: None, child: Callable[..., list[str]]) -> None:
     session = sync_peer().create_command_session(child("sync"))
     closed: list[Any] = []

@@ -24,10 +24,11 @@ from streamipc.protocol.envelopes import (
     Request,
     Response,
 )
-from streamipc.serializers._native_scan import check, is_plain, match_short
+from streamipc.serializers._native_scan import check, is_plain, short_matcher
 from streamipc.serializers.native import NativeMessageSerializer
 
 SERIALIZER = NativeMessageSerializer()
+MATCH_SHORT = short_matcher()
 
 
 class Carrier(Message):
@@ -134,7 +135,7 @@ def test_a_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
 def test_what_pickle_makes_of_plain_data_passes_the_walk(value: Any) -> None:
     data = pickle.dumps(value, 5)
     check(data)
-    if match_short(data):
+    if MATCH_SHORT(data):
         assert is_plain(data, 0, len(data))
 
 

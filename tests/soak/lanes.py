@@ -100,13 +100,11 @@ class Lane:
             return None
         self._side.finish(report.told)
         self._side.balance()
-        for side in (self._side, None):
-            counted = side.counted if side else lambda what: report.counts.get(what, 0)
-            cut_off = counted("interrupted") + counted("refused")
+        for who, books in (("child", report), ("parent", self._side.report())):
+            cut_off = books.counts.get("interrupted", 0) + books.counts.get("refused", 0)
             if cut_off:
-                self._totals.problem(f"{self.name}: {cut_off} requests were cut off")
-        self._totals.add(f"{self.name}, child", report)
-        self._totals.add(f"{self.name}, parent", self._side.report())
+                self._totals.problem(f"{self.name}, {who}: {cut_off} requests were cut off")
+            self._totals.add(f"{self.name}, {who}", books)
         return Usage(report.rss, report.blocks, report.descriptors, report.threads)
 
     def end(self, how: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from streamipc import LogMessage, RequestTimeoutError
-from streamipc.futures import ResponseFuture
+from streamipc.futures import ResponseFuture, ResponseStream
 
 
 class Owner:
@@ -18,6 +19,7 @@ class Owner:
     def __init__(self) -> None:
         self.waits: list[float | None] = []
         self.cancelled: list[Any] = []
+        self.granted = 0
         self.on_wait: Any = lambda: None
 
     def wait(self, awaited: Any, end: float | None) -> bool:
@@ -28,7 +30,8 @@ class Owner:
     def cancel(self, future: Any) -> None:
         self.cancelled.append(future)
 
-    def credit(self, future: Any, count: int) -> None: ...
+    def credit(self, future: Any, count: int) -> None:
+        self.granted += count
 
     def drop(self, future: Any) -> None: ...
 
@@ -183,3 +186,30 @@ def test_it_can_be_awaited(future: ResponseFuture[str]) -> None:
         return await future
 
     assert asyncio.run(ask()) == "reply"
+
+
+def test_waiting_for_the_result_of_an_endless_stream_is_bounded(
+    future: ResponseFuture[str], owner: Owner
+) -> None:
+    """There is always one more item, so the wait for an item never runs out of time."""
+    stream = ResponseStream(future, window=1)
+    owner.on_wait = lambda: future.on_item("item")  # type: ignore[misc]
+
+    with pytest.raises(RequestTimeoutError, match=r"LogMessage \(request 7\) within 0.01 s; the"):
+        stream.result(timeout=0.01)
+    assert len(owner.waits) > 1
+
+
+def test_an_item_that_comes_as_the_wait_for_the_result_ends_is_not_lost(
+    future: ResponseFuture[str], owner: Owner
+) -> None:
+    """If it were, its credit would be too, and the peer would wait for it for ever."""
+    stream = ResponseStream(future, window=1)
+    owner.on_wait = lambda: future.on_item("item") and time.sleep(0.02)  # type: ignore[misc]
+    with pytest.raises(RequestTimeoutError):
+        stream.result(timeout=0.01)
+    assert owner.granted == 0
+
+    owner.on_wait = lambda: future.settle("reply", None)
+    assert stream.result() == "reply"
+    assert owner.granted == 1

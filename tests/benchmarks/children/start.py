@@ -21,7 +21,7 @@ Start = Callable[[], Callable[[], object]]
 
 
 def with_ours() -> Start:
-    from messages import Ask
+    from start_messages import Ask
 
     from streamipc import IpcPeer
 

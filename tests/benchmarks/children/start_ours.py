@@ -1,6 +1,6 @@
 """The smallest child, for the time that it takes to start."""
 
-from messages import Answer, Ask
+from start_messages import Answer, Ask
 
 from streamipc import IpcPeer
 

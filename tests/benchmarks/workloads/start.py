@@ -87,6 +87,11 @@ WORKLOADS = (
         (Metric("import", "ms"),),
         (
             Entry(OURS, interpreter("import streamipc"), role="ours"),
+            Entry(
+                f"{OURS}, and makes a peer",
+                interpreter("from streamipc import IpcPeer, Message; IpcPeer()"),
+                role="ours too",
+            ),
             Entry("bare interpreter", interpreter("pass"), role="limit"),
             Entry("multiprocessing", interpreter("import multiprocessing.connection")),
             Entry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -58,6 +59,18 @@ def test_an_id_used_again_does_not_inherit_the_old_deadline(calls: Calls) -> Non
 
     assert deadlines.expire(5.0) == []
     assert deadlines.expire(10.0) == [new]
+
+
+def test_a_request_that_is_answered_is_not_kept(calls: Calls) -> None:
+    """It holds its message and its reply, each of which may be large."""
+    deadlines = Deadlines(calls)
+    ask(deadlines, calls, 1, 1.0)  # pending, and due before the other
+    answered = weakref.ref(ask(deadlines, calls, 2, 5.0))
+    del calls[2]
+
+    assert answered() is None
+    assert deadlines.earliest() == 1.0
+    assert deadlines.expire(9.0) == [calls[1]]
 
 
 def test_equal_deadlines_do_not_compare_futures(calls: Calls) -> None:

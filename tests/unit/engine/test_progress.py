@@ -24,6 +24,7 @@ class Engine:
         self.crew = self
         self.jobs: deque[Any] = deque()
         self.credits: list[int] = []
+        self.lingering: set[Any] = set()
         self.reported: list[BaseException] = []
 
     def submit_locked(self, job: Any) -> None:

@@ -246,7 +246,7 @@ def test_no_byte_is_lost_whatever_comes(data: bytes, step: int) -> None:
 def test_a_frame_for_which_there_is_no_memory_is_skipped(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(mmap, "mmap", fail)
@@ -283,6 +283,8 @@ def test_a_payload_as_large_as_a_frame_may_be_is_joined_too() -> None:
 
 @pytest.mark.parametrize("step", [1, 7, 1 << 20])
 def test_a_frame_as_large_as_it_may_be_is_taken(step: int) -> None:
+    large = MAGIC + (2000).to_bytes(4, "big") + bytes(2000)
+    assert feed(decoder(max_frame_size=2000), large, step) == [bytes(2000)]
     assert feed(decoder(max_frame_size=5), HELLO, step) == [b"hello"]
     assert feed(decoder(max_frame_size=4), HELLO + EMPTY, step) == [("oversized", 5), b""]
 
@@ -300,17 +302,17 @@ def test_junk_that_looks_like_a_short_frame_but_for_its_magic_is_junk() -> None:
 
 @pytest.mark.parametrize("step", [1, 100, 500, 1 << 20])
 def test_a_frame_that_is_too_large_is_judged_by_a_whole_head(step: int) -> None:
-    heads: list[int] = []
+    heads: list[bytes] = []
 
     def is_payload(head: bytes) -> bool:
-        heads.append(len(head))
+        heads.append(head)
         return True
 
     frames = FrameDecoder(2000, is_payload)
-    data = HELLO * 50 + MAGIC + (3000).to_bytes(4, "big") + bytes(3000) + HELLO
+    data = HELLO * 50 + MAGIC + (3000).to_bytes(4, "big") + b"x" * 3000 + HELLO
 
     assert feed(frames, data, step) == [b"hello"] * 50 + [("oversized", 3000), b"hello"]
-    assert heads == [512]
+    assert heads == [b"x" * 512]
 
 
 def test_there_is_always_room_that_is_worth_a_read() -> None:

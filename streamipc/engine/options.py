@@ -1,0 +1,45 @@
+"""Settings of a session, shared by all sessions of a peer."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..protocol.envelopes import IdGenerator
+    from ..serializers.base import MessageSerializer
+
+__all__ = ["Options"]
+
+
+class Options:
+    """What :class:`~streamipc.IpcPeer` was given, checked; it does not change.
+
+    Args:
+        serializer: turns messages into bytes.
+        next_id: makes the ids of requests; ``None``: each session counts.
+        max_frame_size: bytes.
+        handler_threads: handlers that may run at the same time.
+        spin: seconds to look for input before sleeping.
+    """
+
+    __slots__ = (
+        "handler_threads",
+        "max_frame_size",
+        "next_id",
+        "serializer",
+        "spin",
+    )
+
+    def __init__(
+        self,
+        *,
+        serializer: MessageSerializer,
+        next_id: IdGenerator | None,
+        max_frame_size: int,
+        handler_threads: int,
+        spin: float,
+    ) -> None:
+        self.serializer = serializer
+        self.next_id = next_id
+        self.max_frame_size = max_frame_size
+        self.handler_threads = handler_threads
+        self.spin = spin

@@ -1,0 +1,172 @@
+"""What a process imports: no more than its messages need, or starting it takes long."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import streamipc
+
+HOME = Path(streamipc.__file__).resolve().parent.parent
+
+HEAVY = {
+    "ast",
+    "asyncio",
+    "concurrent.futures",
+    "contextlib",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "dis",
+    "enum",
+    "inspect",
+    "json",
+    "linecache",
+    "logging",
+    "math",
+    "multiprocessing",
+    "pathlib",
+    "pickle",
+    "queue",
+    "random",
+    "re",
+    "selectors",
+    "shlex",
+    "signal",
+    "socket",
+    "string",
+    "subprocess",
+    "tempfile",
+    "tokenize",
+    "traceback",
+    "typing",
+    "typing_extensions",
+    "uuid",
+    "streamipc.engine.contracts",
+    "streamipc.engine.progress",
+    "streamipc.engine.solo",
+    "streamipc.futures",
+    "streamipc.serializers._native_values",
+    "streamipc.serializers.json",
+    "streamipc.sync",
+    "streamipc.transports.process",
+    "streamipc.transports.streams",
+}
+"""What takes long to import, or is for others. A module on this list that turns out to be
+needed for the first message may leave it, with its price in the commit message."""
+
+TOO_MUCH_FOR_A_PARENT = {
+    "ast",
+    "asyncio",
+    "dataclasses",
+    "decimal",
+    "inspect",
+    "json",
+    "multiprocessing",
+    "pickle",
+    "typing_extensions",
+    "streamipc.engine.progress",
+    "streamipc.engine.solo",
+    "streamipc.serializers._native_values",
+    "streamipc.serializers.json",
+    "streamipc.sync",
+    "streamipc.transports.streams",
+}
+
+COMMAND = [sys.executable, "-S"]
+"""Without site, and the packages that it imports in some installations."""
+
+MESSAGES = """
+from streamipc import Message, Request
+
+class Loaded(Message, wire_name="tests.imports.Loaded"):
+    names: str
+    count: int = 0
+
+class Ask(Request[Loaded], wire_name="tests.imports.Ask"):
+    what: str
+"""
+
+CHILD = """
+import sys
+from messages import Ask, Loaded
+from streamipc import IpcPeer
+
+session = IpcPeer().create_stdio_session()
+
+@session.on_request
+def loaded(msg: Ask) -> Loaded:
+    return Loaded(" ".join(sys.modules))
+
+session.serve_forever()
+"""
+
+PARENT = """
+import sys
+from messages import Ask
+from streamipc import IpcPeer
+
+with IpcPeer().create_command_session([sys.executable, "-S", "child.py"]) as session:
+    reply = session.request(Ask("x")).result(60)
+print(reply.names)
+print(" ".join(sys.modules))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "messages.py").write_text(MESSAGES)
+    (tmp_path / "child.py").write_text(CHILD)
+    (tmp_path / "parent.py").write_text(PARENT)
+    return tmp_path
+
+
+def output_of(folder: Path, *arguments: str) -> list[str]:
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(HOME)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_importing_the_package_imports_nothing_else(tmp_path: Path) -> None:
+    program = "import sys; old = {*sys.modules}; import streamipc; print(*{*sys.modules} - old)"
+
+    (names,) = output_of(tmp_path, "-c", program)
+
+    assert {*names.split()} <= {"streamipc", "__future__"}
+
+
+def test_a_child_and_its_parent_import_what_a_request_needs(folder: Path) -> None:
+    in_child, in_parent = output_of(folder, "parent.py")
+
+    assert {*in_child.split()} & HEAVY == set()
+    assert {*in_parent.split()} & TOO_MUCH_FOR_A_PARENT == set()
+    assert "streamipc.engine.engine" in in_child.split()
+    assert "concurrent.futures" in in_parent.split()
+
+
+def test_every_public_name_is_there_and_listed(tmp_path: Path) -> None:
+    program = (
+        "import streamipc; missing = [n for n in streamipc.__all__ if n not in dir(streamipc)];"
+        "from streamipc import *; print(missing, IpcPeer.__name__, Stats.__name__)"
+    )
+
+    assert output_of(tmp_path, "-c", program) == ["[] IpcPeer Stats"]
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"module 'streamipc' has no attribute 'Nothing'"):
+        streamipc.Nothing  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
+        from streamipc import Nothing  # type: ignore[attr-defined]  # noqa: F401
