@@ -277,11 +277,12 @@ class IpcSession(Registering):
         A second SIGTERM ends the process, and so does the first where the peer has hung
         up already. A handler of your own for SIGTERM is left alone.
         """
-        try:
-            self._engine.start()
-        except SessionClosedError:
-            pass
+        # From before the first request can come: whoever was heard is answered.
         with on_sigterm(self._close_soon):
+            try:
+                self._engine.start()
+            except SessionClosedError:
+                pass
             self._engine.closing.wait_until_closed()
 
     def _close_soon(self) -> bool:

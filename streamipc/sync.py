@@ -56,8 +56,6 @@ class SyncIpcSession(IpcSession):
 
         SIGTERM ends it as in :meth:`IpcSession.serve_forever`.
         """
-        with suppress(SessionClosedError):
-            self._engine.start()
         told: list[int] = []
 
         def stop() -> bool:
@@ -66,6 +64,8 @@ class SyncIpcSession(IpcSession):
             return not self._engine.closing.ended.is_set()
 
         with on_sigterm(stop):
+            with suppress(SessionClosedError):
+                self._engine.start()
             self._engine.serve(lambda: bool(told))
         if told:
             self.close()
