@@ -61,6 +61,10 @@ class Owner(Protocol):
         """Raise if nobody reads while a coroutine waits."""
         ...
 
+    def failing(self) -> None:
+        """Called by a thread that is going to raise the outcome."""
+        ...
+
 
 class ResponseFuture(Future[R], Generic[R]):
     """The reply to a request, once it is there: a :class:`concurrent.futures.Future`.
@@ -132,6 +136,7 @@ class ResponseFuture(Future[R], Generic[R]):
             # What Future.result does, without its lock: a finished future never changes.
             if self._exception is None:
                 return self._result  # type: ignore[no-any-return]
+            self.owner.failing()
             try:
                 raise self._exception
             finally:

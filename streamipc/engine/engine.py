@@ -371,6 +371,10 @@ class Engine(Dispatching):
                 "use IpcSession in asyncio"
             )
 
+    def failing(self) -> None:
+        """A thread is going to raise the outcome of a request."""
+        park_at_exit()
+
     def look(self) -> None:
         """Without threads: read what is there, for a handler that asks for news."""
         if self.solo is not None:
@@ -497,6 +501,7 @@ class Engine(Dispatching):
             except IndexError:
                 pass  # or another thread has taken what woke us
             if received.ended:
+                park_at_exit()
                 raise self.closing.error()
             if self._refusal is None or not self._started:
                 self.start()
