@@ -360,7 +360,6 @@ def test_all_is_clean_under_the_diagnostics_of_python(script: Script) -> None:
                 session.request(WaitFor("done"), timeout=0.01).exception()
                 session.request(WaitFor("done")).cancel()
                 session.request(WaitFor("done", say=True)).result(timeout=30)
-            session.terminate()
         assert session.returncode == 0, session.returncode
     left_open = peer.create_command_session(sys.argv[1:])
     left_open.request(Echo(1)).result()
