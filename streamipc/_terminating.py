@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
 
-__all__ = ["on_sigterm"]
+# What the module signal wraps in enums, which a child that only answers would import for this.
+import _signal  # type: ignore[import-not-found]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["OnSigterm"]
 
 
-@contextmanager
-def on_sigterm(stop: Callable[[], bool]) -> Iterator[None]:
-    """Have SIGTERM call ``stop`` while the block runs, instead of ending the process.
+class OnSigterm:
+    """Has SIGTERM call ``stop`` while a ``with`` block runs, instead of ending the process.
 
     Only in the main thread, where Python runs signal handlers, and only while nobody else
     has said what SIGTERM does. A second one ends the process as if we were not here.
@@ -22,26 +25,26 @@ def on_sigterm(stop: Callable[[], bool]) -> Iterator[None]:
             that the block takes. ``False`` means that nothing is to be finished: the
             process ends at once.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    import signal
 
-    def first(*_: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        if not stop():
-            signal.raise_signal(signal.SIGTERM)
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+        self._handler = self._first  # one object: each look at a method makes a new one
 
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    try:
-        signal.signal(signal.SIGTERM, first)
-    except ValueError:  # a subinterpreter, which gets no signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGTERM) is first:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if _signal.getsignal(_signal.SIGTERM) != _signal.SIG_DFL:
+            return
+        try:
+            _signal.signal(_signal.SIGTERM, self._handler)
+        except ValueError:
+            pass  # a subinterpreter, which gets no signals
+
+    def __exit__(self, *_: object) -> None:
+        if _signal.getsignal(_signal.SIGTERM) is self._handler:
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+
+    def _first(self, *_: object) -> None:
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        if not self._stop():
+            _signal.raise_signal(_signal.SIGTERM)

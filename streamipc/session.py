@@ -16,7 +16,7 @@ from ._arguments import (
 )
 from ._host import SessionHost
 from ._registering import Registering
-from ._terminating import on_sigterm
+from ._terminating import OnSigterm
 from .engine.engine import Engine
 from .exceptions import SessionClosedError
 from .handlers import current, has_returned
@@ -278,7 +278,7 @@ class IpcSession(Registering):
         up already. A handler of your own for SIGTERM is left alone.
         """
         # From before the first request can come: whoever was heard is answered.
-        with on_sigterm(self._close_soon):
+        with OnSigterm(self._close_soon):
             try:
                 self._engine.start()
             except SessionClosedError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from ._arguments import checked_timeout
-from ._terminating import on_sigterm
+from ._terminating import OnSigterm
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
 
@@ -63,7 +63,7 @@ class SyncIpcSession(IpcSession):
             self._engine.reader.wake_holder()
             return not self._engine.closing.ended.is_set()
 
-        with on_sigterm(stop):
+        with OnSigterm(stop):
             with suppress(SessionClosedError):
                 self._engine.start()
             self._engine.serve(lambda: bool(told))

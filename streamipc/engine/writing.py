@@ -358,8 +358,9 @@ class Writer:
             written = self._outlet.write_some((data,))
             with self._lock:
                 if written == len(data) and not self._queue:
-                    self._outlet.forget_written()
+                    # In this order: an interrupt can come behind the call.
                     self._flushed, self._in_flight, self._flusher = end, 0, 0
+                    self._outlet.forget_written()
                     if self._waiting:
                         self._moved.notify_all()
                     return None
