@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-
 # What the module signal wraps in enums, which a child that only answers would import for this.
 import _signal  # type: ignore[import-not-found]
+import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
