@@ -31,6 +31,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="shorter measurements")
     parser.add_argument("--smoke", action="store_true", help="as short as can be; proves nothing")
     parser.add_argument("--json", default="benchmarks.json", help="file to write", metavar="PATH")
+    parser.add_argument("--markdown", action="store_true", help="end with the README's table")
     arguments = parser.parse_args()
 
     export_package()
@@ -55,6 +56,8 @@ def main() -> int:
         entry["seconds"] = round(time.perf_counter() - start, 2)
         report["workloads"].append(entry)
         failed = failed or any(result.error for result in results)
+    if arguments.markdown:
+        print("\n".join(table.markdown(report)))
     Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return int(failed)
 

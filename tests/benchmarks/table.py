@@ -151,3 +151,29 @@ def as_json(workload: Workload, results: list[Result], verdicts: list[Verdict]) 
             for verdict in verdicts
         ],
     }
+
+
+def markdown(report: dict[str, Any]) -> Iterator[str]:
+    """Yield the table of the README from what the JSON file holds: one row for a workload.
+
+    A cell shows the median; behind it, for streamipc, the range over the rounds.
+    """
+    yield "| workload | streamipc | limits | others |"
+    yield "| --- | --- | --- | --- |"
+    for workload in report["workloads"]:
+        metric = next(iter(workload["metrics"]))
+        unit = workload["metrics"][metric]["unit"]
+        cells: dict[str, list[str]] = {"ours": [], "limit": [], "peer": []}
+        for entry in workload["entries"]:
+            value = entry["medians"][metric]
+            if value is None:
+                continue
+            values = [one[metric] for one in entry["rounds"]]
+            if entry is workload["entries"][0]:
+                spread = f"{number(min(values))}..{number(max(values))}"
+                cells["ours"].append(f"**{number(value)} {unit}** ({spread})")
+            else:
+                column = "ours" if entry["role"] == "ours too" else entry["role"]
+                cells[column].append(f"{entry['name']} {number(value)}")
+        row = (", ".join(cells[column]) for column in ("ours", "limit", "peer"))
+        yield f"| {workload['title']} | {' | '.join(row)} |"

@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
     path = tmp_path_factory.mktemp("benchmarks") / "results.json"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "tests.benchmarks", "--smoke", "--rounds", "1"),
+            *(sys.executable, "-m", "tests.benchmarks", "--smoke", "--rounds", "1", "--markdown"),
             *("--json", os.fspath(path)),
         ],
         cwd=ROOT,
@@ -98,3 +98,10 @@ def test_the_table_shows_every_workload(run: tuple[str, dict[str, Any]]) -> None
     table = run[0]
 
     assert [name for name in ALWAYS if f"[{name}]" not in table] == []
+
+
+def test_the_readmes_table_has_a_row_for_every_workload(run: tuple[str, dict[str, Any]]) -> None:
+    rows = [line for line in run[0].splitlines() if line.startswith("| ")][2:]
+
+    assert [row.split(" | ")[0] for row in rows] == [f"| {w['title']}" for w in run[1].values()]
+    assert all(row.count(" | ") == 3 for row in rows)
