@@ -11,7 +11,8 @@ from collections import deque
 
 from ..exceptions import OverloadedError, ProtocolError
 from ..messages import LogMessage, Message
-from ..protocol import connection as events
+from ..protocol import events
+from ..protocol.connection import refusal_of
 from ..protocol.envelopes import Notification, Request
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
 from .reading import Reader, wake
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..futures import ResponseFuture
-    from ..protocol.connection import Connection, Decoded
+    from ..protocol.connection import Connection
+    from ..protocol.events import Decoded
     from .closing import Closing
     from .contracts import Host
     from .crew import Crew
@@ -133,7 +135,7 @@ class Dispatching:
             error = OverloadedError(
                 f"the peer has {MAX_WAITING:,} requests waiting; try again later"
             )
-            self._refuse_request(request, events.refusal_of(request.id, error, "overloaded"))
+            self._refuse_request(request, refusal_of(request.id, error, "overloaded"))
             return
         if self.weight and self.waiting_bytes + self.weight > (
             MAX_WAITING_FRAMES * self.max_frame_size
@@ -141,7 +143,7 @@ class Dispatching:
             error = OverloadedError(
                 f"the peer has requests of {self.waiting_bytes:,} bytes waiting; try again later"
             )
-            self._refuse_request(request, events.refusal_of(request.id, error, "overloaded"))
+            self._refuse_request(request, refusal_of(request.id, error, "overloaded"))
             return
         handlers = self.host.request_handlers(type(request.message))
         served = Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]

@@ -65,7 +65,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from ..protocol.connection import Connection, Decoded
+    from ..protocol.connection import Connection
+    from ..protocol.events import Decoded
 else:
     from .._typing import Protocol
 

@@ -64,6 +64,20 @@ from .envelopes import (
     RequestId,
     Response,
 )
+from .events import (
+    CancelReceived,
+    CreditReceived,
+    ItemFailed,
+    JunkReceived,
+    LateReply,
+    NotificationReceived,
+    ProgressReceived,
+    Rejected,
+    ReplyReceived,
+    RequestReceived,
+    Undecodable,
+    ViolationReceived,
+)
 from .framing import FrameDecoder, Junk, Oversized, encode_frame
 
 TYPE_CHECKING = False
@@ -72,158 +86,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..serializers.base import Buffer, MessageSerializer
+    from .events import Decoded, Event
 
-__all__ = [
-    "CancelReceived",
-    "Connection",
-    "CreditReceived",
-    "Event",
-    "ItemFailed",
-    "JunkReceived",
-    "LateReply",
-    "NotificationReceived",
-    "ProgressReceived",
-    "Rejected",
-    "ReplyReceived",
-    "RequestReceived",
-    "ViolationReceived",
-]
+__all__ = ["Connection"]
 
 MAX_WINDOW = 2**31 - 1
 """Largest window and credit: both serializers carry it."""
-
-
-class RequestReceived:
-    """The peer asks; ``request`` stands in ``served`` until it is answered."""
-
-    __slots__ = ("request",)
-
-    def __init__(self, request: Request) -> None:
-        self.request = request
-
-
-class NotificationReceived:
-    """The peer tells."""
-
-    __slots__ = ("notification",)
-
-    def __init__(self, notification: Notification) -> None:
-        self.notification = notification
-
-
-class ReplyReceived:
-    """``call`` is over: with ``value``, or with ``error`` if that is not ``None``."""
-
-    __slots__ = ("call", "error", "value")
-
-    def __init__(self, call: Any, value: Any, error: IpcError | None = None) -> None:
-        self.call = call
-        self.value = value
-        self.error = error
-
-
-class ProgressReceived:
-    """``call`` has one more item."""
-
-    __slots__ = ("call", "item")
-
-    def __init__(self, call: Any, item: Any) -> None:
-        self.call = call
-        self.item = item
-
-
-class ItemFailed:
-    """An item of ``call`` can't be read; the call stays until it is cancelled."""
-
-    __slots__ = ("call", "error")
-
-    def __init__(self, call: Any, error: IpcError) -> None:
-        self.call = call
-        self.error = error
-
-
-class CreditReceived:
-    """The peer takes ``count`` more items of the request ``id``."""
-
-    __slots__ = ("count", "id")
-
-    def __init__(self, id: RequestId, count: int) -> None:  # noqa: A002
-        self.id = id
-        self.count = count
-
-
-class CancelReceived:
-    """The peer no longer wants the reply to the request ``id``."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, id: RequestId) -> None:  # noqa: A002
-        self.id = id
-
-
-class LateReply:
-    """A reply, or an item, to a request that has ended here."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, id: RequestId) -> None:  # noqa: A002
-        self.id = id
-
-
-class JunkReceived:
-    """Bytes between frames."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-class ViolationReceived:
-    """The peer broke a rule; the session goes on."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: IpcError) -> None:
-        self.error = error
-
-
-class Rejected:
-    """A request was refused before it became one; ``answer`` tells the peer why."""
-
-    __slots__ = ("answer", "error")
-
-    def __init__(self, answer: ErrorResponse, error: IpcError) -> None:
-        self.answer = answer
-        self.error = error
-
-
-Event = (
-    RequestReceived
-    | NotificationReceived
-    | ReplyReceived
-    | ProgressReceived
-    | ItemFailed
-    | CreditReceived
-    | CancelReceived
-    | LateReply
-    | JunkReceived
-    | ViolationReceived
-    | Rejected
-)
-
-
-class Undecodable:
-    """Stands between decoding and :meth:`Connection.receive` for a payload that failed."""
-
-    __slots__ = ("envelope", "error")
-
-    def __init__(self, error: IpcError, envelope: Envelope | None = None) -> None:
-        self.error = error
-        self.envelope = envelope
-
-
-Decoded = Envelope | Junk | Undecodable
 
 
 class Connection:

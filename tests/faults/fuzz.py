@@ -35,8 +35,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from streamipc import IpcPeer, LogMessage, Message
-from streamipc.protocol.connection import Connection, NotificationReceived, Undecodable
+from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification, Request, Response
+from streamipc.protocol.events import NotificationReceived, Undecodable
 
 if __package__:
     from .fuzz_corpus import SERIALIZERS, Corpus, frame

@@ -42,7 +42,7 @@ from streamipc import (
     SessionClosedError,
 )
 from streamipc.engine.serving import Served
-from streamipc.protocol import connection as events
+from streamipc.protocol import events
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import (
     Cancel,

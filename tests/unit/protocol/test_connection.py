@@ -21,21 +21,7 @@ from streamipc import (
     SessionClosedError,
     UnhandledRequestError,
 )
-from streamipc.protocol.connection import (
-    MAX_WINDOW,
-    CancelReceived,
-    Connection,
-    CreditReceived,
-    JunkReceived,
-    LateReply,
-    NotificationReceived,
-    ProgressReceived,
-    Rejected,
-    ReplyReceived,
-    RequestReceived,
-    ViolationReceived,
-    refusal_of,
-)
+from streamipc.protocol.connection import MAX_WINDOW, Connection, refusal_of
 from streamipc.protocol.envelopes import (
     MAX_METADATA,
     Cancel,
@@ -46,6 +32,18 @@ from streamipc.protocol.envelopes import (
     Progress,
     Request,
     Response,
+)
+from streamipc.protocol.events import (
+    CancelReceived,
+    CreditReceived,
+    JunkReceived,
+    LateReply,
+    NotificationReceived,
+    ProgressReceived,
+    Rejected,
+    ReplyReceived,
+    RequestReceived,
+    ViolationReceived,
 )
 from streamipc.protocol.framing import MAGIC
 
