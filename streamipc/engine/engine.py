@@ -17,8 +17,6 @@ from collections import deque
 
 from .._forks import renew
 from ..exceptions import (
-    IpcError,
-    ProtocolError,
     RequestTimeoutError,
     SessionClosedError,
 )
@@ -26,31 +24,27 @@ from ..messages import Message
 from ..protocol.connection import Connection
 from ..protocol.envelopes import (
     Cancel,
-    Credit,
-    ErrorResponse,
-    Notification,
-    Request,
 )
 from .closing import Closing
 from .crew import Crew
 from .deadlines import Deadlines, Reminder, is_lingering
 from .dispatching import Dispatching, Received
-from .jobs import MAX_NOTIFICATIONS, CallJob
+from .jobs import CallJob
 from .lifetimes import park_at_exit
 from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, Wakeup
 from .reading import Reader, wake
-from .serving import Served, error_frame
+from .sending import MAX_BACKLOG, Sending
+from .serving import Served
 from .staff import working_member
-from .writing import HIGH_WATER, Writer, WriteTimeoutError
+from .writing import Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from typing import Any
 
     from ..futures import ResponseFuture
-    from ..serializers.base import Buffer
     from ..session import IpcSession
     from ..transports.base import Transport
     from .contracts import Host, Stats
@@ -59,29 +53,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-MAX_BACKLOG = 1 << 20
-"""Bytes of refusals that may wait for room before reading, which causes them, pauses."""
-
 MAX_REPORTS = 1 << 10
 """Errors that may wait for ``on_exception``."""
 
 
-def _import_future(*arguments: Any) -> Any:
-    """Make the first future, and leave the next ones to its class.
-
-    Who only answers needs none, and :mod:`concurrent.futures` imports a lot.
-    """
-    global _make_future
-    from ..futures import ResponseFuture
-
-    _make_future = ResponseFuture
-    return ResponseFuture(*arguments)
-
-
-_make_future: Callable[..., Any] = _import_future
-
-
-class Engine(Dispatching):
+class Engine(Sending, Dispatching):
     """See the module's text. One for each session.
 
     Args:
@@ -219,12 +195,6 @@ class Engine(Dispatching):
             self.closing.abandon()  # no thread, or no descriptor, is left for it
             raise
 
-    def _start_for(self, message: Message) -> None:
-        try:
-            self.start()
-        except SessionClosedError as error:
-            raise _not_sent(message, error) from None
-
     @property
     def started(self) -> bool:
         """Whether :meth:`start` was called."""
@@ -260,94 +230,7 @@ class Engine(Dispatching):
             dropped=self._dropped,
         )
 
-    # Sending.
-
-    def request(
-        self,
-        message: Message,
-        timeout: float | None,
-        metadata: Mapping[str, str] | None = None,
-        keeps: object = None,
-        window: int = 0,
-        prepare: Callable[[ResponseFuture[Any]], Any] | None = None,
-    ) -> ResponseFuture[Any]:
-        """Send a request; return the future of its reply.
-
-        Args:
-            message: what to ask.
-            timeout: seconds, or ``None`` for no limit.
-            metadata: goes along.
-            keeps: what must live as long as the request is pending.
-            window: items that the peer may send before it is granted more.
-            prepare: called with the future before a reply can come.
-        """
-        if self._refusal is not None or not self._started:
-            self._start_for(message)
-        id = self._next_id()  # noqa: A001
-        frame = self.connection.encode(Request(id, message, timeout, metadata, window))
-        future: ResponseFuture[Any] = _make_future(self, id, message)
-        future.keeps = keeps
-        if prepare is not None:
-            prepare(future)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self.lock:
-            refused = self._refusal is not None
-            if id in self._calls:
-                raise ProtocolError(f"the id generator gave {id!r}, the id of a pending request")
-            if not refused:
-                self._calls[id] = future
-                if deadline is not None:
-                    future.timeout = timeout
-                    self._deadlines.add(deadline, future)
-                    self.crew.deadline_added(deadline)
-        if refused:
-            # Raises; not above, since the error waits for the child's exit status.
-            self._start_for(message)
-        try:
-            # Large buffers are the caller's own: they are written before it goes on.
-            self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
-        except WriteTimeoutError as late:
-            self._expire([future], known_to_peer=not late.withdrawn)
-        except SessionClosedError:
-            pass  # the session is about to end, and the future with it
-        return future
-
-    def notify(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:
-        """Send a notification; return once it is with the operating system."""
-        if self._refusal is not None or not self._started:
-            self._start_for(message)
-        frame = self.connection.encode(Notification(message, metadata))
-        try:
-            self.writer.send(frame)
-        except SessionClosedError:
-            park_at_exit()
-            raise _not_sent(message, self.closing.error()) from None
-
-    def begin_to_notify(self, message: Message) -> None:
-        """Queue a notification, and write of it what there is room for."""
-        if self._refusal is not None or not self._started:
-            self._start_for(message)
-        self.writer.offer(self.connection.encode(Notification(message)))
-
-    def finish_notifying(self) -> None:
-        """Return once what was queued is with the operating system."""
-        self.writer.flush()
-        if self.writer.is_broken():
-            park_at_exit()
-            raise self.closing.error()
-
-    def cancel(self, future: Any) -> None:
-        """Forget a request and tell the peer."""
-        with self.lock:
-            known = self._calls.get(future.id) is future
-            if known:
-                del self._calls[future.id]
-        if known:
-            self._send_control(Cancel(future.id))
-
-    def credit(self, future: Any, count: int) -> None:
-        """Grant the peer ``count`` more items of a request."""
-        self._send_control(Credit(future.id, count))
+    # Futures.
 
     def drop(self, future: Any) -> None:
         """Cancel a future that nobody holds any more.
@@ -379,80 +262,6 @@ class Engine(Dispatching):
         """Without threads: read what is there, for a handler that asks for news."""
         if self.solo is not None:
             self.solo.look()
-
-    def encode(self, envelope: Any) -> list[Buffer]:
-        """Return the frame of an envelope."""
-        return self.connection.encode(envelope)
-
-    def send_item(self, served: Served, frame: list[Buffer]) -> None:
-        """Send a progress item; blocks while the stream is full."""
-        try:
-            self.writer.send(frame)
-        except SessionClosedError:
-            raise self.closing.error() from None
-
-    def answer(self, served: Served, frame: list[Buffer]) -> None:
-        """Send the answer to a request, unless nobody waits for one any more.
-
-        The watcher queues it if more is to be answered, and never waits for room.
-
-        Args:
-            served: the request.
-            frame: empty: there is no answer.
-        """
-        # One step: of several who would answer, the one that takes it off the table does.
-        wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]
-        if not (frame and wanted) or served.cancelled:
-            return
-        if not served.by_watcher:
-            try:
-                self.writer.send(frame)
-            except SessionClosedError:
-                pass  # nobody is there to read it
-        elif self.crew.more_is_coming():
-            self.writer.queue(frame)
-        else:
-            self.writer.offer(frame)
-
-    def _send_control(self, envelope: Any) -> None:
-        """Send what the peer may need to know; never blocks, never raises."""
-        if self.is_foreign():
-            return
-        try:
-            if isinstance(envelope, ErrorResponse):
-                frame = error_frame(self.connection.encode, envelope)
-            else:
-                frame = self.connection.encode(envelope)
-        except IpcError as error:  # a serializer of the user's own
-            self._report_soon(error)
-        else:
-            self.writer.offer(frame)
-            if self.writer.backlog == 0:
-                self._control_bytes = 0
-                return
-            self._control_bytes += len(frame[0])
-            if self._control_bytes > MAX_BACKLOG:
-                # The peer sends what must be refused, and does not read the refusals.
-                self.reader.paused = True
-
-    def _backlog(self) -> None:
-        """Have somebody write what is left, who may wait for room."""
-        self.crew.submit_and_wake(CallJob(self._flush_backlog, self.report))
-
-    def _go_on_reading(self) -> None:
-        """Lift the pause: who waits for room may wait for a peer that waits for us."""
-        with self.lock:
-            if self.reader.paused and not self.reader.overfull:
-                self.reader.paused = False
-                self.reader.wake_watcher()
-
-    def _flush_backlog(self) -> None:
-        self.writer.flush()
-        self._control_bytes = 0
-        with self.lock:
-            if self.reader.paused and len(self.notifications) * 2 <= MAX_NOTIFICATIONS:
-                self.reader.paused = False
-                self.reader.wake_watcher()
 
     # Waiting.
 
@@ -646,10 +455,3 @@ class Engine(Dispatching):
                     self.reader.read_source(source)
         finally:
             self.reader.leave()
-
-
-def _not_sent(message: Message, error: SessionClosedError) -> SessionClosedError:
-    """Have the error of a session that has ended say what was not sent."""
-    name = getattr(type(message), "__wire_name__", type(message).__name__)
-    error.args = (f"{name} was not sent; {error}",)
-    return error
