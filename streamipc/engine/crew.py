@@ -120,6 +120,7 @@ class Crew(Watching):
         self._quiet_waiters = 0
         reader.wake_watcher = self._wake_watcher
         reader.work_arrived = self._work_arrived
+        reader.look_at_clock = self._expire_due
 
     # From outside.
 

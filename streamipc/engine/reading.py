@@ -176,6 +176,8 @@ class Reader:
         """Wakes the watcher if it is asleep; called with the lock held."""
         self.work_arrived: Callable[[], None] = _nothing
         """Called by a caller after a read, without the lock: the crew may have work."""
+        self.look_at_clock: Callable[[], None] = _nothing
+        """Fails requests whose time is over; called by the holder, in the midst of a burst."""
         self.next_deadline: Callable[[], float | None] | None = None
         """When the holder must look at the clock, in a session without threads."""
 
@@ -310,6 +312,9 @@ class Reader:
                 decoded = connection.received(count, source)
                 if decoded:
                     self._dispatch(decoded)
+                while connection.undecoded:
+                    self.look_at_clock()
+                    self._dispatch(connection.more())
             else:
                 self._source_ended(source, None)
         except (BlockingIOError, InterruptedError):

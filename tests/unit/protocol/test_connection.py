@@ -563,3 +563,17 @@ def test_what_is_fed_may_be_larger_than_the_buffer(native: Connection) -> None:
     found = events_of(native, data)
 
     assert [event.request.id for event in found] == list(range(3000))
+
+
+def test_what_one_read_brings_is_decoded_in_bursts_and_in_order() -> None:
+    connection = Connection(JsonMessageSerializer(), 1 << 20)
+    told = [b'{"kind":"cancel","id":%d}' % number for number in range(1000)]
+    data = b"".join(MAGIC + len(text).to_bytes(4, "big") + text for text in told)
+    connection.buffer()[: 1 << 13] = data[: 1 << 13]
+    decoded = connection.received(1 << 13)
+
+    assert 1 < len(decoded) < (1 << 13) // len(MAGIC + b"1234" + told[-1])
+    while connection.undecoded:
+        decoded += connection.more()
+    decoded += connection.feed(data[1 << 13 :])
+    assert [envelope.id for envelope in decoded] == list(range(1000))  # type: ignore[union-attr]
