@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextvars import copy_context
 
 from .._forks import forkable_lock, renew
 from ..exceptions import (
@@ -288,26 +289,29 @@ class Served:
             return True
 
     def _handle(self) -> Any:
-        """Call the handlers in order until one does not return ``NotImplemented``."""
-        token = current.set(self)
+        """Call the handlers, with context variables that are this message's own."""
         try:
-            for handler in self.handlers:
-                if not handler.second:
-                    value = handler.function(self.message)
-                elif handler.second == "context":
-                    value = handler.function(self.message, current_request())
-                else:
-                    value = handler.function(self.message, self.session)
-                if type(value) is not handler.plain_type:
-                    value = self._resolve(value, handler)
-                if value is not NotImplemented:
-                    return value
-            return NotImplemented
+            return copy_context().run(self._call_handlers)
         finally:
-            current.reset(token)
             self.over = True
             if self.wakers:
                 self._wake()
+
+    def _call_handlers(self) -> Any:
+        """Call the handlers in order until one does not return ``NotImplemented``."""
+        current.set(self)
+        for handler in self.handlers:
+            if not handler.second:
+                value = handler.function(self.message)
+            elif handler.second == "context":
+                value = handler.function(self.message, current_request())
+            else:
+                value = handler.function(self.message, self.session)
+            if type(value) is not handler.plain_type:
+                value = self._resolve(value, handler)
+            if value is not NotImplemented:
+                return value
+        return NotImplemented
 
     def _resolve(self, value: Any, handler: Handler) -> Any:
         """Run a generator, refuse a coroutine; remember a type that is neither."""

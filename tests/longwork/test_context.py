@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,26 @@ from streamipc import (
 )
 
 METADATA = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "ü": ""}
+
+
+variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_what_a_handler_sets_in_its_context_stays_there(
+    connected: Callable[..., Any], inline: bool
+) -> None:
+    left, right = connected()
+
+    @right.on_request(inline=inline)
+    def context(msg: Context) -> str:
+        before = variable.get()
+        variable.set("mine")
+        return before
+
+    right.start()
+
+    assert [left.call(Context()) for _ in range(20)] == ["unset"] * 20
 
 
 def test_outside_a_handler_there_is_no_request() -> None:
