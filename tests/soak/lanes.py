@@ -6,9 +6,10 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-from streamipc import IpcPeer, ProcessSession
+from streamipc import IpcPeer, ProcessSession, SessionClosedError
 
 from .checks import Usage
 from .messages import Begin, Die, Finish, Report
@@ -121,7 +122,9 @@ class Lane:
         elif how == "kill":
             self._session.kill()
         elif how == "exit":
-            self._session.notify(Die())
+            # It may be dead before other threads' frames, written with this one, are counted.
+            with suppress(SessionClosedError):
+                self._session.notify(Die())
         if how in ("kill", "exit"):
             self._session.process.wait()
             start = time.monotonic()
