@@ -267,6 +267,7 @@ class Closing:
                 self._finish_gracefully()
         finally:
             self._release()
+            self._finisher = None  # a later thread may get the same identifier
 
     def _finish_gracefully(self) -> None:
         engine = self._engine
