@@ -150,9 +150,9 @@ class Bench:
             return any(waiter.thread == caller.thread.ident for waiter in self.reader.waiting)
 
     def answer(self, *names: str) -> None:
-        for name in names:
-            for part in self.connection.encode(Notification(LogMessage(name))):
-                os.write(self.write_fd, part)
+        """Write the replies, all of them at once."""
+        frames = [self.connection.encode(Notification(LogMessage(name))) for name in names]
+        os.write(self.write_fd, b"".join(part for frame in frames for part in frame))
 
     def watcher_was_woken(self) -> bool:
         return self.watcher_woken.acquire(timeout=LONG)
