@@ -344,6 +344,8 @@ class Crew(Watching):
             if watcher is not None and watcher.job is not None:
                 # It waits inside a handler, perhaps for the very reply that we read for.
                 self._promote()
+                if self._watcher is watcher:  # no thread is to be had: callers must read on
+                    self._reader.crew_reads = False
             elif watcher is not None:
                 self._rouse(watcher)
 

@@ -347,6 +347,28 @@ def test_the_nested_reply_comes_when_the_one_who_read_for_it_has_left(
     held.release("caller")
 
 
+def test_the_nested_reply_comes_after_a_request_that_no_thread_can_be_had_for(
+    sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, held = sides
+    start = threading.Thread.start
+
+    def start_if_not_of_the_left_crew(thread: Any) -> None:
+        if getattr(thread._target, "__self__", None) is left._engine.crew:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_not_of_the_left_crew)
+    outer = right.request(Ask("nested"))
+    held.wait_until_entered("nested")
+    reads = left._engine.reader.reads
+    queued = right.request(Quick())
+    eventually(lambda: left._engine.reader.reads > reads)  # the request is queued
+    held.release("nested")
+    assert outer.result(LONG / 2) == "reply to nested"
+    assert queued.result(LONG) == "quick"
+
+
 def test_two_sides_ask_each_other_on_their_reading_threads(sides: Sides) -> None:
     left, right, _ = sides
     futures = [side.request(Deeper(6)) for side in (left, right) for _ in range(2)]
