@@ -200,7 +200,7 @@ def test_callers_pass_the_role_on_in_the_order_in_which_they_came(
         assert holds(left, caller)
         held.release(str(number))
         assert caller.returned() == f"reply to {number}"
-    assert left._engine.reader.holder is None
+    eventually(lambda: left._engine.reader.holder is None)
 
 
 def test_replies_of_those_who_wait_are_read_by_the_one_who_reads(
