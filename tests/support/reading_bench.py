@@ -1,0 +1,187 @@
+"""A reader on a real pipe, threads that call it, and gates that stop them on their way."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from streamipc import JsonMessageSerializer, LogMessage
+from streamipc.engine.polling import Wakeup
+from streamipc.engine.reading import Reader
+from streamipc.futures import ResponseFuture
+from streamipc.protocol.connection import Connection
+from streamipc.protocol.envelopes import Notification
+
+__all__ = ["Bench", "Caller", "Gate"]
+
+LONG = 10.0
+"""Seconds after which a test has failed rather than go on waiting."""
+
+
+class Gate:
+    """Stops a thread at a place of its way until it is opened."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    def pass_through(self) -> None:
+        self._reached.set()
+        assert self._open.wait(LONG), "nobody opened the gate"
+
+    def wait_until_reached(self) -> None:
+        assert self._reached.wait(LONG), "nobody came to the gate"
+
+    def open(self) -> None:
+        self._open.set()
+
+
+class Wakers(list[Any]):
+    """The wakers of a future, with a gate where one who was woken takes his lock out."""
+
+    gate: Gate | None = None
+
+    def remove(self, lock: Any) -> None:
+        super().remove(lock)
+        if self.gate is not None:
+            self.gate.pass_through()
+
+
+class Reply(ResponseFuture[str]):
+    """A future that the bench settles when a notification with its name is read."""
+
+    wakers: Wakers
+    on_look: Callable[[], None] | None = None
+
+    def ready(self) -> bool:
+        ready = super().ready()
+        if self.on_look is not None:
+            self.on_look()
+        return ready
+
+
+class Caller:
+    """A thread that waits for a reply."""
+
+    def __init__(self, bench: Bench, name: str, timeout: float | None) -> None:
+        self.reply = Reply(bench, name, LogMessage(name))  # type: ignore[arg-type]
+        self.reply.wakers = Wakers()
+        self.outcome: object = None
+        self.thread = threading.Thread(target=self._run, args=(timeout,), daemon=True)
+
+    def _run(self, timeout: float | None) -> None:
+        try:
+            self.outcome = self.reply.result(timeout)
+        except BaseException as error:
+            self.outcome = error
+
+    def returned(self) -> object:
+        self.thread.join(LONG)
+        assert not self.thread.is_alive(), "the caller waits for ever"
+        return self.outcome
+
+
+class Bench:
+    """A reader on a pipe. The test plays the watcher, and counts how often it is woken."""
+
+    def __init__(self) -> None:
+        self.read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self.read_fd, False)
+        self.lock = threading.Lock()
+        self.wakeup = Wakeup()
+        self.connection = Connection(JsonMessageSerializer(), 1 << 20)
+        self.reader = Reader(
+            self.lock,
+            self.connection,
+            lambda buffer: os.readv(self.read_fd, [buffer]),
+            (self.read_fd,),
+            self.wakeup,
+            0.0,
+            self._dispatch,
+            self._on_end,
+        )
+        self.watcher_woken = threading.Semaphore(0)
+        self.reader.wake_watcher = self.watcher_woken.release
+        self.callers: dict[str, Caller] = {}
+        self.on_dispatch: Callable[[], None] | None = None
+        self.end: list[Exception | None] = []
+
+    # The owner of the futures.
+
+    def wait(self, awaited: Any, end: float | None) -> bool:
+        return self.reader.wait(awaited, end)
+
+    def failing(self) -> None: ...
+
+    # What the test says.
+
+    def caller(self, name: str, timeout: float | None = None) -> Caller:
+        """Return a caller that has not come yet."""
+        caller = self.callers[name] = Caller(self, name, timeout)
+        return caller
+
+    def reads(self, name: str, timeout: float | None = None) -> Caller:
+        """Return a caller that sleeps as the holder of the role."""
+        caller = self.caller(name, timeout)
+        caller.thread.start()
+        self.until(lambda: self.is_held_by(caller) and len(caller.reply.wakers) == 1)
+        return caller
+
+    def waits(self, name: str, timeout: float | None = None) -> Caller:
+        """Return a caller that sleeps while another reads."""
+        caller = self.caller(name, timeout)
+        caller.thread.start()
+        self.until(lambda: self.is_listed(caller) and len(caller.reply.wakers) == 1)
+        return caller
+
+    def is_held_by(self, caller: Caller) -> bool:
+        return self.reader.holder == caller.thread.ident
+
+    def is_listed(self, caller: Caller) -> bool:
+        with self.lock:
+            return any(waiter.thread == caller.thread.ident for waiter in self.reader.waiting)
+
+    def answer(self, *names: str) -> None:
+        """Write the replies, all of them at once."""
+        frames = [self.connection.encode(Notification(LogMessage(name))) for name in names]
+        os.write(self.write_fd, b"".join(part for frame in frames for part in frame))
+
+    def watcher_was_woken(self) -> bool:
+        return self.watcher_woken.acquire(timeout=LONG)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + LONG
+        while not condition():
+            assert time.monotonic() < end, "it never came to that"
+            time.sleep(0.0002)
+
+    # What the reader does.
+
+    def _dispatch(self, decoded: list[Any]) -> None:
+        if self.on_dispatch is not None:
+            self.on_dispatch()
+        for item in decoded:
+            name = item.message.message
+            self.callers[name].reply.settle(f"reply to {name}", None)
+
+    def _on_end(self, error: Exception | None) -> None:
+        self.end.append(error)
+        for caller in self.callers.values():
+            caller.reply.settle(None, EOFError())
+
+    def close(self) -> None:
+        with self.lock:
+            self.reader.draining = True
+        for caller in self.callers.values():
+            caller.reply.settle(None, EOFError())
+        self.wakeup.set()
+        for caller in self.callers.values():
+            if caller.thread.ident is not None:
+                caller.thread.join(LONG)
+        self.wakeup.close()
+        os.close(self.read_fd)
+        if self.write_fd >= 0:
+            os.close(self.write_fd)

@@ -1,0 +1,222 @@
+"""The session ends, in each way and in each state of the reading role."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from handover import (
+    LONG,
+    Ask,
+    AskInline,
+    Caller,
+    Eventually,
+    Gate,
+    Held,
+    Hold,
+    HoldInline,
+    holds,
+    reads,
+    send_watcher_to_sleep,
+    waiting,
+    waits,
+    watcher_sleeps,
+)
+
+from streamipc import IpcPeer, RequestTimeoutError, SessionClosedError
+
+
+class Line:
+    """A session whose peer sends back what it gets, or is silent; and a way to end it."""
+
+    def __init__(self, how: str, echoes: bool) -> None:
+        self._how = how
+        self._hung_up = threading.Event()
+        self._relay: threading.Thread | None = None
+        self._closing: threading.Thread | None = None
+        self._fds: list[int] = []
+        self.session: Any
+        if how == "the child dies":
+            self.session = IpcPeer().create_command_session(ECHO if echoes else SILENT)
+        else:
+            to_session, self._back = os.pipe()
+            self._there, from_session = os.pipe()
+            self.session = IpcPeer().create_stream_session(from_session, to_session)
+            self._fds = [self._there, self._back]
+            if echoes:
+                self._relay = threading.Thread(target=self._copy, daemon=True)
+                self._relay.start()
+        self.held = Held(self.session)
+        self.session.start()
+
+    def _copy(self) -> None:
+        """Send back what comes, until the session or the test hangs up."""
+        os.set_blocking(self._there, False)
+        poll = select.poll()
+        poll.register(self._there, select.POLLIN)
+        while not self._hung_up.is_set():
+            if poll.poll(5):
+                data = os.read(self._there, 1 << 16)
+                if not data:
+                    return
+                os.write(self._back, data)
+
+    def end(self) -> None:
+        if self._how == "we close":
+            # It waits for the crew to end, which the test's handlers do later.
+            self._closing = threading.Thread(target=self.session.close, args=(0.1,))
+            self._closing.start()
+        elif self._how == "the child dies":
+            self.session.kill()
+        else:
+            self._hang_up()
+
+    def wait_until_end_is_seen(self, eventually: Eventually) -> None:
+        """Wait until it has begun, as far as that can be while the role is held."""
+        engine = self.session._engine
+        if self._how == "we close":
+            eventually(lambda: engine.closing.refuses_requests)
+        elif self._how == "the child dies":
+            eventually(lambda: engine.reader.draining)
+
+    def _hang_up(self) -> None:
+        self._hung_up.set()
+        if self._relay is not None:
+            self._relay.join(LONG)
+        if self._back in self._fds:
+            self._fds.remove(self._back)
+            os.close(self._back)
+
+    def close(self) -> None:
+        self.held.release_all()
+        self.session.close(timeout=2)
+        if self._closing is not None:
+            self._closing.join(LONG)
+        self._hung_up.set()
+        if self._relay is not None:
+            self._relay.join(LONG)
+        for fd in self._fds:
+            os.close(fd)
+
+
+ECHO, SILENT = ["cat"], ["sleep", "60"]
+ENDS = ["we close", "the peer ends its stream", "the child dies"]
+
+
+@pytest.fixture(params=ENDS)
+def line(request: pytest.FixtureRequest) -> Iterator[Callable[[bool], Line]]:
+    lines: list[Line] = []
+
+    def make(echoes: bool) -> Line:
+        lines.append(Line(request.param, echoes))
+        return lines[-1]
+
+    yield make
+    for line in lines:
+        line.close()
+
+
+def all_waits_end(line: Line, callers: list[Caller]) -> None:
+    """See that everybody is told, and that nobody is left with the role."""
+    for caller in callers:
+        outcome = caller.returned()
+        assert isinstance(outcome, SessionClosedError), outcome
+    line.held.release_all()
+    assert line.session._engine.closing.closed.wait(LONG)
+    assert line.session._engine.reader.holder is None
+    assert not line.session._engine.reader.waiting
+
+
+@pytest.mark.parametrize("others", [0, 3])
+def test_the_session_ends_while_a_caller_reads(
+    line: Callable[[bool], Line], eventually: Eventually, others: int
+) -> None:
+    silent = line(False)
+    callers = [reads(silent.session, "reads", eventually)]
+    callers += [waits(silent.session, str(number), eventually) for number in range(others)]
+    silent.end()
+    all_waits_end(silent, callers)
+
+
+@pytest.mark.parametrize("watcher_slept", [True, False])
+def test_the_session_ends_while_the_role_is_free_and_nobody_is_there(
+    line: Callable[[bool], Line], eventually: Eventually, watcher_slept: bool
+) -> None:
+    silent = line(False)
+    done = threading.Event()
+    future = silent.session.request(Hold("lost"))
+    future.add_done_callback(lambda _: done.set())
+    if watcher_slept:
+        caller = reads(silent.session, "caller", eventually, timeout=0.1)
+        send_watcher_to_sleep(silent.session, eventually)
+        assert isinstance(caller.returned(), RequestTimeoutError)
+    else:
+        eventually(lambda: watcher_sleeps(silent.session, polling=True))
+    silent.end()
+    assert done.wait(LONG)
+    all_waits_end(silent, [Caller(future)])
+
+
+def test_the_session_ends_while_the_role_is_being_given(
+    line: Callable[[bool], Line], eventually: Eventually
+) -> None:
+    silent = line(False)
+    first = reads(silent.session, "first", eventually)
+    future = silent.session.request(Hold("second"))
+    gate = Gate(future)
+    second = Caller(future)
+    eventually(lambda: waiting(silent.session) == 1)
+    third = waits(silent.session, "third", eventually)
+    first.future.cancel()
+    assert gate.reached.wait(LONG)
+    assert holds(silent.session, second)
+    silent.end()
+    silent.wait_until_end_is_seen(eventually)
+    gate.opened.set()
+    all_waits_end(silent, [second, third])
+
+
+def test_the_session_ends_while_one_who_timed_out_still_has_the_role(
+    line: Callable[[bool], Line], eventually: Eventually
+) -> None:
+    silent = line(False)
+    future = silent.session.request(Hold("first"))
+    gate = Gate(future)
+    first = Caller(future, timeout=0.05)
+    assert gate.reached.wait(LONG)
+    assert holds(silent.session, first)
+    second = waits(silent.session, "second", eventually)
+    silent.end()
+    silent.wait_until_end_is_seen(eventually)
+    gate.opened.set()
+    assert isinstance(first.returned(), RequestTimeoutError | SessionClosedError)
+    all_waits_end(silent, [second])
+
+
+@pytest.mark.parametrize("kind", [Hold, HoldInline])
+@pytest.mark.parametrize("known_to_block", [True, False])
+def test_the_session_ends_while_a_handler_blocks_the_thread_that_reads(
+    line: Callable[[bool], Line], eventually: Eventually, kind: Any, known_to_block: bool
+) -> None:
+    echo = line(True)
+    callers = []
+    for name in ["blocks", "blocks again"][: 1 + known_to_block]:
+        callers.append(Caller(echo.session.request(kind(name))))
+        echo.held.wait_until_entered(name)
+    echo.end()
+    all_waits_end(echo, callers)
+
+
+@pytest.mark.parametrize("kind", [Ask, AskInline])
+def test_the_session_ends_while_a_handler_waits_for_a_nested_reply(
+    line: Callable[[bool], Line], eventually: Eventually, kind: Any
+) -> None:
+    echo = line(True)
+    caller = Caller(echo.session.request(kind("nested")))
+    echo.held.wait_until_entered("nested")
+    echo.end()
+    all_waits_end(echo, [caller])
