@@ -447,6 +447,17 @@ def test_the_end_of_the_stream_ends_all_waits_whoever_read_it(bench: Bench) -> N
     assert not bench.reader.waiting
 
 
+def test_nobody_reads_a_stream_that_has_ended(bench: Bench) -> None:
+    os.close(bench.write_fd)
+    bench.write_fd = -1
+    bench.reader.read_source()
+    late = bench.waits("late")
+    assert bench.reader.holder is None
+    assert bench.end == [None]
+    late.reply.settle("settled elsewhere", None)
+    assert late.returned() == "settled elsewhere"
+
+
 def test_the_end_of_the_stream_finds_a_gift_under_way(bench: Bench) -> None:
     first, second, third = bench.reads("first"), bench.waits("second"), bench.waits("third")
     second.reply.wakers.gate = gate = Gate()
