@@ -23,6 +23,7 @@ __all__ = [
     "holds",
     "reads",
     "send_watcher_to_sleep",
+    "times_out_while_it_reads",
     "waiting",
     "waits",
     "watcher_sleeps",
@@ -187,3 +188,12 @@ def waits(session: Any, name: str, eventually: Eventually, timeout: float | None
     caller = Caller(session.request(Hold(name)), timeout)
     eventually(lambda: waiting(session) == before + 1)
     return caller
+
+
+def times_out_while_it_reads(session: Any, name: str) -> tuple[Caller, Gate]:
+    """Return a caller whose time is over, and which has the role until its gate is opened."""
+    future = session.request(Hold(name))
+    gate = Gate(future)
+    caller = Caller(future, timeout=0.1)
+    assert gate.reached.wait(LONG)
+    return caller, gate

@@ -22,6 +22,7 @@ from handover import (
     holds,
     reads,
     send_watcher_to_sleep,
+    times_out_while_it_reads,
     waiting,
     waits,
     watcher_sleeps,
@@ -151,8 +152,9 @@ def test_the_session_ends_while_the_role_is_free_and_nobody_is_there(
     future = silent.session.request(Hold("lost"))
     future.add_done_callback(lambda _: done.set())
     if watcher_slept:
-        caller = reads(silent.session, "caller", eventually, timeout=0.1)
+        caller, gate = times_out_while_it_reads(silent.session, "caller")
         send_watcher_to_sleep(silent.session, eventually)
+        gate.opened.set()
         assert isinstance(caller.returned(), RequestTimeoutError)
     else:
         eventually(lambda: watcher_sleeps(silent.session, polling=True))
@@ -184,10 +186,7 @@ def test_the_session_ends_while_one_who_timed_out_still_has_the_role(
     line: Callable[[bool], Line], eventually: Eventually
 ) -> None:
     silent = line(False)
-    future = silent.session.request(Hold("first"))
-    gate = Gate(future)
-    first = Caller(future, timeout=0.05)
-    assert gate.reached.wait(LONG)
+    first, gate = times_out_while_it_reads(silent.session, "first")
     assert holds(silent.session, first)
     second = waits(silent.session, "second", eventually)
     silent.end()

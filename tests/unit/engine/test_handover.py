@@ -20,6 +20,7 @@ from handover import (
     holds,
     reads,
     send_watcher_to_sleep,
+    times_out_while_it_reads,
     waits,
     watcher_sleeps,
 )
@@ -74,8 +75,9 @@ def test_one_who_times_out_while_it_reads_leaves_the_role_to_one_who_waits(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, _, held = sides
-    first = reads(left, "first", eventually, timeout=0.2)
+    first, gate = times_out_while_it_reads(left, "first")
     second = waits(left, "second", eventually)
+    gate.opened.set()
     assert isinstance(first.returned(), RequestTimeoutError)
     assert holds(left, second)
     held.release("first", "second")
@@ -106,9 +108,14 @@ def test_a_reply_is_read_when_the_only_reader_has_left_and_the_watcher_slept(
     done = threading.Event()
     wanted = left.request(Hold("wanted"))
     wanted.add_done_callback(lambda _: done.set())
-    caller = reads(left, "caller", eventually, timeout=0.3 if how == "timeout" else LONG)
+    if how == "timeout":
+        caller, gate = times_out_while_it_reads(left, "caller")
+    else:
+        caller = reads(left, "caller", eventually)
     send_watcher_to_sleep(left, eventually)
-    if how == "cancel":
+    if how == "timeout":
+        gate.opened.set()
+    elif how == "cancel":
         caller.future.cancel()
     elif how == "reply":
         held.release("caller")
@@ -191,10 +198,11 @@ def test_the_nested_reply_comes_when_the_one_who_read_for_it_has_left(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, right, held = sides
-    caller = reads(left, "caller", eventually, timeout=0.5)
+    caller, gate = times_out_while_it_reads(left, "caller")
     outer = right.request(AskInline("nested"))
-    held.wait_until_entered("nested")
+    gate.opened.set()
     assert isinstance(caller.returned(), RequestTimeoutError)
+    held.wait_until_entered("nested")
     held.release("nested")
     assert outer.result(LONG) == "reply to nested"
     held.release("caller")

@@ -116,8 +116,12 @@ def test_the_role_is_not_given_to_one_whose_reply_is_there(bench: Bench) -> None
 
 
 def test_a_caller_that_times_out_while_it_reads_gives_the_role_on(bench: Bench) -> None:
-    first = bench.reads("first", timeout=0.2)
+    first = bench.caller("first", timeout=0.1)
+    first.reply.wakers.gate = gate = Gate()
+    first.thread.start()
+    gate.wait_until_reached()  # its time is over, and it holds the role
     second = bench.waits("second")
+    gate.open()
     assert isinstance(first.returned(), RequestTimeoutError)
     assert bench.is_held_by(second)
     bench.answer("first", "second")
@@ -126,14 +130,17 @@ def test_a_caller_that_times_out_while_it_reads_gives_the_role_on(bench: Bench) 
 
 
 def test_a_caller_that_times_out_while_it_reads_alone_wakes_the_watcher(bench: Bench) -> None:
-    assert isinstance(bench.reads("only", timeout=0.05).returned(), RequestTimeoutError)
+    only = bench.caller("only", timeout=0.01)
+    only.thread.start()
+    assert isinstance(only.returned(), RequestTimeoutError)
     assert bench.watcher_was_woken()
     assert bench.reader.holder is None
 
 
 def test_a_caller_that_times_out_while_another_reads_leaves_the_list(bench: Bench) -> None:
     first = bench.reads("first")
-    second = bench.waits("second", timeout=0.2)
+    second = bench.caller("second", timeout=0.01)
+    second.thread.start()
     assert isinstance(second.returned(), RequestTimeoutError)
     assert not bench.reader.waiting
     assert bench.is_held_by(first)
@@ -474,7 +481,7 @@ def test_the_end_of_the_stream_finds_a_gift_under_way(bench: Bench) -> None:
 
 
 def test_the_end_of_the_stream_finds_a_holder_whose_time_is_over(bench: Bench) -> None:
-    first = bench.caller("first", timeout=0.05)
+    first = bench.caller("first", timeout=0.1)
     first.reply.wakers.gate = gate = Gate()
     first.thread.start()
     gate.wait_until_reached()  # it has read nothing, and holds the role still
