@@ -202,7 +202,8 @@ class Watching:
             if start + took > look_at_clock:
                 self._expire_due()
                 look_at_clock = start + took + TICK
-            if not self._quick:
+            flushed = not self._quick
+            if flushed:
                 self._flush_some()  # the end of a burst: its answers go out together
             with self._lock:
                 me.job = None
@@ -210,7 +211,8 @@ class Watching:
                 if self._watcher is not me:
                     return False
                 job = self._next_quick(me)
-                if job is None and had_role and reader.holder is None and not self._stopping:
+                over = job is None and flushed and not self._stopping
+                if over and had_role and reader.holder is None:
                     reader.holder = here
                     return True
         self._flush_some()

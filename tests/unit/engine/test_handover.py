@@ -173,6 +173,29 @@ def test_all_goes_on_while_a_handler_blocks_the_thread_that_reads(
     assert blocked.result(LONG) == "reply to twice"
 
 
+def test_an_answer_goes_out_although_the_rest_of_its_burst_went_to_workers(
+    connected: Callable[..., tuple[Any, Any]],
+) -> None:
+    left, right = connected()
+    held = Held(left)
+
+    @right.on_request
+    def hold(msg: Hold) -> str:
+        if msg.name == "first":  # the second one is queued as a quick one, behind this
+            right._engine.host.request_handlers(Hold)[0].is_slow = True
+            return "first"
+        return held._hold(msg)
+
+    first, second = left.request(Hold("first")), left.request(Hold("second"))
+    right.start()
+    held.wait_until_entered("second")
+    try:
+        assert first.result(LONG / 2) == "first"
+    finally:
+        held.release("second")
+    assert second.result(LONG) == "reply to second"
+
+
 @pytest.mark.parametrize("kind", [Ask, AskInline])
 @pytest.mark.parametrize("callers", [0, 1, 3])
 def test_a_handler_on_the_thread_that_reads_waits_for_a_nested_reply(
