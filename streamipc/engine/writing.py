@@ -130,6 +130,7 @@ class Writer:
         self._withdrawn = 0  # frames withdrawn since the queue was last cleared of them
         self._queued = 0  # bytes ever queued
         self._flushed = 0  # bytes ever written
+        self._undropped = 0  # bytes written that still stand in the queue
         self._in_flight = 0  # up to which byte a write is going on; 0: none is
         self._broken = False
         self.frames_sent = 0
@@ -317,7 +318,7 @@ class Writer:
             self._broken = True
             self._queue.clear()
             self._batch.clear()
-            self._batched = 0
+            self._batched = self._undropped = 0
             self._flushed = self._queued
             self._moved.notify_all()
 
@@ -376,21 +377,23 @@ class Writer:
     def _count_past_queue(self, data: Buffer, end: int, written: int) -> _Frame | None:
         """Count what was written, and queue what was not; see :meth:`_write_past_queue`."""
         with self._lock:
-            self._in_flight = 0
-            self._flushed += written
+            left = len(data) - written
+            frame = _Frame([memoryview(data)[written:]], end)
+            frame.started = written > 0
+            # Stores and one call: an interrupt comes before them all, or behind them.
+            if left and not self._broken:
+                self._flushed, self._in_flight = end - left, 0
+                self._queue.appendleft(frame)
+            else:
+                self._flushed, self._in_flight = end, 0
             self._outlet.forget_written()
-            left = end - self._flushed
             if self._queue and not left:
-                self._drop_written(0)
+                self._drop_written()
             if not (left or self._queue):
                 self._flusher = 0
                 if self._waiting:
                     self._moved.notify_all()
                 return None
-            frame = _Frame([memoryview(data)[written:]], end)
-            frame.started = written > 0
-            if left and not self._broken:
-                self._queue.appendleft(frame)
         return frame
 
     def _write(self, buffers: Sequence[Buffer]) -> int:
@@ -446,7 +449,7 @@ class Writer:
             if withdrawn:
                 frame.views = []
                 if not self._in_flight:  # or whoever writes will do it
-                    self._drop_written(0)
+                    self._drop_written()
                 self._withdrawn += 1
                 if self._withdrawn > _WITHDRAWN:
                     self._clear_withdrawn()
@@ -527,32 +530,39 @@ class Writer:
 
     def _written(self, count: int) -> None:
         with self._lock:
-            self._in_flight = 0
+            # One step: an interrupt finds these bytes in flight, or still to be dropped.
+            self._undropped, self._in_flight = count, 0
             self._outlet.forget_written()
-            self._drop_written(count)
+            self._drop_written()
             if count and self._waiting:
                 self._moved.notify_all()
 
-    def _drop_written(self, count: int) -> None:
-        """Take ``count`` written bytes, and withdrawn frames, off the front of the queue."""
+    def _drop_written(self) -> None:
+        """Take written bytes, and withdrawn frames, off the front of the queue.
+
+        CPython lets an interrupt in behind a call or at the turn of a loop, never between
+        stores. So whenever one comes, all of this is true, and another call goes on with it.
+        """
         queue = self._queue
         while queue:
             frame = queue[0]
             if frame.views:
                 left = frame.end - self._flushed
-                if count < left:
-                    if count:
-                        frame.started = True
-                        _drop(frame.views, count)
-                        self._flushed += count
+                if self._undropped < left:
+                    if self._undropped:
+                        rest = _without(frame.views, self._undropped)
+                        frame.started, frame.views = True, rest
+                        self._flushed, self._undropped = self._flushed + self._undropped, 0
                     return
-                count -= left
+                self._undropped -= left
             # A withdrawn frame counts as written, so that the marks of later ones stay true.
             self._flushed = frame.end
             queue.popleft()
 
     def _hand_over(self) -> None:
         with self._lock:
+            if self._undropped:  # an interrupt came
+                self._drop_written()
             self._flusher = 0
             self._in_flight = 0
             # So it is, unless an interrupt came before a frame past the queue was written.
@@ -576,12 +586,14 @@ class Writer:
             self._on_error(error)
 
 
-def _drop(views: list[memoryview], count: int) -> None:
-    """Drop ``count`` bytes from the front of ``views``."""
-    while count >= len(views[0]):
-        count -= len(views.pop(0))
+def _without(views: list[memoryview], count: int) -> list[memoryview]:
+    """Return ``views`` without the first ``count`` bytes."""
+    rest = list(views)
+    while count >= len(rest[0]):
+        count -= len(rest.pop(0))
     if count:
-        views[0] = views[0][count:]
+        rest[0] = rest[0][count:]
+    return rest
 
 
 def _broken(cause: BaseException | None = None) -> SessionClosedError:

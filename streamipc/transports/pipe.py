@@ -175,7 +175,7 @@ class FdTransport:
             if len(buffers) == 1:
                 done.extend(map(os.write, (self.write_fd,), buffers))
             else:
-                done.append(_write_fd(self.write_fd, buffers[:_IOV_MAX]))
+                done.extend(map(_write_fd, (self.write_fd,), (buffers[:_IOV_MAX],)))
         except BlockingIOError:
             return 0
         return done[0]
