@@ -131,7 +131,11 @@ def wrap_process(process: subprocess.Popen[bytes]) -> ProcessTransport:
             )
         if pipe.closed:
             raise ValueError(f"{name} of {describe_command(process)} is closed")
-    return ProcessTransport(process, forward=True)
+    with steady:
+        # Of several threads that come with one child, one gets it.
+        if getattr(process, "_streamipc_taken", False):
+            raise ValueError(f"{describe_command(process)} belongs to a session already")
+        return ProcessTransport(process, forward=True)
 
 
 class ProcessTransport(FdTransport):
