@@ -195,12 +195,12 @@ class Crew(Watching):
         """Return how many jobs wait to run."""
         return len(self._quick) + len(self._slow) + len(self._errands)
 
-    def wait_until_quiet(self, end: float | None, own_jobs: int = 0) -> bool:
+    def wait_until_quiet(self, end: float | None) -> bool:
         """Wait until no job runs or waits; return whether it is so."""
         with self._lock:
             self._quiet_waiters += 1
             try:
-                while self.jobs() > own_jobs:
+                while self.jobs():
                     left = None if end is None else end - time.monotonic()
                     if left is not None and left <= 0:
                         return False

@@ -157,7 +157,6 @@ class Engine(Sending, Dispatching):
         self._reports_are_left_out = False
         self._control_bytes = 0  # of refusals and the like that nobody has read
         self._frames_received = 0
-        self._bytes_received = 0
         self._late = 0
         self._junk = 0
         self._dropped = 0

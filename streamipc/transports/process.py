@@ -115,6 +115,12 @@ def wrap_process(process: subprocess.Popen[bytes]) -> ProcessTransport:
     """
     if not all(hasattr(process, name) for name in ("pid", "stdin", "stdout", "wait", "poll")):
         raise TypeError(f"expected a subprocess.Popen object, not {type(process).__name__}")
+    with steady:  # of several threads that come with one child, one gets it
+        _check_wrappable(process)
+        return ProcessTransport(process, forward=True)
+
+
+def _check_wrappable(process: subprocess.Popen[bytes]) -> None:
     if getattr(process, "_streamipc_taken", False):
         raise ValueError(f"{describe_command(process)} belongs to a session already")
     for name in ("stdin", "stdout"):
@@ -131,11 +137,6 @@ def wrap_process(process: subprocess.Popen[bytes]) -> ProcessTransport:
             )
         if pipe.closed:
             raise ValueError(f"{name} of {describe_command(process)} is closed")
-    with steady:
-        # Of several threads that come with one child, one gets it.
-        if getattr(process, "_streamipc_taken", False):
-            raise ValueError(f"{describe_command(process)} belongs to a session already")
-        return ProcessTransport(process, forward=True)
 
 
 class ProcessTransport(FdTransport):
