@@ -66,10 +66,13 @@ class Deadlines:
         return len(self._heap)
 
     def add(self, deadline: float, future: ResponseFuture[Any] | Reminder) -> None:
-        """Enter a future that already stands in ``calls``, or a reminder."""
+        """Enter a reminder, or a future that is about to stand in ``calls``.
+
+        In this order, so that an interrupt between the two can't leave a request behind
+        that would be pending for ever.
+        """
         heap = self._heap
-        _push(heap, (deadline, self._order(), _ref(future)))
-        if len(heap) > 2 * len(self._calls) + _SLACK:
+        if len(heap) >= 2 * len(self._calls) + _SLACK:
             pending = self._calls.get
             # As _is_pending says, without the calls: this is run once for each request.
             heap[:] = [
@@ -78,6 +81,7 @@ class Deadlines:
                 if (held := entry[2]()) and (pending(held.id) is held or is_lingering(held))
             ]
             heapq.heapify(heap)
+        _push(heap, (deadline, self._order(), _ref(future)))
 
     def earliest(self) -> float | None:
         """Return the earliest deadline of a pending request, or ``None``."""

@@ -23,7 +23,7 @@ The invariant, which every method below keeps:
 From it follow the rules of each hand-over:
 
 1. A caller that leaves while other callers wait gives the role to one of them at once,
-   by name (``holder`` is set to that thread before it is woken), so that no third thread
+   by name (``holder`` is set to that thread before it can look), so that no third thread
    can slip in and no reply lies unread until a tick.
 2. A caller whose reply was read by someone else is woken by its own future, and takes
    itself off the list of waiters. So is one that sleeps as the holder, when its future
@@ -360,17 +360,21 @@ class Reader:
             self.leave_locked()
 
     def leave_locked(self) -> None:
-        """As :meth:`leave`, with the lock held."""
-        self.holder = None
+        """As :meth:`leave`, with the lock held.
+
+        An interrupt, such as Ctrl-C, may come at any call in here. So the role changes hands
+        last, when whoever is to have it is awake: until then it is ours to leave once more.
+        """
         if self.callers_may_read():
             for waiter in self.waiting:
                 if not waiter.awaited.ready():
+                    wake(waiter.lock)
                     del self.waiting[waiter]
                     self.holder = waiter.thread
                     self.takes += 1
-                    wake(waiter.lock)
                     return
         self.wake_watcher()
+        self.holder = None
 
     def _source_ended(self, source: int, error: Exception | None) -> None:
         rest = self._connection.finish(source)

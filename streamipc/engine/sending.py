@@ -105,11 +105,11 @@ class Sending:
             if id in self._calls:
                 raise ProtocolError(f"the id generator gave {id!r}, the id of a pending request")
             if not refused:
-                self._calls[id] = future
                 if deadline is not None:
                     future.timeout = timeout
                     self._deadlines.add(deadline, future)
                     self.crew.deadline_added(deadline)
+                self._calls[id] = future
         if refused:
             # Raises; not above, since the error waits for the child's exit status.
             self._start_for(message)

@@ -151,8 +151,9 @@ def test_a_child_that_exits_at_once_ends_the_session(
 
 
 def test_a_child_that_exits_with_a_traceback_shows_it(script: Script, capfd: Any) -> None:
+    command = script("import sys; sys.stdin.buffer.read(1); import no_such_module")
     with (
-        IpcPeer().create_command_session(script("import no_such_module")) as session,
+        IpcPeer().create_command_session(command) as session,
         pytest.raises(SessionClosedError) as caught,
     ):
         session.request(Echo()).result(timeout=10)

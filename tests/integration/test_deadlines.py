@@ -258,3 +258,18 @@ def test_a_crowd_of_slow_reports_delays_neither_deadlines_nor_requests(wire: Any
         pass
     assert heard["body"] == "still there"
     assert time.monotonic() - start < 4  # the reports take 15 s, one after the other
+
+
+def test_a_request_that_is_interrupted_while_it_is_entered_is_not_pending_for_ever(
+    wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadlines = wire.session._engine._deadlines
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(deadlines, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wire.session.request(Echo(), timeout=0.1)
+    assert wire.session.stats.pending == 0

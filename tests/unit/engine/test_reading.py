@@ -6,6 +6,7 @@ import os
 import select
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from reading_bench import Bench, Gate
@@ -358,6 +359,62 @@ def test_an_interrupt_in_the_sleep_takes_waker_and_name_off_their_lists(bench: B
     assert isinstance(second.returned(), Interrupted)
     assert not second.reply.wakers
     assert not bench.reader.waiting
+
+
+def test_an_interrupt_of_one_who_leaves_before_it_chose_leaves_the_role_to_one_that_waits(
+    bench: Bench,
+) -> None:
+    first, second = bench.reads("first"), bench.waits("second")
+
+    def interrupt() -> None:
+        if threading.get_ident() == first.thread.ident:
+            second.reply.on_look = None
+            raise Interrupted
+
+    second.reply.on_look = interrupt
+    bench.answer("first")
+    assert isinstance(first.returned(), Interrupted)
+    bench.answer("second")
+    assert second.returned() == "reply to second"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_of_one_who_wakes_the_next_holder_leaves_it_the_role(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    first, second = bench.reads("first"), bench.waits("second")
+
+    def interrupted(lock: Any) -> None:
+        monkeypatch.undo()
+        if moment == "after":
+            lock.release()
+        raise Interrupted
+
+    monkeypatch.setattr("streamipc.engine.reading.wake", interrupted)
+    bench.answer("first")
+    assert isinstance(first.returned(), Interrupted)
+    bench.answer("second")
+    assert second.returned() == "reply to second"
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_of_one_who_wakes_the_watcher_leaves_the_role_free_and_the_watcher_awake(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    first = bench.reads("first")
+    wake_watcher = bench.reader.wake_watcher
+
+    def interrupted() -> None:
+        monkeypatch.undo()
+        if moment == "after":
+            wake_watcher()
+        raise Interrupted
+
+    monkeypatch.setattr(bench.reader, "wake_watcher", interrupted)
+    bench.answer("first")
+    assert isinstance(first.returned(), Interrupted)
+    assert bench.reader.holder is None
+    assert bench.watcher_was_woken()
 
 
 def test_an_interrupt_while_bytes_are_dispatched_ends_the_stream_for_all(bench: Bench) -> None:
