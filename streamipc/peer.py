@@ -226,6 +226,12 @@ class IpcPeer(Registering):
 
     def _create_process_session(self, transport: Any) -> ProcessSession:
         try:
+            # Who has a child asks it something. Here the import takes no time of its own, for
+            # the child is starting; and an interrupted import, such as Ctrl-C makes of one in
+            # the first request, would keep CPython's lock on the module for this thread: all
+            # other threads that ask would wait for ever.
+            from . import futures  # noqa: F401
+
             return self._make(self._session_type.for_processes(), transport)
         except BaseException:
             transport.shutdown(0)

@@ -118,6 +118,19 @@ print(" ".join(sys.modules))
 """
 
 
+IN_THE_FIRST_REQUEST = """
+import sys
+from messages import Ask
+from streamipc import IpcPeer
+
+with IpcPeer().create_command_session([sys.executable, "-S", "child.py"]) as session:
+    session.start()
+    before = {*sys.modules}
+    session.request(Ask("x")).result(60)
+    print(*{*sys.modules} - before)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "messages.py").write_text(MESSAGES)
@@ -154,6 +167,16 @@ def test_a_child_and_its_parent_import_what_a_request_needs(folder: Path) -> Non
     assert {*in_parent.split()} & TOO_MUCH_FOR_A_PARENT == set()
     assert "streamipc.engine.engine" in in_child.split()
     assert "concurrent.futures" in in_parent.split()
+
+
+def test_the_first_request_to_a_child_imports_nothing_that_ctrl_c_could_interrupt(
+    folder: Path,
+) -> None:
+    (folder / "first.py").write_text(IN_THE_FIRST_REQUEST)
+
+    (names,) = output_of(folder, "first.py")
+
+    assert names.split() == []
 
 
 def test_every_public_name_is_there_and_listed(tmp_path: Path) -> None:
