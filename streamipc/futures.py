@@ -74,29 +74,31 @@ class ResponseFuture(Future[R], Generic[R]):
     anyone waits for it, and with :class:`SessionClosedError` when the session ends.
     """
 
+    # What most requests change late, or never, stands here: making one costs a third less.
+    _state: str = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _made_condition: threading.Condition | None = None
+    wants_items = False
+    timeout: float | None = None
+    on_item: Callable[[Any], bool] | None = None
+    """Takes an item; returns whether the peer was allowed to send it."""
+    on_reply: Callable[[Any, BaseException | None], None] | None = None
+    on_end: Callable[[], None] | None = None
+    keeps: object = None
+    """Something that must live as long as the request is pending: its session."""
+
     def __init__(self, owner: Owner, id: RequestId, message: Message) -> None:  # noqa: A002
         # What Future.__init__ sets, less the condition, which is made when first needed:
         # most replies are read by the thread that waits for them, which needs none.
-        self._state = _PENDING
-        self._result = None
-        self._exception = None
         self._waiters = []
         self._done_callbacks = []
-        self._made_condition: threading.Condition | None = None
         self.id = id
         """The request's id."""
         self.request = message
         """The message that was sent."""
-        self.wants_items = False
-        self.timeout: float | None = None
-        self.on_item: Callable[[Any], bool] | None = None
-        """Takes an item; returns whether the peer was allowed to send it."""
-        self.on_reply: Callable[[Any, BaseException | None], None] | None = None
-        self.on_end: Callable[[], None] | None = None
         self.wakers: list[Any] = []  # locks of threads in Reader.wait
         self.owner = owner
-        self.keeps: object = None
-        """Something that must live as long as the request is pending: its session."""
 
     if not TYPE_CHECKING:
 
@@ -256,9 +258,6 @@ class ResponseFuture(Future[R], Generic[R]):
 
     if TYPE_CHECKING:
         # Attributes of concurrent.futures.Future that the type stubs leave out.
-        _state: str
-        _result: Any
-        _exception: BaseException | None
         _waiters: list[Any]
         _done_callbacks: list[Any]
 

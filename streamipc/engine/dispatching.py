@@ -111,14 +111,15 @@ class Dispatching:
         self._frames_received += len(decoded)
         received = self.reader.bytes_received
         # What was skipped before it counts here too.
-        weight = min((received - self._weighed) // len(decoded), self.max_frame_size)
+        weight = (received - self._weighed) // len(decoded)
         self._weighed = received
+        if weight >= LARGE:
+            weight = min(weight, self.max_frame_size)
         self.weight = weight if weight >= LARGE else 0
         rules = self._rules
         for item in decoded:
             try:
-                with self.lock:
-                    event = self.connection.receive(item)
+                event = self.connection.receive(item)
                 if event is not None:
                     rules[type(event)](event)
             except Exception as error:
@@ -131,7 +132,8 @@ class Dispatching:
         if self.closing.refuses_requests:
             self._refuse_request(request, closed_refusal(request.id))
             return
-        if self.crew.waiting_jobs() >= MAX_WAITING:
+        served_now = self.connection.served
+        if len(served_now) > MAX_WAITING and self.crew.waiting_jobs() >= MAX_WAITING:
             error = OverloadedError(
                 f"the peer has {MAX_WAITING:,} requests waiting; try again later"
             )
@@ -152,7 +154,7 @@ class Dispatching:
             with self.lock:
                 self.waiting_bytes += self.weight
         # In the place of the envelope; one step, as the one in Engine.answer.
-        self.connection.served[request.id] = served
+        served_now[request.id] = served
         self.crew.submit_read(served)
 
     def taken(self, weight: int) -> None:

@@ -1,9 +1,11 @@
 """One session's machinery: joins protocol, reading, writing, crew and deadlines.
 
-The lock (``Engine.lock``) guards the tables of the connection, the deadlines, the reading
-role, the crew and the engine's own state. It is held for a few microseconds at a time,
-never during input, output, encoding, decoding, a handler or a callback. The writer has a
-lock of its own and never takes this one while it holds it; nor the other way round.
+The lock (``Engine.lock``) guards the deadlines, the reading role, the crew, the engine's own
+state, and who enters a table of the connection. Leaving a table takes no lock: it is one
+step on a dict, and of several who would, for a reply, a cancellation or a deadline, one gets
+the entry. The lock is held for a few microseconds at a time, never during input, output,
+encoding, decoding, a handler or a callback. The writer has a lock of its own and never takes
+this one while it holds it; nor the other way round.
 """
 
 from __future__ import annotations
@@ -93,6 +95,7 @@ class Engine(Sending, Dispatching):
             )
         sources = len(getattr(transport, "read_fds", (0,)))
         self.connection = Connection(options.serializer, options.max_frame_size, sources)
+        self.encode = self.connection.encode
         self._calls = self.connection.calls
         self._deadlines = Deadlines(self._calls)
         self.reader_wakeup = Wakeup()
@@ -334,12 +337,9 @@ class Engine(Sending, Dispatching):
                 if served is not None:
                     self.call_soon(served.take_callbacks())
                 continue
-            with self.lock:
-                known = self._calls.get(future.id) is future
-                if known:
-                    del self._calls[future.id]
-                elif not is_lingering(future):
-                    continue
+            known = self._forget(future)
+            if not (known or is_lingering(future)):
+                continue
             error = RequestTimeoutError(
                 f"no reply to {type(future.request).__wire_name__} (request {future.id!r}) "
                 f"within {future.timeout:g} s"

@@ -187,14 +187,12 @@ class Reader:
         """Wait until ``awaited`` is ready; read meanwhile if the role is free.
 
         Args:
-            awaited: what to wait for.
+            awaited: what to wait for; was not ready a moment ago.
             end: in :func:`time.monotonic` seconds, or ``None`` for no limit.
 
         Returns:
             Whether it is ready; ``False`` means that the time was over.
         """
-        if awaited.ready():
-            return True
         me = get_ident()
         waiter = None
         try:
@@ -208,7 +206,8 @@ class Reader:
                         waiter = waiter or Waiter(awaited, me)
                         self.waiting[waiter] = None
                 if mine or (waiter and self._sleep(waiter, end)):
-                    self._read_for(awaited, end)
+                    if mine or self.callers_may_read():  # not so, perhaps, since the gift
+                        self._read_for(awaited, end)
                     with self._lock:
                         self.leave_locked()
                 if awaited.ready():
@@ -252,7 +251,7 @@ class Reader:
         inlet = self._inlet
         assert inlet is not None
         policy = self._caller_spin
-        while not awaited.ready() and self.callers_may_read():
+        while True:
             fds = inlet.spin(policy) if policy.active else None
             if not fds:
                 left = None if end is None else _left(end)
@@ -262,6 +261,8 @@ class Reader:
             if fds:
                 self.read(fds)
                 self.work_arrived()
+            if awaited.ready() or not self.callers_may_read():
+                return
 
     def _wait_for_input(self, awaited: Awaited, timeout: float | None) -> Ready:
         """Wait for input, or until another thread has made ``awaited`` ready."""
@@ -365,7 +366,7 @@ class Reader:
         An interrupt, such as Ctrl-C, may come at any call in here. So the role changes hands
         last, when whoever is to have it is awake: until then it is ours to leave once more.
         """
-        if self.callers_may_read():
+        if self.waiting and self.callers_may_read():
             for waiter in self.waiting:
                 if not waiter.awaited.ready():
                     wake(waiter.lock)

@@ -61,6 +61,8 @@ class Sending:
     closing: Closing
     notifications: deque[Served]
     start: Callable[[], None]
+    encode: Callable[[Any], list[Buffer]]
+    """Returns the frame of an envelope."""
     report: Callable[[BaseException], None]
     is_foreign: Callable[[], bool]
     _next_id: Callable[[], RequestId]
@@ -94,7 +96,7 @@ class Sending:
         if self._refusal is not None or not self._started:
             self._start_for(message)
         id = self._next_id()  # noqa: A001
-        frame = self.connection.encode(Request(id, message, timeout, metadata, window))
+        frame = self.encode(Request(id, message, timeout, metadata, window))
         future: ResponseFuture[Any] = _make_future(self, id, message)
         future.keeps = keeps
         if prepare is not None:
@@ -126,7 +128,7 @@ class Sending:
         """Send a notification; return once it is with the operating system."""
         if self._refusal is not None or not self._started:
             self._start_for(message)
-        frame = self.connection.encode(Notification(message, metadata))
+        frame = self.encode(Notification(message, metadata))
         try:
             self.writer.send(frame)
         except SessionClosedError:
@@ -137,7 +139,7 @@ class Sending:
         """Queue a notification, and write of it what there is room for."""
         if self._refusal is not None or not self._started:
             self._start_for(message)
-        self.writer.offer(self.connection.encode(Notification(message)))
+        self.writer.offer(self.encode(Notification(message)))
 
     def finish_notifying(self) -> None:
         """Return once what was queued is with the operating system."""
@@ -148,20 +150,19 @@ class Sending:
 
     def cancel(self, future: Any) -> None:
         """Forget a request and tell the peer."""
-        with self.lock:
-            known = self._calls.get(future.id) is future
-            if known:
-                del self._calls[future.id]
-        if known:
+        if self._forget(future):
             self._send_control(Cancel(future.id))
+
+    def _forget(self, future: Any) -> bool:
+        """Take a request off the table; tell whether it stood there, and has no reply yet."""
+        id_ = future.id
+        with self.lock:  # no other request enters under its id meanwhile
+            known = self._calls.get(id_) is future
+            return known and self._calls.pop(id_, None) is not None  # the reply may be faster
 
     def credit(self, future: Any, count: int) -> None:
         """Grant the peer ``count`` more items of a request."""
         self._send_control(Credit(future.id, count))
-
-    def encode(self, envelope: Any) -> list[Buffer]:
-        """Return the frame of an envelope."""
-        return self.connection.encode(envelope)
 
     def send_item(self, served: Served, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""
@@ -199,9 +200,9 @@ class Sending:
             return
         try:
             if isinstance(envelope, ErrorResponse):
-                frame = error_frame(self.connection.encode, envelope)
+                frame = error_frame(self.encode, envelope)
             else:
-                frame = self.connection.encode(envelope)
+                frame = self.encode(envelope)
         except IpcError as error:  # a serializer of the user's own
             self._report_soon(error)
         else:

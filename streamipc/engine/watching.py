@@ -192,16 +192,17 @@ class Watching:
             if self._standby is None or not self._ticking:
                 self._have_standby()
             job = self._next_quick(me)
-        look_at_clock = time.monotonic() + TICK
+        start = time.monotonic()
+        look_at_clock = start + TICK
         while job is not None:
-            start = time.monotonic()
             job.run()
-            took = time.monotonic() - start
-            if took > SLOW_SECONDS:
-                job.took(took)
-            if start + took > look_at_clock:
+            now = time.monotonic()
+            if now - start > SLOW_SECONDS:
+                job.took(now - start)
+            if now > look_at_clock:
                 self._expire_due()
-                look_at_clock = start + took + TICK
+                look_at_clock = now + TICK
+            start = now
             flushed = not self._quick
             if flushed:
                 self._flush_some()  # the end of a burst: its answers go out together
@@ -210,7 +211,7 @@ class Watching:
                 self._ended(job)
                 if self._watcher is not me:
                     return False
-                job = self._next_quick(me)
+                job = self._next_quick(me) if self._quick or self._alone else None
                 over = job is None and flushed and not self._stopping
                 if over and had_role and reader.holder is None:
                     reader.holder = here
@@ -233,8 +234,8 @@ class Watching:
         while self._quick:
             job = self._quick.popleft()
             may_run = self._may_run_errand() if job.is_errand else self._may_run()
-            free = may_run and not self._is_clogged()
-            if self._alone or (free and not job.is_slow and self._standby is not None):
+            free = may_run and self._standby is not None and not self._is_clogged()
+            if self._alone or (free and not job.is_slow):
                 return self._start_as_watcher(me, job)
             self._give_to_worker(job)
         if self._alone and self._errands:

@@ -215,7 +215,8 @@ class Connection:
         except ProtocolError as error:
             raise ProtocolError(f"{_name(envelope)}: {error}") from None
 
-    # State: one call at a time.
+    # State: one call at a time. Others take entries off the tables meanwhile, so each rule
+    # that does, does it in one step.
 
     def receive(self, decoded: Decoded) -> Event | None:
         """Apply what was decoded to the tables; return what it means, if anything."""

@@ -265,16 +265,25 @@ def test_a_gift_after_the_last_look_and_before_the_sleep_is_taken(
 
 
 @pytest.mark.parametrize("waker_is_there", [True, False])
-def test_ready_before_the_holder_sleeps_ends_its_wait(bench: Bench, waker_is_there: bool) -> None:
-    gate = Gate()
+def test_ready_before_the_holder_sleeps_ends_its_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, waker_is_there: bool
+) -> None:
+    gate, wait_for_input = Gate(), bench.reader._wait_for_input
     caller = bench.caller("caller")
 
     def stop() -> None:
-        if bench.is_held_by(caller) and bool(caller.reply.wakers) is waker_is_there:
+        if caller.reply.wakers:
             caller.reply.on_look = None
             gate.pass_through()
 
-    caller.reply.on_look = stop
+    def gated(*arguments: Any) -> Any:
+        gate.pass_through()
+        return wait_for_input(*arguments)
+
+    if waker_is_there:
+        caller.reply.on_look = stop
+    else:
+        monkeypatch.setattr(bench.reader, "_wait_for_input", gated)
     caller.thread.start()
     gate.wait_until_reached()
     caller.reply.settle("settled elsewhere", None)
