@@ -122,6 +122,9 @@ class Sending:
             self._expire([future], known_to_peer=not late.withdrawn)
         except SessionClosedError:
             pass  # the session is about to end, and the future with it
+        except BaseException:
+            future.cancel()  # an interrupt, such as Ctrl-C: nobody will have the future
+            raise
         return future
 
     def notify(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:

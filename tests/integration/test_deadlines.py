@@ -273,3 +273,19 @@ def test_a_request_that_is_interrupted_while_it_is_entered_is_not_pending_for_ev
     with pytest.raises(KeyboardInterrupt):
         wire.session.request(Echo(), timeout=0.1)
     assert wire.session.stats.pending == 0
+
+
+def test_a_request_that_is_interrupted_while_it_is_sent_is_cancelled(
+    wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = wire.session._engine.writer
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writer, "send", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        wire.session.request(Echo(), timeout=None)
+    assert wire.session.stats.pending == 0
+    assert wire.session.stats.frames_sent == 1  # the cancellation
