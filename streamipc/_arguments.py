@@ -35,7 +35,7 @@ def checked_timeout(timeout: Any) -> float:
         raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
     if not timeout >= 0:
         raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}")
-    return min(float(timeout), _LONGEST)
+    return float(min(timeout, _LONGEST))
 
 
 _LONGEST = 1e8

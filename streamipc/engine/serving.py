@@ -337,9 +337,19 @@ class Served:
                 if self.is_cancelled():
                     raise RequestCancelledError(f"request {self.id!r} was cancelled by its caller")
                 self.progress(item)
+        except RequestCancelledError:
+            self._close_unheard(generator)
+            raise
         finally:
             # GeneratorExit at its yield, so that its finally blocks run here and now.
             generator.close()
+
+    def _close_unheard(self, generator: Any) -> None:
+        """Close a generator whose caller has gone: no answer will tell of its failure."""
+        try:
+            generator.close()
+        except Exception as error:
+            self._engine.report(error)
 
     def _late_frame(self, text: str) -> list[Buffer]:
         return self._error_frame(RequestTimeoutError(text), "timeout")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import threading
 import traceback
 import tracemalloc
@@ -78,6 +79,33 @@ def test_leaving_the_loop_early_closes_the_remote_generator(
     assert stream.future.cancelled()
     with pytest.raises(CancelledError):
         stream.result()
+
+
+def test_what_a_generator_raises_as_it_is_closed_is_reported_where_it_runs(
+    connected: Callable[..., tuple[IpcSession, IpcSession]],
+) -> None:
+    asking, answering = connected()
+    reported: queue.Queue[Exception] = queue.Queue()
+
+    @answering.on_request
+    def count(msg: Count) -> Iterator[int]:
+        try:
+            for number in range(msg.n):
+                yield number
+        finally:
+            raise OSError("the clean-up failed")
+
+    @answering.on_exception
+    def failed(error: Exception) -> None:
+        reported.put(error)
+
+    answering.start()
+    with asking.stream(Count(10**9)) as stream:
+        assert next(stream) == 0
+
+    assert str(reported.get(timeout=10)) == "the clean-up failed"
+    assert asking.stream(Count(0)).future.exception(timeout=10) is not None  # as ever
+    assert reported.empty()
 
 
 def test_a_stream_that_is_dropped_closes_the_remote_generator(session: IpcSession) -> None:
