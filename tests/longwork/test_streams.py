@@ -90,8 +90,7 @@ def test_what_a_generator_raises_as_it_is_closed_is_reported_where_it_runs(
     @answering.on_request
     def count(msg: Count) -> Iterator[int]:
         try:
-            for number in range(msg.n):
-                yield number
+            yield from range(msg.n)
         finally:
             raise OSError("the clean-up failed")
 
