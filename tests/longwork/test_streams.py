@@ -214,7 +214,7 @@ def test_many_streams_at_a_time_do_not_mix(session: IpcSession) -> None:
 
 
 def test_a_long_stream_takes_constant_memory(session: IpcSession) -> None:
-    with session.stream(Count(50_000)) as stream:
+    with session.stream(Count(50_000), timeout=100) as stream:
         for _ in range(1000):
             next(stream)
         tracemalloc.start()
