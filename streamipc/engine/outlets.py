@@ -12,12 +12,39 @@ from .polling import Wakeup, milliseconds
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, Protocol
 
     from ..serializers.base import Buffer
     from ..transports.base import Transport
+else:
+    from .._typing import Protocol
 
-__all__ = ["BlockingOutlet", "PolledOutlet"]
+__all__ = ["BlockingOutlet", "Outlet", "PolledOutlet"]
+
+
+class Outlet(Protocol):
+    """What the writer asks of each of them."""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether :meth:`write_some` may block, for want of a better way."""
+        ...
+
+    def write_some(self, buffers: Sequence[Buffer], /) -> int:
+        """Write without blocking; return how many bytes went out, 0 if there is no room."""
+        ...
+
+    def wait_for_room(self, timeout: float | None, /) -> bool:
+        """Wait until there is room; return ``False`` when the time was over first."""
+        ...
+
+    def written(self) -> int | None:
+        """Return how many bytes a write that was interrupted has written, if known."""
+        ...
+
+    def forget_written(self) -> object:
+        """What :meth:`written` would return is counted: return 0 until the next write."""
+        ...
 
 
 class PolledOutlet:

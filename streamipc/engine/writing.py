@@ -19,38 +19,26 @@ import errno
 import threading
 import time
 from _thread import get_ident
-from collections import deque
 
 from .._forks import renew
 from ..exceptions import IpcError, SessionClosedError
+from .queueing import Frame, FrameQueue
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Protocol
 
     from ..serializers.base import Buffer
-else:
-    from .._typing import Protocol
+    from .outlets import Outlet
 
-__all__ = ["Outlet", "WriteTimeoutError", "Writer"]
+__all__ = ["WriteTimeoutError", "Writer"]
 
 HIGH_WATER = 1 << 18
 """Bytes in the queue beyond which a request waits for its turn to be written. Below
 them it leaves its frame to the flusher and goes on."""
 
-CLOGGED_AT = 1 << 16
-"""Bytes of answers that may wait for room before the watcher leaves requests to workers,
-each of which waits for room with its answer."""
-
-_WITHDRAWN = 256
-"""Withdrawn frames after which the queue is cleared of them."""
-
 _BATCH = 64
 """Frames for one ``writev``."""
-
-_JOIN_LIMIT = 1 << 13
-"""Bytes of a frame up to which it is joined with others rather than written beside them."""
 
 
 class WriteTimeoutError(IpcError):
@@ -65,43 +53,7 @@ class WriteTimeoutError(IpcError):
         self.withdrawn = withdrawn
 
 
-class Outlet(Protocol):
-    """Where the writer's bytes go: a transport, seen from here."""
-
-    @property
-    def blocks(self) -> bool:
-        """Whether :meth:`write_some` may block, for want of a better way."""
-        ...
-
-    def write_some(self, buffers: Sequence[Buffer], /) -> int:
-        """Write without blocking; return how many bytes went out, 0 if there is no room."""
-        ...
-
-    def wait_for_room(self, timeout: float | None, /) -> bool:
-        """Wait until there is room; return ``False`` when the time was over first."""
-        ...
-
-    def written(self) -> int | None:
-        """Return how many bytes a write that was interrupted has written, if known."""
-        ...
-
-    def forget_written(self) -> object:
-        """What :meth:`written` would return is counted: return 0 until the next write."""
-        ...
-
-
-class _Frame:
-    """One frame in the queue; withdrawn if it has no views left."""
-
-    __slots__ = ("end", "started", "views")
-
-    def __init__(self, views: list[memoryview], end: int) -> None:
-        self.views = views
-        self.end = end  # number of the byte behind its last one, counted from the start
-        self.started = False
-
-
-class Writer:
+class Writer(FrameQueue):
     """Queues frames and writes them.
 
     Args:
@@ -117,37 +69,15 @@ class Writer:
         on_backlog: Callable[[], None],
         on_error: Callable[[Exception], None],
     ) -> None:
+        super().__init__()
         self._outlet = outlet
         self._on_backlog = on_backlog
         self._on_error = on_error
-        self._lock = threading.Lock()  # guards everything below
+        # Guarded by the queue's lock:
         self._moved = threading.Condition(self._lock)  # bytes went out, or flushing is free
-        self._queue: deque[_Frame] = deque()
-        self._batch: list[Buffer] = []  # small frames behind the queue, to become one
-        self._batched = 0  # bytes in it
         self._flusher = 0  # identifier of the thread that writes; 0: nobody does
         self._waiting = 0  # threads in _wait_for_turn
-        self._withdrawn = 0  # frames withdrawn since the queue was last cleared of them
-        self._queued = 0  # bytes ever queued
-        self._flushed = 0  # bytes ever written
-        self._undropped = 0  # bytes written that still stand in the queue
         self._in_flight = 0  # up to which byte a write is going on; 0: none is
-        self._broken = False
-        self.frames_sent = 0
-
-    @property
-    def bytes_sent(self) -> int:
-        """Bytes written so far."""
-        return self._flushed
-
-    @property
-    def backlog(self) -> int:
-        """Bytes queued and not yet written."""
-        return self._queued - self._flushed
-
-    def is_clogged(self) -> bool:
-        """Tell whether much waits for room: the peer does not read what we write."""
-        return self._queued - self._flushed - self._batched > CLOGGED_AT
 
     def send(
         self, buffers: Sequence[Buffer], deadline: float | None = None, tolerated: int = 0
@@ -166,7 +96,7 @@ class Writer:
             SessionClosedError: the stream broke.
         """
         me = get_ident()
-        frame: _Frame | None = None
+        frame: Frame | None = None
         end = 0
         try:
             with self._lock:
@@ -223,21 +153,6 @@ class Writer:
         finally:
             if self._flusher == me:
                 self._hand_over()
-
-    def queue(self, buffers: Sequence[Buffer]) -> None:
-        """Queue a frame that a later flush of this thread will write.
-
-        Frames of one small buffer are joined by then: bookkeeping for each would cost
-        more than the copy.
-        """
-        with self._lock:
-            if len(buffers) == 1 and len(buffers[0]) <= _JOIN_LIMIT and not self._broken:
-                self._batch.append(buffers[0])
-                self._batched += len(buffers[0])
-                self._queued += len(buffers[0])
-                self.frames_sent += 1
-            else:
-                self._append(buffers)
 
     def flush_some(self) -> None:
         """Write what can be written without blocking; hand the rest over."""
@@ -328,25 +243,7 @@ class Writer:
         self._flusher = 0
         self.fail()
 
-    def _append(self, buffers: Sequence[Buffer]) -> _Frame:
-        self._seal_batch()
-        views = [memoryview(part) for part in buffers]
-        self._queued += sum(map(len, views))
-        self.frames_sent += 1
-        frame = _Frame(views, self._queued)
-        if not self._broken:
-            self._queue.append(frame)
-        return frame
-
-    def _seal_batch(self) -> None:
-        """Make one frame of the small ones that were queued, with the lock held."""
-        if self._batch:
-            joined = self._batch[0] if len(self._batch) == 1 else b"".join(self._batch)
-            self._batch.clear()
-            self._batched = 0
-            self._queue.append(_Frame([memoryview(joined)], self._queued))
-
-    def _write_past_queue(self, data: Buffer, end: int) -> _Frame | None:
+    def _write_past_queue(self, data: Buffer, end: int) -> Frame | None:
         """Write, as the flusher of an empty queue, a frame that is not in it.
 
         Nearly every frame goes this way, and it costs half of the way through the queue.
@@ -374,11 +271,11 @@ class Writer:
                 self._count_past_queue(data, end, self._outlet.written() or 0)
             raise failure from failure.__cause__
 
-    def _count_past_queue(self, data: Buffer, end: int, written: int) -> _Frame | None:
+    def _count_past_queue(self, data: Buffer, end: int, written: int) -> Frame | None:
         """Count what was written, and queue what was not; see :meth:`_write_past_queue`."""
         with self._lock:
             left = len(data) - written
-            frame = _Frame([memoryview(data)[written:]], end)
+            frame = Frame([memoryview(data)[written:]], end)
             frame.started = written > 0
             # Stores and one call: an interrupt comes before them all, or behind them.
             if left and not self._broken:
@@ -438,7 +335,7 @@ class Writer:
         finally:
             self._waiting -= 1
 
-    def _give_up(self, frame: _Frame) -> None:
+    def _give_up(self, frame: Frame) -> None:
         """Say why a frame is not out; withdraw it if nothing of it is."""
         with self._lock:
             if self._broken:
@@ -447,28 +344,9 @@ class Writer:
                 return
             withdrawn = not frame.started and frame.end > self._in_flight
             if withdrawn:
-                frame.views = []
-                if not self._in_flight:  # or whoever writes will do it
-                    self._drop_written()
-                self._withdrawn += 1
-                if self._withdrawn > _WITHDRAWN:
-                    self._clear_withdrawn()
+                self._withdraw(frame, in_write=bool(self._in_flight))
         self._leave_wait()
         raise WriteTimeoutError(withdrawn)
-
-    def _clear_withdrawn(self) -> None:
-        """Leave one of several withdrawn frames in a row: its end stands for theirs.
-
-        A peer that does not read for long would have them pile up behind the frame that
-        is stuck.
-        """
-        self._withdrawn = 0
-        frames = list(self._queue)
-        self._queue.clear()
-        for frame in frames:
-            if self._queue and not (frame.views or self._queue[-1].views):
-                self._queue.pop()
-            self._queue.append(frame)
 
     def _leave_wait(self) -> None:
         """Hand the queue over if the flushing was passed to a thread that did not want it."""
@@ -537,28 +415,6 @@ class Writer:
             if count and self._waiting:
                 self._moved.notify_all()
 
-    def _drop_written(self) -> None:
-        """Take written bytes, and withdrawn frames, off the front of the queue.
-
-        CPython lets an interrupt in behind a call or at the turn of a loop, never between
-        stores. So whenever one comes, all of this is true, and another call goes on with it.
-        """
-        queue = self._queue
-        while queue:
-            frame = queue[0]
-            if frame.views:
-                left = frame.end - self._flushed
-                if self._undropped < left:
-                    if self._undropped:
-                        rest = _without(frame.views, self._undropped)
-                        frame.started, frame.views = True, rest
-                        self._flushed, self._undropped = self._flushed + self._undropped, 0
-                    return
-                self._undropped -= left
-            # A withdrawn frame counts as written, so that the marks of later ones stay true.
-            self._flushed = frame.end
-            queue.popleft()
-
     def _hand_over(self) -> None:
         with self._lock:
             if self._undropped:  # an interrupt came
@@ -584,16 +440,6 @@ class Writer:
         self.fail()
         if first:
             self._on_error(error)
-
-
-def _without(views: list[memoryview], count: int) -> list[memoryview]:
-    """Return ``views`` without the first ``count`` bytes."""
-    rest = list(views)
-    while count >= len(rest[0]):
-        count -= len(rest.pop(0))
-    if count:
-        rest[0] = rest[0][count:]
-    return rest
 
 
 def _broken(cause: BaseException | None = None) -> SessionClosedError:
