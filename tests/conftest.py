@@ -45,6 +45,11 @@ Ask for the others by name:
 ``eventually``
     ``eventually(lambda: session.stats.pending == 0)`` polls until the condition holds. Only
     for what can't be waited for: an event or a future is better.
+
+``exit_status_is_waited_for``
+    For tests of what an error says about a child's end. An error waits 80 ms for the exit
+    status and the last lines of a child whose output has ended, and does without them on a
+    machine that takes longer; with this it waits until they are there.
 """
 
 from __future__ import annotations
@@ -71,7 +76,7 @@ hypothesis.settings.load_profile("patient")
 
 SUPPORT = Path(__file__).resolve().parent / "support"
 
-GRACE = 2.0
+GRACE = 10.0
 """Seconds that a thread, descriptor or child has to be gone after its test."""
 
 PROC = Path("/proc")
@@ -143,13 +148,20 @@ def connected() -> Iterator[Callable[..., tuple[Any, Any]]]:
 
 @pytest.fixture
 def eventually() -> Callable[..., None]:
-    def wait(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    def wait(condition: Callable[[], object], timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"still not so after {timeout:g} s"
             time.sleep(0.002)
 
     return wait
+
+
+@pytest.fixture
+def exit_status_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamipc.transports import process
+
+    monkeypatch.setattr(process, "_EXIT_STATUS", 30.0)
 
 
 class _Held:

@@ -71,7 +71,7 @@ SAID = {
 
 
 def run_pytest(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
-    watch = (HERE / "conftest.py").read_text().replace("GRACE = 2.0", "GRACE = 0.2")
+    watch = (HERE / "conftest.py").read_text().replace("GRACE = 10.0", "GRACE = 0.2")
     (folder / "conftest.py").write_text(watch)
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")

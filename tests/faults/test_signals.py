@@ -58,8 +58,8 @@ def test_ctrl_c_in_result_leaves_request_and_session_alive(script: Script) -> No
         for n in range(20):
             future = session.request(WaitFor(f"go {n}"))
             interrupt = threading.Timer(0.005, os.kill, (os.getpid(), signal.SIGINT))
-            interrupt.start()
             try:
+                interrupt.start()  # in here, for it may be over before the next line
                 future.result(timeout=30)
             except KeyboardInterrupt:
                 pass
@@ -237,6 +237,7 @@ def test_ctrl_c_at_a_terminal_ends_the_parent_and_its_children(script: Script, u
 # SIGTERM
 
 
+@pytest.mark.usefixtures("exit_status_is_waited_for")
 @pytest.mark.parametrize("kind", ["threads", "sync"])
 def test_a_child_that_serves_finishes_and_answers_when_terminated(
     script: Script, kind: str
@@ -284,13 +285,12 @@ def test_a_child_that_serves_finishes_and_answers_when_terminated(
 def test_an_idle_child_ends_at_once_when_terminated(script: Script, kind: str) -> None:
     with IpcPeer().create_command_session([*script(CHILD), kind]) as session:
         assert session.request(Echo(1)).result(timeout=20) == 1
-        start = time.monotonic()
         session.terminate()
         assert session.process.wait(20) == 0
-        assert time.monotonic() - start < 2
-        assert session.stderr_tail == "cleaned up"
+    assert session.stderr_tail == "cleaned up"
 
 
+@pytest.mark.usefixtures("exit_status_is_waited_for")
 def test_a_second_sigterm_ends_a_child_whose_handler_does_not_end(script: Script) -> None:
     with IpcPeer().create_command_session(script(CHILD)) as session:
         future = session.request(Stubborn("it"))
@@ -324,11 +324,26 @@ def test_whoever_handles_sigterm_otherwise_keeps_it(
         assert session.process.wait(20) == returncode
 
 
+HUNG_UP = """
+    def tell_the_end():
+        session._engine.closing.ended.wait()
+        os.write(2, b"hung up\\n")
+
+    threading.Thread(target=tell_the_end, daemon=True).start()
+    """
+
+
 def test_a_child_that_was_hung_up_on_is_not_spared_for_its_handlers(script: Script) -> None:
-    with IpcPeer().create_command_session(script(CHILD)) as session:
-        session.request(Stubborn("it"))
-        session.request(WaitFor("it started")).result(timeout=20)
-        session.close(timeout=0.2)
+    child = script(CHILD.replace("session.serve_forever()", HUNG_UP + "session.serve_forever()"))
+    hung_up = threading.Event()
+    session = IpcPeer().create_command_session(child, stderr=lambda line: hung_up.set())
+    session.request(Stubborn("it"))
+    session.request(WaitFor("it started")).result(timeout=20)
+    closing = threading.Thread(target=session.close, args=(60,))
+    closing.start()
+    assert hung_up.wait(20)
+    session.terminate()
+    closing.join(20)
     assert session.returncode == -signal.SIGTERM
 
 
