@@ -177,8 +177,8 @@ def test_thousands_of_cancels_cancel_once(foe: Foe, errors: list[Any]) -> None:
     assert foe.answers("still there")
     foe.leave.set()
     assert foe.answers("and now")
+    foe.until(lambda: cancelled and foe.session.stats.running == 0)
     assert cancelled == ["once"]
-    foe.until(lambda: foe.session.stats.running == 0)
     assert not errors
 
 
