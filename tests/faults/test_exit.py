@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 GONE = 1.0
 """Seconds after the parent's end within which its children are gone."""
 
-BOUND = 5.0
+BOUND = 15.0
 """Seconds that a busy machine may make of it."""
 
 CHILD = """
@@ -161,14 +161,18 @@ def test_children_go_when_their_parent_ends(script: Script, use: str, end: str) 
 
 def test_a_stuck_handler_keeps_an_orphan_for_less_than_a_second(script: Script) -> None:
     child = script(CHILD)
-    source = PARENT.format(use=USES["stubborn handler"], end=ENDS["SIGKILL"])
-    parent = script(source, name="parent.py")
-    # The best of several: how long it takes where nothing else wants the CPU.
-    for _ in range(5):
+    parent = script(
+        PARENT.format(use=USES["stubborn handler"], end=ENDS["SIGKILL"]), name="parent.py"
+    )
+    idle = script(PARENT.format(use=USES["idle"], end=ENDS["SIGKILL"]), name="idle_parent.py")
+    # The best of several, beside an orphan that nothing keeps: on a busy machine that takes
+    # its time too.
+    for _ in range(10):
+        at_least = _end_parent([*idle, *child])[2]
         took = _end_parent([*parent, *child])[2]
-        if took < GONE:
+        if took - at_least < GONE:
             return
-    pytest.fail(f"it took {took:.2f} s")
+    pytest.fail(f"it took {took:.2f} s, where others took {at_least:.2f} s")
 
 
 @pytest.mark.parametrize("end", ["os._exit", "SIGKILL"])

@@ -57,7 +57,7 @@ def test_ten_thousand_hellos_from_sixteen_threads_in_both_directions(
     wrong: list[str] = []
     with IpcPeer().create_command_session(script(CHILD)) as session:
         session.on_request(SayHello)(lambda msg: Greeting(f"Hello, {msg.name}!"))
-        back = session.request(Echo([threads, each]))
+        back = session.request(Echo([threads, each]), timeout=100)
 
         def work(number: int) -> None:
             for n in range(each):
@@ -67,7 +67,7 @@ def test_ten_thousand_hellos_from_sixteen_threads_in_both_directions(
 
         in_threads(threads, work)
         assert wrong == []
-        assert back.result(timeout=60) == threads * each
+        assert back.result() == threads * each
         stats = session.stats
         assert stats.pending == 0
         assert stats.late == stats.junk == stats.dropped == 0
@@ -203,6 +203,16 @@ def switches() -> dict[str, int]:
     return found
 
 
+def idles_for_a_second() -> bool:
+    """Tell whether all threads but this one sleep through a second."""
+    threads, cpu = switches(), time.process_time()
+    time.sleep(1)
+    threads_after, cpu_after = switches(), time.process_time()
+    me = str(threading.get_native_id())
+    woken = sum(count - threads.get(name, 0) for name, count in threads_after.items() if name != me)
+    return woken <= 3 and cpu_after - cpu < 0.1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="counts context switches in /proc")
 @pytest.mark.parametrize("state", ["quiet", "pending", "waiting", "not started"])
 def test_an_idle_session_uses_no_cpu_and_wakes_no_thread(
@@ -224,22 +234,12 @@ def test_an_idle_session_uses_no_cpu_and_wakes_no_thread(
             if state == "waiting":
                 waiting = threading.Thread(target=future.result)
                 waiting.start()
-        time.sleep(0.3)  # what was going on ends
-        threads, cpu = switches(), time.process_time()
-        time.sleep(1)
-        threads_after, cpu_after = switches(), time.process_time()
+        # What was going on ends, sooner or later; what never ends shows in every second.
+        quiet = any(idles_for_a_second() for _ in range(20))
         go.set()
         if waiting is not None:
             waiting.join(10)
-
-    me = str(threading.get_native_id())
-    woken = {
-        name: count - threads.get(name, 0)
-        for name, count in threads_after.items()
-        if name != me and count != threads.get(name, 0)
-    }
-    assert sum(woken.values()) <= 3, woken
-    assert cpu_after - cpu < 0.1
+    assert quiet
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -251,7 +251,10 @@ def test_an_idle_child_uses_no_cpu(echo_child: list[str]) -> None:
     with IpcPeer().create_command_session(echo_child) as session:
         for _ in range(50):
             session.request(Echo(1)).result(timeout=10)
-        time.sleep(0.3)
-        before = ticks(session.pid)
-        time.sleep(0.7)
-        assert ticks(session.pid) - before <= os.sysconf("SC_CLK_TCK") * 0.05
+
+        def idles() -> bool:
+            before = ticks(session.pid)
+            time.sleep(0.7)
+            return ticks(session.pid) - before <= os.sysconf("SC_CLK_TCK") * 0.05
+
+        assert any(idles() for _ in range(20))
