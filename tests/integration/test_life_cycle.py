@@ -153,24 +153,25 @@ LADDER = """
 
 @posix
 @pytest.mark.parametrize(
-    ("setting", "returncode"),
+    ("setting", "patience", "returncode"),
     [
-        ("", -signal.SIGTERM),
-        ("signal.signal(signal.SIGTERM, lambda *_: os._exit(9))", 9),
-        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", -signal.SIGKILL),
+        ("", 0.1, -signal.SIGTERM),
+        # It has as long again to handle it.
+        ("signal.signal(signal.SIGTERM, lambda *_: os._exit(9))", 2, 9),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN)", 0.1, -signal.SIGKILL),
     ],
     ids=["SIGTERM", "handled", "SIGKILL"],
 )
 def test_a_child_that_does_not_exit_is_made_to(
-    script: Script, setting: str, returncode: int
+    script: Script, setting: str, patience: float, returncode: int
 ) -> None:
     session = IpcPeer().create_command_session(script(LADDER.format(setting=setting)))
     assert session.request(Echo()).result(timeout=20) == session.pid
     start = time.monotonic()
-    session.close(timeout=0.1)
+    session.close(timeout=patience)
 
     assert session.returncode == returncode
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 20
 
 
 def test_handlers_in_flight_finish_and_answer_before_the_end(wire: Any) -> None:
@@ -185,7 +186,7 @@ def test_handlers_in_flight_finish_and_answer_before_the_end(wire: Any) -> None:
     wire.session.start()
     wire.ask(1, "x")
     assert entered.wait(10)
-    closing = threading.Thread(target=wire.session.close)
+    closing = threading.Thread(target=wire.session.close, args=(60,))
     closing.start()
     while not wire.session.closed:
         time.sleep(0.001)
@@ -216,7 +217,7 @@ def test_replies_that_are_still_to_come_are_waited_for(script: Script) -> None:
     session = IpcPeer().create_command_session(command)
     future = session.request(Echo("slow"))
     assert session.receive(timeout=10) == Echo("slow")
-    session.close()
+    session.close(timeout=60)
 
     assert future.result(0) == "slow"
     assert session.returncode == 0
@@ -240,7 +241,7 @@ def test_what_was_queued_goes_out_before_the_end(connected: Connected) -> None:
     def send() -> None:
         for n in range(10):
             sending.notify(Note(text, n))
-        sending.close()
+        sending.close(timeout=60)
 
     thread = threading.Thread(target=send)
     thread.start()
@@ -255,7 +256,7 @@ def test_closing_although_the_peer_never_reads(wire: Any) -> None:
     stuck = [wire.session.request(Echo("x" * 500_000), timeout=0.05) for _ in range(5)]
     start = time.monotonic()
     wire.session.close(timeout=0.2)
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 20
     assert all(future.done() for future in stuck)
 
 
@@ -415,6 +416,7 @@ def test_an_on_close_that_races_with_the_end_is_called_exactly_once(
 # Death
 
 
+@pytest.mark.usefixtures("exit_status_is_waited_for")
 def test_what_was_written_before_death_is_delivered(script: Script) -> None:
     command = script("""
         import os
@@ -491,8 +493,8 @@ def test_death_is_seen_within_100_ms_although_a_grandchild_holds_the_pipe(
         for future in futures:
             with pytest.raises(SessionClosedError, match="was killed by SIGKILL"):
                 future.result(timeout=20)
-        # 100 ms are promised; the rest is for a busy machine.
-        assert time.monotonic() - start < 2
+        # 100 ms are promised; the rest is for a busy machine. The pipe is held for a minute.
+        assert time.monotonic() - start < 20
     finally:
         session.close(timeout=1)
         os.kill(grandchild[0], signal.SIGKILL)
@@ -500,10 +502,10 @@ def test_death_is_seen_within_100_ms_although_a_grandchild_holds_the_pipe(
 
 
 @posix
+@pytest.mark.usefixtures("exit_status_is_waited_for")
 def test_a_child_that_ends_by_itself_is_reaped_although_nobody_asks_for_it() -> None:
     # Its output ends a moment before its life, as that of any dying process does.
-    code = "import os, time; os.close(0); os.close(1); os.close(2); time.sleep(0.01)"
-    session = IpcPeer().create_command_session([sys.executable, "-c", code])
+    session = IpcPeer().create_command_session(["sh", "-c", "exec 0<&- 1>&- 2>&-; sleep 0.01"])
     over = threading.Event()
     session.on_close(over.set)
     session.start()
@@ -529,7 +531,7 @@ def test_terminate_and_kill_are_those_of_the_child(echo_child: list[str]) -> Non
 
 @posix
 def test_a_child_ends_with_its_parent_although_a_handler_runs(
-    script: Script, tmp_path: Path
+    script: Script, eventually: Any
 ) -> None:
     child = script("""
         import os, time
@@ -559,14 +561,16 @@ def test_a_child_ends_with_its_parent_although_a_handler_runs(
         name="parent.py",
     )
     done = subprocess.run(parent, capture_output=True, text=True, timeout=30)
-    pid = int(done.stdout)
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        if ") Z " in Path(f"/proc/{pid}/stat").read_text():
-            break  # dead; nobody reaps orphans in a container without an init
-        time.sleep(0.01)
-    else:
-        assert not Path(f"/proc/{pid}").exists()
+    stat = Path(f"/proc/{int(done.stdout)}/stat")
+
+    def is_dead() -> bool:
+        try:
+            # Or a zombie: nobody reaps orphans in a container without an init.
+            return ") Z " in stat.read_text()
+        except OSError:
+            return True
+
+    eventually(is_dead)
 
 
 # The end of the interpreter
@@ -613,7 +617,7 @@ def test_leaving_the_interpreter_with_open_sessions_is_quick_and_silent(
     said = [line for line in done.stderr.splitlines() if "wait for receive()" not in line]
     assert said == []
     assert done.returncode == 0
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 25  # requests would wait for 30
 
 
 def test_leaving_the_interpreter_with_a_stuck_handler_is_quick_and_silent(script: Script) -> None:
@@ -635,7 +639,7 @@ def test_leaving_the_interpreter_with_a_stuck_handler_is_quick_and_silent(script
 
     assert done.stderr == ""
     assert done.returncode == 0
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 25
 
 
 # Dropped sessions
@@ -645,10 +649,11 @@ def test_a_dropped_session_warns_and_is_ended(echo_child: list[str], eventually:
     session: Any = IpcPeer().create_command_session(echo_child)
     assert session.request(Echo(1)).result(timeout=10) == 1
     process = session.process
-    with pytest.warns(ResourceWarning, match=r"unclosed <ProcessSession pid=\d+ open>"):
+    with pytest.warns(  # noqa: PT031 - a thread of its own may drop it last
+        ResourceWarning, match=r"unclosed <ProcessSession pid=\d+ open>"
+    ):
         session = None
-
-    eventually(lambda: process.returncode is not None)
+        eventually(lambda: process.returncode is not None)
 
 
 def test_a_session_that_ended_before_its_child_warns_and_ends_the_child_when_dropped(
@@ -665,10 +670,11 @@ def test_a_session_that_ended_before_its_child_warns_and_ends_the_child_when_dro
     session.start()
     assert over.wait(10)
     process = session.process
-    with pytest.warns(ResourceWarning, match=r"unclosed <ProcessSession pid=\d+ closed>"):
+    with pytest.warns(  # noqa: PT031 - the thread that has called on_close may drop it last
+        ResourceWarning, match=r"unclosed <ProcessSession pid=\d+ closed>"
+    ):
         session = None
-
-    eventually(lambda: process.returncode is not None)
+        eventually(lambda: process.returncode is not None)
 
 
 def test_a_dropped_session_of_streams_warns_and_closes_them() -> None:
@@ -726,7 +732,9 @@ def test_a_child_of_the_users_own_is_owned_by_the_session(echo_child: list[str])
     assert process.stdin.closed
 
 
-def test_a_childs_standard_error_is_kept_and_can_be_followed(script: Script) -> None:
+def test_a_childs_standard_error_is_kept_and_can_be_followed(
+    script: Script, eventually: Any
+) -> None:
     command = script("""
         import sys
         for n in range(100):
@@ -739,7 +747,7 @@ def test_a_childs_standard_error_is_kept_and_can_be_followed(script: Script) -> 
     with IpcPeer().create_command_session(command, stderr=lines.append) as session:
         with pytest.raises(IpcError):
             session.request(Echo()).result(timeout=10)
-        assert session.stderr_tail.splitlines()[-1] == "line 99"
+        eventually(lambda: session.stderr_tail.splitlines()[-1:] == ["line 99"])
         assert len(session.stderr_tail.splitlines()) == 20
     assert lines == [f"line {n}" for n in range(100)]
 
@@ -782,16 +790,26 @@ def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
 
 
 def test_a_peer_closes_all_its_sessions_side_by_side(script: Script) -> None:
-    slow = script(LADDER.format(setting=""))
+    tells = 'session.on_close(lambda: os.write(2, b"hung up\\n"))'
+    slow = script(LADDER.format(setting=tells))
+    hung_up = threading.Semaphore(0)
     with IpcPeer() as peer:
-        sessions = [peer.create_command_session(slow) for _ in range(4)]
+        sessions = [
+            peer.create_command_session(slow, stderr=lambda line: hung_up.release())
+            for _ in range(4)
+        ]
         for session in sessions:
             session.request(Echo()).result(timeout=20)
         assert set(peer.sessions) == set(sessions)
-        start = time.monotonic()
-        peer.close(timeout=0.5)
-        # One after the other they would take two seconds, and kill none before.
-        assert time.monotonic() - start < 1.9
+        closing = threading.Thread(target=peer.close, args=(60,))
+        closing.start()
+        # One after the other, the second would see the end when the first has exited.
+        for _ in sessions:
+            assert hung_up.acquire(timeout=30)
+        for session in sessions:
+            session.kill()
+        closing.join(30)
+        assert not closing.is_alive()
         assert peer.sessions == []
         assert all(session.returncode is not None for session in sessions)
         with pytest.raises(IpcError, match="the peer is closed"):

@@ -272,7 +272,10 @@ def test_a_terminal_passes_all_bytes_unchanged(read_some, write_all):
             received += read_some(theirs)
     assert received == data
     write_all(theirs, b"\n\x03\x04")
-    assert read_some(ours) == b"\n\x03\x04"
+    received = b""
+    while len(received) < 3:
+        received += read_some(ours)
+    assert received == b"\n\x03\x04"
     theirs.close()
     ours.close()
 
@@ -281,9 +284,9 @@ def test_a_terminal_that_nobody_reads_takes_nothing_and_does_not_block():
     master, slave = pty.openpty()
     peer, transport = FdTransport(slave, slave), FdTransport(master, master)
     block = memoryview(bytes(1 << 16))
-    while transport.write_some((block,)):
-        pass
-    assert transport.write_some((block,)) == 0
+    refused = 0
+    while refused < 100:  # the kernel carries bytes over in its own time, which makes room
+        refused = 0 if transport.write_some((block,)) else refused + 1
     transport.close()
     peer.close()
 

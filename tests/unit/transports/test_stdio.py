@@ -280,6 +280,14 @@ assert os.get_blocking(1)
     assert run(source) == (b"", b"")
 
 
+def read_exactly(fd, count):
+    """Read from a terminal: the kernel carries its bytes in its own time and pieces."""
+    data = b""
+    while len(data) < count:
+        data += os.read(fd, count - len(data))
+    return data
+
+
 def test_a_terminal_passes_all_bytes_and_is_put_back(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     source = """
@@ -300,9 +308,9 @@ assert termios.tcgetattr(0) == before
     with subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + source], stdin=slave, stdout=slave
     ) as child:
-        assert os.read(master, 100) == b"ready"
+        assert read_exactly(master, 5) == b"ready"
         os.write(master, b"\x03\x04\r\n\x1a\x11")
-        assert os.read(master, 100) == b"\x03\x04\r\n\x1a\x11"
+        assert read_exactly(master, 6) == b"\x03\x04\r\n\x1a\x11"
         os.write(master, b"!")
     os.close(master)
     os.close(slave)
