@@ -110,10 +110,10 @@ def test_cancelling_the_task_cancels_the_request(session: IpcSession) -> None:
 
 def test_a_timeout_of_asyncio_cancels_the_request(session: IpcSession) -> None:
     async def main() -> None:
+        asked = asyncio.ensure_future(_await(session.request(Forever("slow"))))
+        await session.request(WaitFor("slow started"))
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(
-                asyncio.ensure_future(_await(session.request(Forever("slow")))), timeout=0.3
-            )
+            await asyncio.wait_for(asked, timeout=0.05)
         await session.request(WaitFor("slow cancelled"))
 
     asyncio.run(main())

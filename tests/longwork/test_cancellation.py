@@ -9,7 +9,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, as_completed, wa
 from typing import Any
 
 import pytest
-from long_messages import Blob, Context, Count, Forever, Step, Stubborn, WaitFor
+from long_messages import PATIENCE, Blob, Context, Count, Forever, Step, Stubborn, WaitFor
 
 from streamipc import (
     IpcPeer,
@@ -37,10 +37,15 @@ def test_cancelling_reaches_the_handler(session: IpcSession, how: str) -> None:
 
 @pytest.mark.parametrize("how", HOW)
 def test_a_deadline_that_passes_reaches_the_handler(session: IpcSession, how: str) -> None:
-    future = session.request(Forever("one", how), timeout=0.2)
-
-    with pytest.raises(RequestTimeoutError):
-        future.result()
+    for timeout in PATIENCE:
+        started = threading.Event()
+        future = session.request(
+            Forever("one", how), timeout, on_progress=lambda _, started=started: started.set()
+        )
+        with pytest.raises(RequestTimeoutError):
+            future.result()
+        if started.is_set():
+            break
     session.call(WaitFor("one cancelled"))
 
 
@@ -124,7 +129,7 @@ def test_a_handler_that_ignores_it_costs_its_thread_and_nothing_else(
         assert future.cancel()
     started = time.monotonic()
     assert session.request(Blob(b"abc")).result(timeout=30) == 3
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25
 
     before = session.stats
     for number in range(4):

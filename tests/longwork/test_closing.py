@@ -118,6 +118,6 @@ def test_a_child_that_goes_on_asking_sees_that_we_close(script: Callable[..., li
         session = peer.create_command_session(command).start()
         assert asked.wait(60)
 
-        session.close(timeout=8)
+        session.close(timeout=30)
 
         assert session.returncode == 0

@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
-from long_messages import Blob, Count, Report, Step, WaitFor
+from long_messages import PATIENCE, Blob, Count, Report, Step, WaitFor
 
 from streamipc import IpcSession, RemoteError, RequestTimeoutError, SessionClosedError
 
@@ -148,9 +148,12 @@ def test_an_iteration_that_is_cancelled_does_not_look_complete(session: IpcSessi
 
 
 def test_a_deadline_ends_the_stream_and_the_remote_generator(session: IpcSession) -> None:
-    stream = session.stream(Count(10**9, name="late"), timeout=0.3)
-    with pytest.raises(RequestTimeoutError):
-        deque(stream, maxlen=0)
+    for timeout in PATIENCE:
+        last: deque[Any] = deque(maxlen=1)
+        with pytest.raises(RequestTimeoutError):
+            last.extend(session.stream(Count(10**9, name="late"), timeout=timeout))
+        if last:
+            break
 
     session.call(WaitFor("late closed"), timeout=30)
 

@@ -82,6 +82,7 @@ def register(session: Any) -> None:
             context.on_cancel(noticed.set)
         say(f"{msg.name} started")
         try:
+            context.progress("started")
             while not noticed.wait(0.001 if msg.how != "on_cancel" else 30):
                 if msg.how == "raise_if_cancelled":
                     context.raise_if_cancelled()

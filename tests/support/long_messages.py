@@ -7,6 +7,7 @@ from typing import Any
 from streamipc import Message, Request
 
 __all__ = [
+    "PATIENCE",
     "AskBack",
     "Blob",
     "Context",
@@ -19,6 +20,11 @@ __all__ = [
     "Swap",
     "WaitFor",
 ]
+
+
+PATIENCE = (0.2, 2, 20)
+"""Seconds to try in turn where a deadline is to pass in the midst of something: on a busy
+machine it may pass before that has begun."""
 
 
 class Step(Message):
@@ -43,7 +49,10 @@ class Report(Request[str]):
 
 
 class Forever(Request[str]):
-    """Runs until it is cancelled; says ``<name> started`` and ``<name> cancelled``."""
+    """Runs until it is cancelled; says ``<name> started`` and ``<name> cancelled``.
+
+    The first is its only item too, for those who can't ask in the meantime.
+    """
 
     name: str
     how: str = "on_cancel"
