@@ -17,7 +17,7 @@ from streamipc.protocol.envelopes import Notification
 
 __all__ = ["Bench", "Caller", "Gate"]
 
-LONG = 10.0
+LONG = 30.0
 """Seconds after which a test has failed rather than go on waiting."""
 
 
@@ -31,6 +31,9 @@ class Gate:
     def pass_through(self) -> None:
         self._reached.set()
         assert self._open.wait(LONG), "nobody opened the gate"
+
+    def is_reached(self) -> bool:
+        return self._reached.is_set()
 
     def wait_until_reached(self) -> None:
         assert self._reached.wait(LONG), "nobody came to the gate"
@@ -129,6 +132,18 @@ class Bench:
         caller.thread.start()
         self.until(lambda: self.is_held_by(caller) and len(caller.reply.wakers) == 1)
         return caller
+
+    def times_out_while_it_reads(self, name: str) -> tuple[Caller, Gate]:
+        """Return a caller whose time is over, and which has the role until its gate opens."""
+        for timeout in (0.05, 1.0, 10.0):
+            caller, gate = self.caller(name, timeout), Gate()
+            caller.reply.wakers.gate = gate
+            caller.thread.start()
+            self.until(lambda c=caller, g=gate: g.is_reached() or not c.thread.is_alive())
+            if gate.is_reached():
+                return caller, gate
+            # On a busy machine its time was over before it came to read.
+        raise AssertionError(f"{name} never came to read")
 
     def waits(self, name: str, timeout: float | None = None) -> Caller:
         """Return a caller that sleeps while another reads."""

@@ -117,10 +117,7 @@ def test_the_role_is_not_given_to_one_whose_reply_is_there(bench: Bench) -> None
 
 
 def test_a_caller_that_times_out_while_it_reads_gives_the_role_on(bench: Bench) -> None:
-    first = bench.caller("first", timeout=0.1)
-    first.reply.wakers.gate = gate = Gate()
-    first.thread.start()
-    gate.wait_until_reached()  # its time is over, and it holds the role
+    first, gate = bench.times_out_while_it_reads("first")
     second = bench.waits("second")
     gate.open()
     assert isinstance(first.returned(), RequestTimeoutError)
@@ -547,10 +544,7 @@ def test_the_end_of_the_stream_finds_a_gift_under_way(bench: Bench) -> None:
 
 
 def test_the_end_of_the_stream_finds_a_holder_whose_time_is_over(bench: Bench) -> None:
-    first = bench.caller("first", timeout=0.1)
-    first.reply.wakers.gate = gate = Gate()
-    first.thread.start()
-    gate.wait_until_reached()  # it has read nothing, and holds the role still
+    first, gate = bench.times_out_while_it_reads("first")
     second = bench.waits("second")
     assert bench.is_held_by(first)
     os.close(bench.write_fd)
