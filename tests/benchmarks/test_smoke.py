@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="the benchmarks bind CPUs and read /proc: Linux"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not sys.platform.startswith("linux"),
+        reason="the benchmarks bind CPUs and read /proc: Linux",
+    ),
+    pytest.mark.timeout(900),  # the first test runs them all
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,7 +59,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
-        timeout=110,
+        timeout=800,
     )
     workloads = json.loads(path.read_text(encoding="utf-8"))["workloads"]
     return done.stdout, {workload["name"]: workload for workload in workloads}

@@ -32,7 +32,7 @@ linux = pytest.mark.skipif(
 def run(command: Sequence[str], **options: Any) -> list[str]:
     """Run a program that is expected to end well; return the lines that it printed."""
     options.setdefault("stderr", subprocess.PIPE)
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=100, **options)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=280, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

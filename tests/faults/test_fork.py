@@ -197,7 +197,7 @@ def test_forks_in_the_midst_of_traffic_disturb_nobody(
     assert session.returncode == 0
     print("done")
     """
-    assert run(source, way, *echo_child, timeout=100) == "done\n"
+    assert run(source, way, *echo_child, timeout=280) == "done\n"
 
 
 def test_forks_while_sessions_are_made_and_closed_inherit_none_of_their_pipes(

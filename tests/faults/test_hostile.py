@@ -128,7 +128,7 @@ def test_random_bytes_through_the_protocol_and_a_session() -> None:
         [sys.executable, str(FUZZ), "--cases", "1000", "--live", "100"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1,000 cases, 100 live")

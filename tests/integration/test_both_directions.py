@@ -57,7 +57,7 @@ def test_ten_thousand_hellos_from_sixteen_threads_in_both_directions(
     wrong: list[str] = []
     with IpcPeer().create_command_session(script(CHILD)) as session:
         session.on_request(SayHello)(lambda msg: Greeting(f"Hello, {msg.name}!"))
-        back = session.request(Echo([threads, each]), timeout=100)
+        back = session.request(Echo([threads, each]), timeout=280)
 
         def work(number: int) -> None:
             for n in range(each):

@@ -42,7 +42,7 @@ def run(*command: str, cwd: Path) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )
     assert done.returncode in (0, 1), done.stdout + done.stderr
     return done.stdout
