@@ -7,7 +7,8 @@ There are two ways in, and one way out:
   and to close its own; a child has until then to exit, and is then made to;
 * *the stream ends*, or breaks, or the child dies: what had arrived is delivered, then
   pending requests fail; handlers in flight finish and answer, for the peer may have
-  closed only its own direction; if it is gone altogether they are cancelled.
+  closed only its own direction; if it is gone altogether they are cancelled. Notifications
+  that had arrived are handled all the same, one after the other, unless one gets stuck.
 
 The way out is ``_finish``, which one thread enters once: it sees the above through,
 stops the crew, and closes descriptors when no thread can be using them any more.
@@ -34,7 +35,8 @@ _SLICE = 0.05
 """Seconds between two looks at whether the peer is gone, while handlers finish."""
 
 _CANCELLED_HANDLERS = 0.5
-"""Seconds for handlers to notice that they are cancelled, once the peer is gone."""
+"""Seconds for handlers to notice that they are cancelled, once the peer is gone; and for the
+handler of each notification that had arrived."""
 
 _JOIN = 1.0
 """Seconds to wait for the crew's threads; one that runs a handler without end stays."""
@@ -66,7 +68,8 @@ class Closing:
         self._claimed = False  # guarded by the engine's lock
         self._end_claimed = False  # guarded by the engine's lock
         self._finisher: int | None = None  # identifier of the thread in _finish
-        self._by: float | None = None  # when _finish is to be done waiting
+        self._by: float | None = None  # when _finish is to be done waiting, as was asked
+        self._gone_by: float | None = None  # the same, since the peer is gone
         self._gave_up = False  # on handlers, although they had time to notice the end
         self.refuses_requests = False
         self.ended = threading.Event()
@@ -272,7 +275,7 @@ class Closing:
     def _finish_gracefully(self) -> None:
         engine = self._engine
         self._wait_for_handlers()
-        if engine.writer.end(self._by):
+        if engine.writer.end(self._until()):
             # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
             # whose number may be another file's a moment later, from under its write.
             engine.transport.close_write()
@@ -280,7 +283,8 @@ class Closing:
             # Whoever watches the child goes with the transport: reap it before.
             getattr(engine.transport, "look_for_status", _nothing)()
             return
-        left = 0.0 if self._by is None else max(0.0, self._by - time.monotonic())
+        until = self._until()
+        left = 0.0 if until is None else max(0.0, until - time.monotonic())
         shutdown = getattr(engine.transport, "shutdown", None)
         if engine.solo is not None:
             if shutdown is not None or engine.connection.calls:
@@ -296,24 +300,33 @@ class Closing:
                     break
 
     def _wait_for_handlers(self) -> None:
-        crew = self._engine.crew
-        gone = False
+        engine = self._engine
+        # Whoever is there for the peer goes with it.
+        sees_through = not getattr(engine.transport, "goes_with_peer", False)
+        waiting = 0
         while True:
             now = time.monotonic()
-            if self._by is not None and now >= self._by:
+            if self._gone_by is None:
+                if self._peer_is_gone():
+                    self._cancel_handlers()
+                    self._gone_by = now + _CANCELLED_HANDLERS
+            elif sees_through and len(engine.notifications) < waiting:
+                self._gone_by = now + _CANCELLED_HANDLERS
+            waiting = len(engine.notifications)
+            until = self._until()
+            if until is not None and now >= until:
                 break
-            if not gone and self._peer_is_gone():
-                gone = True
-                self._cancel_handlers()
-                limit = now + _CANCELLED_HANDLERS
-                self._by = limit if self._by is None else min(self._by, limit)
             slice_end = now + _SLICE
-            if self._by is not None:
-                slice_end = min(slice_end, self._by)
-            if crew.wait_until_quiet(slice_end):
+            if engine.crew.wait_until_quiet(slice_end if until is None else min(slice_end, until)):
                 return
-        self._gave_up = gone
+        self._gave_up = self._gone_by is not None
         self._cancel_handlers()
+
+    def _until(self) -> float | None:
+        """Return when to be done waiting; ``None``: there is no limit."""
+        if self._by is None or self._gone_by is None:
+            return self._gone_by if self._by is None else self._by
+        return min(self._by, self._gone_by)
 
     def _cancel_handlers(self) -> None:
         engine = self._engine
@@ -343,6 +356,7 @@ class Closing:
                 lambda: self._end("this side closed the session"),
                 self._stop_threads,
                 self._run_leftovers,
+                self._engine.drop_notifications,
                 self._end_lingering,
                 self._engine.transport.close,
                 self._engine.crew_wakeup.close,

@@ -15,6 +15,7 @@ from ..protocol import events
 from ..protocol.connection import refusal_of
 from ..protocol.envelopes import Notification, Request
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
+from .lifetimes import is_exiting
 from .reading import Reader, wake
 from .serving import Served, closed_refusal
 
@@ -209,6 +210,17 @@ class Dispatching:
         received.items.append(message)
         for lock in tuple(received.wakers):
             wake(lock)
+
+    def drop_notifications(self) -> None:
+        """Count those that no handler has taken when the session is over, and say so."""
+        count = len(self.notifications)
+        self.notifications.clear()
+        self._dropped += count
+        if count and not is_exiting():
+            self.host.warn(
+                f"{count:,} notifications were still waiting for their handler when the session "
+                "ended: they are dropped (session.stats counts them)"
+            )
 
     def _reply_received(self, event: events.ReplyReceived) -> None:
         future = event.call

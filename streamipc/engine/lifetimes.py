@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["park_at_exit", "track"]
+__all__ = ["is_exiting", "park_at_exit", "track"]
 
 _EXIT_SECONDS = 1.0
 """For children to exit by themselves when the interpreter ends with open sessions."""
@@ -27,6 +27,11 @@ _exiting = False
 _PARKED = 5.0
 """Seconds: longer than the end takes, and not for ever, for the thread may hold a lock of
 the user's that somebody else needs to end."""
+
+
+def is_exiting() -> bool:
+    """Tell whether the interpreter has come to its end."""
+    return _exiting
 
 
 def park_at_exit(error: BaseException | None = None) -> None:

@@ -43,6 +43,9 @@ def open_stdio() -> Transport:
 class StdioTransport(FdTransport):
     """See :func:`open_stdio`."""
 
+    goes_with_peer = True
+    """This process is there for the one that started it, and ends with that."""
+
     def __init__(self) -> None:
         global _taken
         with steady, _lock:

@@ -29,7 +29,7 @@ BOUND = 15.0
 CHILD = """
     import os, sys, threading, time
     import long_child
-    from shared_messages import Echo
+    from shared_messages import Echo, Note
     from streamipc import IpcPeer, IpcSession, SyncIpcSession
     kind = SyncIpcSession if "sync" in sys.argv else IpcSession
     session = IpcPeer(session_type=kind).create_stdio_session()
@@ -38,6 +38,10 @@ CHILD = """
     @session.on_request
     def echo(msg: Echo) -> object:
         return msg.value
+
+    @session.on_message
+    def note(msg: Note) -> None:
+        time.sleep(0.1)
 
     session.serve_forever()
 """
@@ -79,6 +83,10 @@ USES = {
     "stream": """
     stream = session.stream(Count(1 << 40))
     next(stream)
+    """,
+    "much to handle": """
+    for _ in range(500):
+        session.notify(Note())
     """,
     "traffic": """
     def ask():

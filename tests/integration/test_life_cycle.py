@@ -623,14 +623,17 @@ def test_leaving_the_interpreter_with_open_sessions_is_quick_and_silent(
 def test_leaving_the_interpreter_with_a_stuck_handler_is_quick_and_silent(script: Script) -> None:
     command = script("""
         import os, threading
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         a, b = os.pipe(), os.pipe()
         left = IpcPeer().create_stream_session(a[1], b[0])
         right = IpcPeer().create_stream_session(b[1], a[0])
         entered = threading.Event()
         right.on_request(Echo)(lambda msg: (entered.set(), threading.Event().wait()))
+        right.on_message(Note)(lambda msg: threading.Event().wait())
         right.start()
+        for _ in range(5):
+            left.notify(Note())
         left.request(Echo())
         entered.wait()
     """)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -189,6 +190,46 @@ def test_a_slow_handler_bounds_the_sender(connected: Connected) -> None:
     assert not thread.is_alive()
     assert last.wait(30)
     assert handled == list(range(4000))
+
+
+def test_what_was_told_before_the_end_is_handled_however_slowly(connected: Connected) -> None:
+    telling, handling = connected()
+    handled: list[int] = []
+    closed = threading.Event()
+
+    @handling.on_message
+    def note(msg: Note) -> None:
+        time.sleep(0.02)  # all together, longer than a cancelled handler is given
+        handled.append(msg.number)
+
+    handling.on_close(closed.set)
+    handling.start()
+    for number in range(100):
+        telling.notify(Note(number=number))
+    telling.close()
+
+    assert closed.wait(60)
+    assert handled == list(range(100))
+    assert handling.stats.dropped == 0
+
+
+def test_what_no_handler_gets_to_see_before_the_end_is_counted_and_logged(
+    connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    telling, handling = connected()
+    entered, release = threading.Event(), threading.Event()
+    handling.on_message(Note)(lambda msg: (entered.set(), release.wait(30)))
+    handling.start()
+    for number in range(10):
+        telling.notify(Note(number=number))
+    assert entered.wait(30)
+    with caplog.at_level(logging.WARNING, "streamipc"):
+        telling.close()
+        handling.close(timeout=60)
+    release.set()
+
+    assert handling.stats.dropped == 9
+    assert "9 notifications were still waiting for their handler" in caplog.text
 
 
 def test_a_handler_of_notifications_may_ask_while_many_wait(connected: Connected) -> None:
