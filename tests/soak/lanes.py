@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 3
 """Threads that make traffic, on each side of each session."""
 
-_ENDING = 5.0
+_ENDING = 15.0
 """Seconds after the death of a child within which all that waits for it has ended, on a
 machine that is busy with other things."""
 
