@@ -204,6 +204,10 @@ def test_forks_while_sessions_are_made_and_closed_inherit_none_of_their_pipes(
     run: Callable[..., str],
 ) -> None:
     source = """
+    # A fork in the midst of its import, by another thread's first session, would call what it
+    # registers with os.register_at_fork() after the fork and not before it.
+    import logging
+
     stop = threading.Event()
 
     def make_and_close():
