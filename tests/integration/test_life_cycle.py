@@ -580,7 +580,7 @@ LEFT_OPEN = """
     import sys, threading
     from shared_messages import Echo
     from streamipc import IpcPeer
-    peer = IpcPeer()
+    peer = IpcPeer(timeout=600)
     silent = peer.create_command_session(
         [sys.executable, "-c", "import sys; sys.stdin.buffer.read()"]
     )
@@ -596,7 +596,7 @@ LEFT_OPEN = """
     "use",
     [
         "pass",
-        "session.request(Echo(1)).result(timeout=10)",
+        "session.request(Echo(1)).result()",
         "pending = [session.request(Echo(n)) for n in range(100)]",
         "threading.Thread(target=session.receive, daemon=True).start()",
         "threading.Thread(target=silent.request(Echo(1)).result, daemon=True).start()",
@@ -610,14 +610,13 @@ def test_leaving_the_interpreter_with_open_sessions_is_quick_and_silent(
     script: Script, echo_child: list[str], use: str
 ) -> None:
     command = script(LEFT_OPEN.format(child=echo_child, use=use), name="parent.py")
-    start = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    # Requests would wait for ten minutes.
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
 
     # The child's own words, where it was told more than it takes.
     said = [line for line in done.stderr.splitlines() if "wait for receive()" not in line]
     assert said == []
     assert done.returncode == 0
-    assert time.monotonic() - start < 25  # requests would wait for 30
 
 
 def test_leaving_the_interpreter_with_a_stuck_handler_is_quick_and_silent(script: Script) -> None:
@@ -637,12 +636,10 @@ def test_leaving_the_interpreter_with_a_stuck_handler_is_quick_and_silent(script
         left.request(Echo())
         entered.wait()
     """)
-    start = time.monotonic()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
 
     assert done.stderr == ""
     assert done.returncode == 0
-    assert time.monotonic() - start < 25
 
 
 # Dropped sessions
