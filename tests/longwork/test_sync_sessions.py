@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -168,6 +170,15 @@ def test_a_function_for_standard_error_is_refused(child: Callable[..., list[str]
     """Nobody would read: the child would wait once it has written 64 KiB."""
     with pytest.raises(ValueError, match="stderr"):
         sync_peer().create_command_session(child(), stderr=print)
+
+
+def test_standard_error_may_go_to_a_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; print('to the file', file=sys.stderr)"]
+    with open(tmp_path / "errors", "wb") as file:
+        session: Any = sync_peer().create_command_session(command, stderr=file)
+        session.close(timeout=30)
+
+    assert (tmp_path / "errors").read_text() == "to the file\n"
 
 
 def test_closing_the_peer_closes_its_sessions_without_a_thread(
