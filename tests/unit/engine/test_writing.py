@@ -352,7 +352,7 @@ def pipe(request: pytest.FixtureRequest) -> Iterator[tuple[Rig, int]]:
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing, nonblocking=request.param == "polled")
     polled = request.param == "polled"
-    outlet: Any = PolledOutlet(transport) if polled else BlockingOutlet(transport)
+    outlet: Any = PolledOutlet(transport, lambda: None) if polled else BlockingOutlet(transport)
     rig = Rig(outlet)
     yield rig, incoming
     outlet.abort()
@@ -440,7 +440,7 @@ def test_deadlines_in_a_full_pipe_withdraw_whole_frames_only() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing)
-    outlet = PolledOutlet(transport)
+    outlet = PolledOutlet(transport, lambda: None)
     rig = Rig(outlet)
     sent: list[int] = []
 
@@ -497,7 +497,7 @@ def test_closing_ends_a_wait_for_room() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing)
-    outlet = PolledOutlet(transport)
+    outlet = PolledOutlet(transport, lambda: None)
     rig = Rig(outlet)
     thread, outcome = in_thread(lambda: rig.writer.send([b"x", bytes(4 << 20)]))
     read_exactly(incoming, 10)
@@ -539,7 +539,7 @@ def test_an_interrupt_between_a_write_and_its_bookkeeping_sends_nothing_twice(
 ) -> None:
     read, write = os.pipe()
     transport = FdTransport(read, write)
-    rig = Rig(PolledOutlet(transport))
+    rig = Rig(PolledOutlet(transport, lambda: None))
     writer = rig.writer
     for number in range(queued):
         writer.queue([b"<queued %d>" % number])
