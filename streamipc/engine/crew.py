@@ -370,6 +370,8 @@ class Crew(Watching):
             with self._lock:
                 if self._reader.holder == threading.get_ident():
                     self._reader.holder = None
+                if me.job is not None:
+                    self._ended(me.job)
                 self._leave(me)
             self._crashed(error)
 
@@ -408,9 +410,9 @@ class Crew(Watching):
             start = time.perf_counter()
             job.run()
             job.took(time.perf_counter() - start)
-            me.job = None
             self._flush_some()  # never wait here: what is stuck may be other threads' frames
             with self._lock:
+                me.job = None
                 self._ended(job)
         return True
 
