@@ -104,7 +104,9 @@ def test_a_handler_that_waits_for_room_has_reading_go_on(
     session.on_request(Echo)(lambda msg: msg.value)
     session.start()
     reader, outlet = session._engine.reader, session._engine.outlet
-    raw.write(b"".join(raw.frame(Notification(Note(number=n))) for n in range(MAX_NOTIFICATIONS + 1)))
+    raw.write(
+        b"".join(raw.frame(Notification(Note(number=n))) for n in range(MAX_NOTIFICATIONS + 1))
+    )
     eventually(lambda: reader.paused)
     raw.write(raw.frame(Request(1, Echo("read although the handler waits"), None)))
     may_answer.set()
