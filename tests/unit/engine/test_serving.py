@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,10 +15,10 @@ from streamipc.engine import serving
 
 
 @pytest.fixture
-def sides(connected: Callable[..., tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+def sides(connected: Callable[..., tuple[Any, Any]]) -> tuple[Any, Any]:
     left, right = connected()
     right.start()
-    yield left, right
+    return left, right
 
 
 def test_a_generator_for_notifications_runs_to_its_end_although_nobody_takes_its_items(
