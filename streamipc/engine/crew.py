@@ -262,6 +262,8 @@ class Crew(Watching):
             if not self._members:
                 raise
             self._alone = True
+            if self._watcher is not None:
+                self._rouse(self._watcher)  # it may sleep, and has to run what we would have
             return None
         self._alone = False
         return member
