@@ -109,7 +109,7 @@ def test_what_comes_while_the_session_closes_can_still_be_received(
     held.wait_until_entered("in flight")
     closing = threading.Thread(target=right.close, args=(LONG,))
     closing.start()
-    eventually(lambda: right._engine.closing.refuses_requests)
+    eventually(lambda: right._engine.refusal)
     with pytest.raises(SessionClosedError):
         right.request(Quick())
     receiver = Caller(Receiving(right))
