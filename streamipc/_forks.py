@@ -57,7 +57,7 @@ def _forget_all() -> None:
             pass  # one that can't be let go of must not keep the others
 
 
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
     os.register_at_fork(
         before=steady.acquire, after_in_parent=steady.release, after_in_child=_forget_all
     )

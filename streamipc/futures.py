@@ -223,8 +223,7 @@ class ResponseFuture(Future[R], Generic[R]):
         self._made_condition = threading.Condition()
         for waiter in self._waiters:
             waiter.event = threading.Event()
-            if hasattr(waiter, "lock"):
-                waiter.lock = threading.Lock()
+            waiter.lock = threading.Lock()
         self.settle(None, error)
 
     def has_callbacks(self) -> bool:

@@ -155,6 +155,7 @@ class Closing:
     def failed(self, error: BaseException) -> None:
         """Something that nobody foresaw; any thread calls this."""
         self._engine.report(error)
+        self._by = time.monotonic() + _JOIN  # who would run what waits may be gone
         text = f"the session failed ({type(error).__name__}: {error})"
         self._start_thread(self._force_end, text, 0.0)
 

@@ -262,6 +262,8 @@ class Crew(Watching):
             if not self._members:
                 raise
             self._alone = True
+            if self._watcher is not None:
+                self._rouse(self._watcher)  # it may sleep, and has to run what we would have
             return None
         self._alone = False
         return member
@@ -370,6 +372,8 @@ class Crew(Watching):
             with self._lock:
                 if self._reader.holder == threading.get_ident():
                     self._reader.holder = None
+                if me.job is not None:
+                    self._ended(me.job)
                 self._leave(me)
             self._crashed(error)
 
@@ -408,9 +412,9 @@ class Crew(Watching):
             start = time.perf_counter()
             job.run()
             job.took(time.perf_counter() - start)
-            me.job = None
             self._flush_some()  # never wait here: what is stuck may be other threads' frames
             with self._lock:
+                me.job = None
                 self._ended(job)
         return True
 

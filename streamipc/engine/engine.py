@@ -111,10 +111,8 @@ class Engine(Sending, Dispatching):
             self._stream_ended,
         )
         self.outlet: PolledOutlet | BlockingOutlet = (
-            PolledOutlet(transport) if pollable else BlockingOutlet(transport)
+            PolledOutlet(transport, self._go_on_reading) if pollable else BlockingOutlet(transport)
         )
-        if isinstance(self.outlet, PolledOutlet):
-            self.outlet.on_wait = self._go_on_reading
         self.writer = Writer(self.outlet, self._backlog, self._write_failed)
         self.crew: Crew | Solo
         self.solo: Solo | None = None
@@ -138,8 +136,8 @@ class Engine(Sending, Dispatching):
             self.crew = self.solo = Solo(
                 self.lock, self.reader, self._deadlines, self._expire, self.writer.flush
             )
-            if isinstance(self.outlet, PolledOutlet):
-                self.solo.read_while_full(self.outlet)
+            assert isinstance(self.outlet, PolledOutlet)
+            self.solo.read_while_full(self.outlet)
         self.closing = Closing(self)
         self.lingering: set[ResponseFuture[Any]] = set()
         """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""

@@ -57,7 +57,7 @@ def track(engine: Engine) -> None:
     if not _installed:
         _installed = True
         atexit.register(_close_all)
-        if hasattr(os, "register_at_fork"):
+        if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
             # They belong to the parent, and so do their children.
             os.register_at_fork(after_in_child=_engines.clear)
 

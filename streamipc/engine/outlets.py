@@ -52,11 +52,12 @@ class PolledOutlet:
 
     Args:
         transport: with ``write_fd`` and ``write_some``.
+        on_wait: called by a handler that is going to wait for room.
     """
 
     blocks = False
 
-    def __init__(self, transport: Any) -> None:
+    def __init__(self, transport: Any, on_wait: Callable[[], None]) -> None:
         self.write_some = transport.write_some
         self._written: list[int] = transport.written
         self.forget_written: Callable[[], object] = transport.written.clear
@@ -66,8 +67,7 @@ class PolledOutlet:
         self._aborted = False
         self.waiting = 0  # threads that wait for room
         self.handlers_waiting = 0  # those of them that are inside of a handler
-        self.on_wait: Callable[[], None] = _nothing
-        """Called by a handler that is going to wait for room."""
+        self._on_wait = on_wait
         self.waits: Callable[[float | None], bool] | None = None
         """Waits in our place, with :meth:`poll`, where the one who waits must also read."""
 
@@ -83,7 +83,7 @@ class PolledOutlet:
             self.handlers_waiting += in_handler
         try:
             if in_handler:
-                self.on_wait()
+                self._on_wait()
             if self.waits is not None:
                 return self.waits(timeout)
             return self.poll(timeout)[0]
@@ -146,10 +146,6 @@ class PolledOutlet:
         renew(self._lock)
         if self._wakeup is not None:
             self._wakeup.close_after_fork()
-
-
-def _nothing() -> None:
-    pass
 
 
 class BlockingOutlet:

@@ -215,6 +215,6 @@ def milliseconds(timeout: float | None) -> float | None:
 
 def usable_cpus() -> int:
     """Return how many CPUs this process may use."""
-    if hasattr(os, "sched_getaffinity"):
+    if hasattr(os, "sched_getaffinity"):  # pragma: no branch - macOS, Windows
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return os.cpu_count() or 1  # pragma: no cover - macOS, Windows

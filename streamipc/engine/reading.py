@@ -384,7 +384,8 @@ class Reader:
         if source == 0:
             self.ended = True
             self._on_end(error)
-        elif self._inlet is not None:
+        else:
+            assert self._inlet is not None  # only what can be polled has a second source
             fd = next(fd for fd, number in self._sources.items() if number == source)
             self._inlet.forget(fd)
             self._ended_fds.append(fd)

@@ -64,7 +64,6 @@ class Sending:
     encode: Callable[[Any], list[Buffer]]
     """Returns the frame of an envelope."""
     report: Callable[[BaseException], None]
-    is_foreign: Callable[[], bool]
     _next_id: Callable[[], RequestId]
     _calls: dict[RequestId, Any]
     _deadlines: Deadlines
@@ -192,15 +191,13 @@ class Sending:
                 self.writer.send(frame)
             except SessionClosedError:
                 pass  # nobody is there to read it
-        elif self.crew.more_is_coming():
+        elif self.crew.more_is_coming():  # type: ignore[union-attr]  # a watcher is a crew's
             self.writer.queue(frame)
         else:
             self.writer.offer(frame)
 
     def _send_control(self, envelope: Any) -> None:
         """Send what the peer may need to know; never blocks, never raises."""
-        if self.is_foreign():
-            return
         try:
             if isinstance(envelope, ErrorResponse):
                 frame = error_frame(self.encode, envelope)

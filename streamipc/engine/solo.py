@@ -127,10 +127,6 @@ class Solo:
         """Queue a job that the holder of the reading role has just read."""
         self._jobs.append(job)
 
-    def more_is_coming(self) -> bool:
-        """Tell whether more is to be run before a flush."""
-        return bool(self._jobs)
-
     def submit_locked(self, job: Job) -> None:
         """Queue a job, with the lock held."""
         self._jobs.append(job)

@@ -212,13 +212,13 @@ def _build_union(args: tuple[Any, ...], scope: Scope) -> Codec:
             nullable = True
         elif isinstance(codec, (Optional, Union)):
             # A union behind an alias; typing has flattened the others.
-            waiting[:0] = [*codec.children(), *[NONE] * codec.accepts(None)]
+            waiting[:0] = [*codec.children(), *[NONE] * codec.nullable]
         else:
             members.append(codec)
     if len(members) == 1:
         return Optional(members[0])
     if any(member.is_lazy for member in members):
-        raise Unresolved("a member of a union is being looked at")
+        raise Unresolved("a union can't be a member of itself")
     return Union(members, nullable)
 
 

@@ -251,13 +251,13 @@ def _path(cls: Any) -> Scalar:
 
 
 def _from_base64(text: str) -> bytes:
-    if sys.version_info >= (3, 11):
-        import binascii
+    if sys.version_info < (3, 11):  # pragma: no cover - Python 3.10
+        import base64
 
-        return binascii.a2b_base64(text, strict_mode=True)
-    import base64
+        return base64.b64decode(text, validate=True)
+    import binascii
 
-    return base64.b64decode(text, validate=True)
+    return binascii.a2b_base64(text, strict_mode=True)
 
 
 def _bytes(cls: Any) -> Scalar:

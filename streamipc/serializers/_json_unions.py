@@ -35,12 +35,11 @@ class Optional(Codec):
 
     __slots__ = ("_inner",)
 
+    nullable = True
+
     def __init__(self, inner: Codec) -> None:
         super().__init__(f"{inner.name} | None", shapes={*inner.shapes, *NONE.shapes})
         self._inner = inner
-
-    def accepts(self, value: Any) -> bool:
-        return value is None or self._inner.accepts(value)
 
     def encode(self, value: Any) -> Any:
         if value is None or type(value) is self._inner.exact:
@@ -73,13 +72,13 @@ class Optional(Codec):
 class Union(Codec):
     """One of several types."""
 
-    __slots__ = ("_by_shape", "_members", "_nullable", "_tagged")
+    __slots__ = ("_by_shape", "_members", "_tagged", "nullable")
 
     def __init__(self, members: Sequence[Codec], nullable: bool) -> None:
         names = [member.name for member in members] + ["None"] * nullable
         super().__init__(" | ".join(names), shapes={s for m in members for s in m.shapes})
         self._members = tuple(members)
-        self._nullable = nullable
+        self.nullable = nullable
         self._tagged = {
             id(member)
             for member in members
@@ -102,13 +101,8 @@ class Union(Codec):
                 return best
         return fitting
 
-    def accepts(self, value: Any) -> bool:
-        if value is None:
-            return self._nullable
-        return any(member.accepts(value) for member in self._members)
-
     def encode(self, value: Any) -> Any:
-        if value is None and self._nullable:
+        if value is None and self.nullable:
             return None
         members = [member for member in self._members if member.accepts(value)]
         if len(members) > 1:
@@ -129,7 +123,7 @@ class Union(Codec):
         return made
 
     def decode(self, data: Any) -> Any:
-        if data is None and self._nullable:
+        if data is None and self.nullable:
             return None
         if type(data) is dict and has_tag(data):
             members = [member for member in self._members if member.claims(data)]

@@ -204,7 +204,7 @@ def _reduce_enum(entry: _Type, obj: Any) -> Any:
     # Several members of a Flag at once.
     value = int(obj.value)
     mask = _mask(entry.cls)
-    if value < 0:  # ~Bits.A of an IntFlag, on Python 3.10
+    if value < 0:  # pragma: no cover - ~Bits.A of an IntFlag, on Python 3.10
         value &= mask
     if value & ~mask:
         raise SerializationError(f"{value!r:.100} has bits that no member of {entry.name} has")

@@ -38,7 +38,6 @@ from ..protocol.envelopes import (
     Progress,
     Request,
     RequestId,
-    Response,
 )
 from ._native_pickle import dumps as _dumps
 from ._native_pickle import loads as _loads
@@ -220,10 +219,7 @@ def _read_metadata(data: memoryview) -> dict[str, str]:
 
 
 def bodiless(kind: int, id_: RequestId, number: int) -> Any:
-    if kind == REQUEST:
-        return Request(id_, None, None, None, number)  # type: ignore[arg-type]
-    if kind == RESPONSE:
-        return Response(id_, None)
+    """Return an envelope that is neither request nor response, without its body."""
     if kind == ERROR:
         return ErrorResponse(id_, None)  # type: ignore[arg-type]
     if kind == NOTIFICATION:

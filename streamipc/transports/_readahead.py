@@ -52,17 +52,19 @@ def raw_of_pair(pair: io.BufferedRWPair, writer: bool) -> Any:
     The pair hides what it is made of, and is of little use without: a read through it
     can't be ended by closing it.
     """
-    if sys.version_info >= (3, 12):
-        import gc
+    if sys.version_info < (3, 12):  # pragma: no cover - Python 3.10 and 3.11
+        return _raw_seen_at_work(pair, writer)
+    import gc
 
-        wanted = io.BufferedWriter if writer else io.BufferedReader
-        # Not through `type(pair)` or its dict, which are among the referents too.
-        raws = [part.raw for part in gc.get_referents(pair) if type(part) is wanted]
-        return raws[0] if raws else None
-    return _raw_seen_at_work(pair, writer)
+    wanted = io.BufferedWriter if writer else io.BufferedReader
+    # Not through `type(pair)` or its dict, which are among the referents too.
+    raws = [part.raw for part in gc.get_referents(pair) if type(part) is wanted]
+    return raws[0] if raws else None
 
 
-def _raw_seen_at_work(pair: io.BufferedRWPair, writer: bool) -> Any:
+def _raw_seen_at_work(
+    pair: io.BufferedRWPair, writer: bool
+) -> Any:  # pragma: no cover - Python 3.10 and 3.11
     """See which object's method the pair calls, if that is one written in Python.
 
     Before Python 3.12 a pair does not show its parts to the garbage collector either.

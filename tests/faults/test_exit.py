@@ -219,3 +219,24 @@ def test_a_session_left_open_in_another_thread_says_nothing_at_the_end(
         [*script(source, name="parent.py"), *child], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_transport_that_cant_be_closed_says_nothing_at_the_end(script: Script) -> None:
+    source = """
+    import os
+    from streamipc import IpcPeer
+    from streamipc.transports.pipe import FdTransport
+
+    class Unclosable(FdTransport):
+        def close_write(self):
+            print("tried", flush=True)
+            raise RuntimeError("can't be closed")
+
+    read, write = os.pipe()
+    broken = IpcPeer().create_session(Unclosable(read, write)).start()
+    read, write = os.pipe()
+    session = IpcPeer().create_stream_session(write, read).start()
+    """
+    done = subprocess.run(script(source), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("tried") == 2

@@ -359,3 +359,136 @@ def test_a_session_that_is_sent_to_another_process_says_why_it_cant_be(
             with pytest.raises(TypeError, match=r"belongs to this process.*make one there"):
                 pickle.dumps(thing)
         session.close()
+
+
+PAIR = """
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    left, right = (IpcPeer().create_stream_session(*fds) for fds in ((b, c), (d, a)))
+    right.on_request(Echo)(lambda msg: msg.value)
+    left.start()
+    right.start()
+"""
+
+
+def test_a_thing_that_cant_let_go_keeps_no_session_from_letting_go(run: Callable[..., str]) -> None:
+    source = """
+    from streamipc._forks import forgets
+
+    class Stubborn:
+        def forget_after_fork(self):
+            print("tried", flush=True)
+            raise OSError("I can't")
+
+    stubborn = Stubborn()
+    forgets(stubborn)
+    def in_the_copy():
+        check_inert(left)
+        check_inert(right)
+        assert pipes_held() == []
+
+    pid = fork(in_the_copy)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert left.request(Echo("on")).result(timeout=10) == "on"
+    left.close()
+    right.close()
+    print("done")
+    """
+    assert run(PAIR + source) == "tried\ndone\n"
+
+
+def test_what_a_handler_has_is_inert_in_the_copy_and_keeps_it_waiting_for_nothing(
+    run: Callable[..., str],
+) -> None:
+    source = """
+    from streamipc import RequestContext
+
+    def in_the_copy(context):
+        context.on_cancel(print)  # takes the lock
+        for room in ("credit for an item", "no credit"):
+            try:
+                context.progress("from the copy")
+            except SessionClosedError as error:
+                assert f"this session belongs to process {os.getppid()}" in str(error), room
+            else:
+                raise AssertionError(room)
+
+    @right.on_request
+    def count(msg: Count, context: RequestContext) -> int:
+        context.on_cancel(print)
+        context.progress("from the handler")
+        served = right._engine.connection.served[context.request_id]
+        assert served.credit == 1
+        with served._lock:  # as another thread of the handler's may
+            pid = fork(lambda: in_the_copy(context), "thread")
+        return os.waitpid(pid, 0)[1]
+
+    with left.stream(Count(2), window=2) as stream:
+        deadline = time.monotonic() + 20
+        while not stream.future.done():
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        assert list(stream) == ["from the handler"]
+        assert stream.result() == 0
+    left.close()
+    right.close()
+    print("done")
+    """
+    assert run(PAIR + source) == "done\n"
+
+
+def test_a_fork_between_the_arrival_of_a_request_and_its_handler_disturbs_nobody(
+    run: Callable[..., str],
+) -> None:
+    source = """
+    host, pids = right._engine.host, []
+    find = host.request_handlers
+
+    def find_and_fork(cls):
+        host.request_handlers = find
+        pids.append(fork(lambda: check_inert(right)))
+        return find(cls)
+
+    host.request_handlers = find_and_fork
+    assert left.request(Echo("once")).result(timeout=20) == "once"
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0]
+    assert left.stats.late == left.stats.junk == 0
+    left.close()
+    right.close()
+    print("done")
+    """
+    assert run(PAIR + source) == "done\n"
+
+
+def test_a_transport_of_the_users_own_needs_to_know_nothing_of_forks(
+    run: Callable[..., str],
+) -> None:
+    source = """
+    import queue
+
+    class Pipe:
+        def __init__(self):
+            self.queue = queue.Queue()
+
+        def read_into(self, buffer):
+            data = self.queue.get()
+            buffer[:len(data)] = data
+            return len(data)
+
+        def write(self, data):
+            self.queue.put(bytes(data[:100]))
+            return min(len(data), 100)
+
+        def close_write(self):
+            self.queue.put(b"")
+
+        close = close_write
+
+    with IpcPeer().create_session(Pipe()) as session:
+        session.on_request(Echo)(lambda msg: msg.value)
+        assert session.request(Echo(1)).result(timeout=20) == 1
+        pid = fork(lambda: check_inert(session))
+        assert os.waitpid(pid, 0)[1] == 0
+        assert session.request(Echo(2)).result(timeout=20) == 2
+    print("done")
+    """
+    assert run(source) == "done\n"

@@ -193,3 +193,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
         streamipc.Nothing  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
         from streamipc import Nothing  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_dir_names_all_that_is_public_whether_or_not_it_was_used() -> None:
+    assert set(streamipc.__all__) <= set(dir(streamipc))

@@ -361,3 +361,45 @@ def test_a_transport_that_cant_write_ends_the_session(error: Exception) -> None:
         session.request(Echo()).result(timeout=10)
     session.close(timeout=1)
     assert "streamipc" not in sys.exc_info()
+
+
+class Hesitant(Pipe):
+    """Takes nothing every other time."""
+
+    def __init__(self, incoming: queue.Queue[bytes], outgoing: queue.Queue[bytes]) -> None:
+        super().__init__(incoming, outgoing)
+        self.calls = 0
+
+    def write(self, data: memoryview) -> int:
+        self.calls += 1
+        return super().write(data) if self.calls % 2 else 0
+
+
+def test_a_transport_that_sometimes_takes_nothing_is_asked_again() -> None:
+    one: queue.Queue[bytes] = queue.Queue()
+    two: queue.Queue[bytes] = queue.Queue()
+    transports = Hesitant(one, two), Pipe(two, one)
+    left, right = (IpcPeer().create_session(transport) for transport in transports)
+    serve(right)
+    text = "x" * 10_000
+
+    assert [left.request(Echo(text)).result(timeout=20) for _ in range(5)] == [text] * 5
+    assert transports[0].calls >= 100
+    left.close(timeout=2)
+    right.close(timeout=2)
+
+
+def test_notifications_over_a_transport_of_the_users_own_are_handled_in_order() -> None:
+    one: queue.Queue[bytes] = queue.Queue()
+    two: queue.Queue[bytes] = queue.Queue()
+    left, right = (IpcPeer().create_session(pipe) for pipe in (Pipe(one, two), Pipe(two, one)))
+    seen: queue.SimpleQueue[int] = queue.SimpleQueue()
+    right.on_message(Note)(lambda msg: seen.put(msg.number))
+    right.start()
+
+    for number in range(200):
+        left.notify(Note(number=number))
+
+    assert [seen.get(timeout=20) for _ in range(200)] == list(range(200))
+    left.close(timeout=2)
+    right.close(timeout=2)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,6 +172,84 @@ def test_a_function_for_standard_error_is_refused(child: Callable[..., list[str]
     """Nobody would read: the child would wait once it has written 64 KiB."""
     with pytest.raises(ValueError, match="stderr"):
         sync_peer().create_command_session(child(), stderr=print)
+
+
+def test_standard_error_may_go_to_a_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import sys; print('to the file', file=sys.stderr)"]
+    with open(tmp_path / "errors", "wb") as file:
+        session: Any = sync_peer().create_command_session(command, stderr=file)
+        session.close(timeout=30)
+
+    assert (tmp_path / "errors").read_text() == "to the file\n"
+
+
+def test_both_sides_of_a_socket_may_be_full() -> None:
+    """The one who waits for room reads meanwhile, from the very descriptor it writes to."""
+    ours, theirs = socket.socketpair()
+    session = sync_peer().create_stream_session(ours, ours)
+    other = IpcPeer().create_stream_session(theirs, theirs)
+    for side in (session, other):
+        side.on_request(Blob)(lambda msg: len(msg.data))
+    size = 1 << 20
+    got: list[int] = []
+
+    def ask() -> None:
+        sent = [other.request(Blob(b"x" * size)) for _ in range(5)]
+        got.extend(future.result(timeout=60) for future in sent)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    sent = [session.request(Blob(b"y" * size)) for _ in range(5)]
+
+    assert [future.result(timeout=60) for future in sent] == [size] * 5
+    while asking.is_alive():
+        session.tick(timeout=0.1)
+    assert got == [size] * 5
+    other.close()
+    session.close()
+
+
+def test_a_thread_that_waits_for_room_leaves_reading_to_the_one_who_reads(
+    eventually: Callable[..., None],
+) -> None:
+    incoming, write = os.pipe()
+    read, outgoing = os.pipe()
+    session: Any = sync_peer().create_stream_session(write, read)
+    reader, outlet = session._engine.reader, session._engine.outlet
+    waiting = threading.Thread(target=lambda: session.serve_forever(), daemon=True)
+    waiting.start()
+    eventually(lambda: reader.holder == waiting.ident)
+    sending = threading.Thread(target=lambda: session.notify(Blob(bytes(4 << 20))))
+    sending.start()
+    eventually(lambda: outlet.waiting)
+    assert reader.holder == waiting.ident
+
+    got = 0
+    while got < 4 << 20:
+        got += len(os.read(incoming, 1 << 20))
+    sending.join(10)
+    assert not sending.is_alive()
+    os.close(outgoing)
+    waiting.join(10)
+    assert not waiting.is_alive()
+    session.close()
+    os.close(incoming)
+
+
+def test_a_request_for_which_there_is_no_room_fails_at_its_deadline() -> None:
+    incoming, write = os.pipe()
+    read, outgoing = os.pipe()
+    session = sync_peer().create_stream_session(write, read)
+    begun = session.request(Blob(bytes(4 << 20)), timeout=0.1)
+    unsent = session.request(Blob(bytes(4 << 20)), timeout=0.1)
+
+    for future in (begun, unsent):
+        with pytest.raises(RequestTimeoutError, match=r"no reply to .*Blob .* within 0\.1 s"):
+            future.result(timeout=10)
+    assert session.stats.pending == 0
+    os.close(outgoing)
+    session.close(timeout=0)
+    os.close(incoming)
 
 
 def test_closing_the_peer_closes_its_sessions_without_a_thread(

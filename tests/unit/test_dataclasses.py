@@ -399,3 +399,17 @@ match NativeMessageSerializer().decode(
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert (done.stdout, done.stderr) == ("hello 1 False\n", "")
+
+
+@pytest.mark.parametrize("name", ["__init__", "__repr__", "__eq__"])
+def test_one_who_looks_up_an_attribute_while_another_makes_it_gets_the_same(name: str) -> None:
+    class Shared(Message):
+        x: int = 1
+
+    found = Shared.__dict__[name]  # by a thread that is overtaken here
+    made = getattr(Shared, name)
+
+    assert found is not made
+    value = found.__get__(None, Shared)
+    assert Shared.__dict__[name] is made
+    assert value.__code__ == made.__code__

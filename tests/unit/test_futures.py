@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamipc import LogMessage, RequestTimeoutError
+from streamipc import LogMessage, RequestTimeoutError, futures
 from streamipc.futures import ResponseFuture, ResponseStream
 
 
@@ -219,3 +219,45 @@ def test_an_item_that_comes_as_the_wait_for_the_result_ends_is_not_lost(
     owner.on_wait = lambda: future.settle("reply", None)
     assert stream.result() == "reply"
     assert owner.granted == 1
+
+
+def test_threads_that_need_the_condition_at_the_same_time_get_the_same(
+    future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    creation = futures._creation
+    found_by_the_other: list[Any] = []
+
+    class Overtaken:
+        """Another thread takes the lock after we have looked, and before we have it."""
+
+        def __enter__(self) -> None:
+            monkeypatch.setattr(futures, "_creation", creation)
+            other = threading.Thread(target=lambda: found_by_the_other.append(future._condition))
+            other.start()
+            other.join()
+            creation.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            creation.release()
+
+    monkeypatch.setattr(futures, "_creation", Overtaken())
+
+    assert [future._condition] == found_by_the_other
+
+
+def test_an_item_that_comes_while_a_coroutine_begins_to_wait_is_taken(
+    future: ResponseFuture[str],
+) -> None:
+    import asyncio
+
+    stream = ResponseStream(future, window=4)
+
+    class Listeners(list[Any]):
+        def append(self, listener: Any) -> None:
+            super().append(listener)
+            future.on_item("item")  # type: ignore[misc]
+
+    stream._items.listeners = listeners = Listeners()
+
+    assert asyncio.run(asyncio.wait_for(stream.__anext__(), 10)) == "item"
+    assert not listeners

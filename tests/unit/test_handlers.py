@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar, Union
 
 import pytest
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from nowhere import Unknown, UnknownSession
 
 M = TypeVar("M", bound="Animal")
+T = TypeVar("T")
 
 
 class Animal(Message):
@@ -32,6 +34,10 @@ class Dog(Animal):
 
 class Stone(Message):
     pass
+
+
+class Box(Message, Generic[T]):
+    content: Any
 
 
 @pytest.fixture
@@ -255,6 +261,7 @@ def no_parameter() -> None: ...
 def three(a: Cat, b: Any, c: Any) -> None: ...
 def keyword(msg: Cat, *, must: int) -> None: ...
 def number(msg: int) -> None: ...
+def several(msg: list[Cat]) -> None: ...
 def maybe(msg: Optional[Cat]) -> None: ...  # noqa: UP045
 def misspelt(msg: Unknown) -> None: ...
 
@@ -277,6 +284,7 @@ class AsyncCallable:
         (three, "no other that is required"),
         (keyword, "no other that is required"),
         (number, "not a Message type"),
+        (several, "not a Message type"),
         (maybe, "not a Message type"),
         (misspelt, r"can't be resolved .*@session\.on_request\(MyMessage\)"),
         (coroutine, "no event loop"),
@@ -372,3 +380,30 @@ def test_a_type_variable_with_a_bound_stands_for_its_bound(registry: HandlerRegi
 
     assert registry.find(Cat)
     assert not registry.find(Dog)
+
+
+def test_a_generic_message_is_taken_whatever_is_in_it(registry: HandlerRegistry) -> None:
+    def handle(msg: Box[Cat]) -> None: ...
+
+    registry.register(handle)
+
+    assert registry.find(Box)
+    assert not registry.find(Cat)
+
+
+def test_an_object_that_tells_its_signature_itself_is_believed(registry: HandlerRegistry) -> None:
+    class Append:
+        """Its call is written in C, which has no names that an annotation could mean."""
+
+        __call__ = staticmethod([].append)
+        __signature__ = inspect.Signature(
+            [inspect.Parameter("msg", inspect.Parameter.POSITIONAL_ONLY, annotation="Local")]
+        )
+
+    class Local(Message):
+        pass
+
+    registry.register(Append())
+
+    assert registry.find(Local)
+    assert not registry.find(Cat)

@@ -125,3 +125,30 @@ def test_seconds_are_rounded_up_to_what_poll_takes(
 
 def test_at_least_one_cpu_is_usable() -> None:
     assert usable_cpus() >= 1
+
+
+def test_setting_a_wakeup_never_blocks_however_often_nobody_looks(wakeup: Wakeup) -> None:
+    inlet = Inlet((), wakeup.fileno())
+    for _ in range(10_000):  # more than a pipe holds
+        wakeup.set()
+    assert inlet._wait.poll(0)
+    for _ in range(20):
+        wakeup.clear()
+
+    assert not inlet._wait.poll(0)
+    wakeup.close()
+
+
+def test_a_descriptor_may_be_forgotten_twice() -> None:
+    wakeup = Wakeup()
+    read, write = os.pipe()
+    inlet = Inlet((read,), wakeup.fileno())
+    os.write(write, b"x")
+
+    inlet.forget(read)
+    inlet.forget(read)
+
+    assert inlet.ready() == []
+    os.close(read)
+    os.close(write)
+    wakeup.close()

@@ -553,3 +553,15 @@ def test_the_end_of_the_stream_finds_a_holder_whose_time_is_over(bench: Bench) -
     gate.open()
     assert isinstance(first.returned(), RequestTimeoutError | EOFError)
     assert isinstance(second.returned(), EOFError)
+
+
+def test_bytes_that_another_process_has_taken_meanwhile_are_not_missed(bench: Bench) -> None:
+    """A poll had reported them: the descriptor may be open elsewhere as well."""
+    bench.reader.holder = threading.get_ident()
+    bench.reader.read([(bench.read_fd, select.POLLIN)])
+    bench.reader.leave()
+    assert bench.end == []
+
+    caller = bench.reads("reply")
+    bench.answer("reply")
+    assert caller.returned() == "reply to reply"

@@ -265,3 +265,35 @@ def test_jobs_that_wait_can_be_dropped(bench: Bench) -> None:
 
     assert bench.solo.drop_jobs() == [job]
     assert bench.solo.waiting_jobs() == 0
+
+
+def reads(bench: Bench, count: int) -> threading.Thread:
+    """Return a thread that reads until so many messages have been seen."""
+    thread = threading.Thread(target=bench.solo.wait, args=(bench.until(count), soon()))
+    thread.start()
+    end = soon()
+    while bench.reader.holder != thread.ident:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    return thread
+
+
+def test_a_job_wakes_the_thread_that_reads(bench: Bench) -> None:
+    thread = reads(bench, 1)
+
+    bench.solo.submit(Job(lambda: bench.seen.append(f"job on {threading.get_ident()}")))
+
+    thread.join(10)
+    assert not thread.is_alive()
+    assert bench.seen == [f"job on {thread.ident}"]
+
+
+def test_looking_leaves_the_role_to_the_thread_that_reads(bench: Bench) -> None:
+    thread = reads(bench, 1)
+
+    bench.solo.look()
+
+    assert bench.reader.holder == thread.ident
+    bench.send("one")
+    thread.join(10)
+    assert bench.seen == ["one"]

@@ -352,7 +352,7 @@ def pipe(request: pytest.FixtureRequest) -> Iterator[tuple[Rig, int]]:
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing, nonblocking=request.param == "polled")
     polled = request.param == "polled"
-    outlet: Any = PolledOutlet(transport) if polled else BlockingOutlet(transport)
+    outlet: Any = PolledOutlet(transport, lambda: None) if polled else BlockingOutlet(transport)
     rig = Rig(outlet)
     yield rig, incoming
     outlet.abort()
@@ -440,7 +440,7 @@ def test_deadlines_in_a_full_pipe_withdraw_whole_frames_only() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing)
-    outlet = PolledOutlet(transport)
+    outlet = PolledOutlet(transport, lambda: None)
     rig = Rig(outlet)
     sent: list[int] = []
 
@@ -497,7 +497,7 @@ def test_closing_ends_a_wait_for_room() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing)
-    outlet = PolledOutlet(transport)
+    outlet = PolledOutlet(transport, lambda: None)
     rig = Rig(outlet)
     thread, outcome = in_thread(lambda: rig.writer.send([b"x", bytes(4 << 20)]))
     read_exactly(incoming, 10)
@@ -539,7 +539,7 @@ def test_an_interrupt_between_a_write_and_its_bookkeeping_sends_nothing_twice(
 ) -> None:
     read, write = os.pipe()
     transport = FdTransport(read, write)
-    rig = Rig(PolledOutlet(transport))
+    rig = Rig(PolledOutlet(transport, lambda: None))
     writer = rig.writer
     for number in range(queued):
         writer.queue([b"<queued %d>" % number])
@@ -564,3 +564,144 @@ def test_an_interrupt_between_a_write_and_its_bookkeeping_sends_nothing_twice(
     assert writer.backlog == 0
     assert not writer.is_writing()
     transport.close()
+
+
+class Interrupting(Slow):
+    """Ctrl-C comes behind the call that notes that what was written is counted, once."""
+
+    interrupts = 1
+
+    def forget_written(self) -> None:
+        if self.interrupts:
+            self.interrupts -= 1
+            raise KeyboardInterrupt
+
+    def written(self) -> int | None:
+        return 0
+
+
+@pytest.mark.parametrize("buffers", [[b"first"], [b"fi", b"rst"]])
+def test_an_interrupt_behind_the_bookkeeping_of_a_write_leaves_it_done(
+    buffers: list[bytes],
+) -> None:
+    rig = Rig(Interrupting())
+
+    with pytest.raises(KeyboardInterrupt):
+        rig.writer.send(buffers)
+
+    assert rig.writer.backlog == 0
+    assert not rig.writer.is_writing()
+    rig.writer.send([b"second"])
+    assert bytes(rig.outlet.data) == b"firstsecond"
+
+
+def test_an_interrupt_in_a_write_that_nobody_knows_the_length_of_ends_all_writing() -> None:
+    class Interrupted:
+        def write(self, data: memoryview) -> int:
+            raise KeyboardInterrupt
+
+    rig = Rig(BlockingOutlet(Interrupted()))  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        rig.writer.send([b"first"])
+
+    assert [str(error) for error in rig.errors] == [
+        "[Errno 4] interrupted in the middle of a write"
+    ]
+    with pytest.raises(SessionClosedError):
+        rig.writer.send([b"second"])
+
+
+def test_a_write_that_fails_once_all_was_given_up_is_no_news() -> None:
+    class Failing(Slow):
+        def write_some(self, buffers: Sequence[Any]) -> int:
+            rig.writer.fail()
+            raise BrokenPipeError
+
+    rig = Rig(Failing())
+
+    with pytest.raises(SessionClosedError):
+        rig.writer.send([b"first"])
+    assert rig.errors == []
+
+
+def test_a_flush_that_finds_no_room_until_its_deadline_hands_over(slow: Rig) -> None:
+    slow.outlet.gate.clear()
+    slow.writer.queue([b"waits"])
+
+    slow.writer.flush(time.monotonic() + 0.01)
+
+    assert slow.backlogs == [5]
+    assert not slow.writer.is_writing()
+    slow.outlet.gate.set()
+    slow.writer.flush()
+    assert bytes(slow.outlet.data) == b"waits"
+
+
+def test_the_end_takes_along_what_is_queued_behind_its_last_flush(slow: Rig) -> None:
+    writer = slow.writer
+    flush = writer.flush
+
+    def flush_and_be_overtaken(deadline: float | None = None) -> None:
+        flush(deadline)
+        if not slow.outlet.data:
+            writer.queue([b"in time"])
+
+    writer.flush = flush_and_be_overtaken  # type: ignore[method-assign]
+
+    assert writer.end(time.monotonic() + 30)
+    assert bytes(slow.outlet.data) == b"in time"
+    with pytest.raises(SessionClosedError):
+        writer.send([b"late"])
+
+
+def test_the_end_waits_for_a_write_with_nothing_but_withdrawn_frames_behind_it() -> None:
+    rig = Rig(Blocking())
+    rig.outlet.gate.clear()
+    sending, _ = in_thread(lambda: rig.writer.send([b"first"]))
+    assert rig.outlet.waiting.acquire(timeout=10)
+    with pytest.raises(WriteTimeoutError):
+        rig.writer.send([b"withdrawn"], time.monotonic())
+    ending, ended = in_thread(lambda: rig.writer.end(time.monotonic() + 30))
+    while not rig.writer._waiting:
+        time.sleep(0.001)
+    rig.outlet.gate.set()
+    sending.join(10)
+    ending.join(10)
+
+    assert ended == [True]
+    assert bytes(rig.outlet.data) == b"first"
+    assert rig.writer.backlog == 0
+
+
+def test_a_frame_that_goes_out_as_its_time_runs_out_was_in_time(slow: Rig) -> None:
+    writer = slow.writer
+    lock = writer._lock
+    late = threading.current_thread()
+
+    class Overtaken:
+        """The frame is written between its sender's last look and its giving up."""
+
+        entered = 0
+
+        def __enter__(self) -> None:
+            if threading.current_thread() is late:
+                self.entered += 1
+                if self.entered == 2:
+                    slow.outlet.gate.set()
+                    sending.join(10)
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    slow.outlet.gate.clear()
+    sending, outcome = in_thread(lambda: (writer.send([b"first"]), writer.flush()))
+    assert slow.outlet.waiting.acquire(timeout=10)
+    writer._lock = overtaken = Overtaken()  # type: ignore[assignment]
+
+    writer.send([b"second"], time.monotonic() + 0.01)
+
+    assert overtaken.entered == 2
+    assert bytes(slow.outlet.data) == b"firstsecond"
+    assert len(outcome) == 1

@@ -324,3 +324,14 @@ def test_there_is_always_room_that_is_worth_a_read() -> None:
         count = min(len(data), 1021)
         buffer[:count], data = data[:count], data[count:]
         frames.received(count)
+
+
+def test_a_kernel_without_huge_pages_gives_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown_advice = 9999
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", unknown_advice, raising=False)
+    frames = decoder(max_frame_size=1 << 30)
+    payload = random.Random(1).randbytes(8 << 20)
+
+    found = feed(frames, MAGIC + len(payload).to_bytes(4, "big") + payload + HELLO)
+
+    assert found == [payload, b"hello"]

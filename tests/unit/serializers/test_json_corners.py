@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import Any, Generic, Literal, TypeGuard, TypeVar
+from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union
 
 import pytest
 
@@ -42,6 +42,13 @@ class Growing(Message, Generic[T]):
 
     value: T
     following: Growing[list[T]] | None = None
+
+
+Endless = Union[int, "Endless"]  # type: ignore[misc]
+
+
+class Holder(Message):
+    value: Endless
 
 
 class Plain(Message):
@@ -100,3 +107,9 @@ def test_responses_carry_plain_values() -> None:
     payload = b"".join(SERIALIZER.encode(Response(1, [Plain(1), None])))
 
     assert SERIALIZER.decode(memoryview(payload)) == Response(1, [Plain(1), None])
+
+
+def test_a_union_that_is_its_own_member_is_refused() -> None:
+    """It says nothing about what it holds, and looking for that would have no end."""
+    with pytest.raises(SerializationError, match=r"^body\.value: a union can't be a member of its"):
+        there_and_back(Holder(1))

@@ -501,3 +501,14 @@ def test_a_type_alias_that_names_itself_is_looked_through_once() -> None:
     assert there_and_back(forest) == forest
     with pytest.raises(SerializationError, match="Event"):
         there_and_back(threading.Event())
+
+
+def test_values_that_stand_far_apart_may_be_the_same_object() -> None:
+    """Pickle names the 257th value that it remembers in another way than those before."""
+    texts = [f"text {number}" for number in range(300)]
+    value = [decimal.Decimal("1.5"), texts, texts[::-1]]
+
+    got = there_and_back(value)
+
+    assert got == value
+    assert all(one is other for one, other in zip(got[1], reversed(got[2]), strict=True))

@@ -408,3 +408,29 @@ def test_without_a_spare_descriptor_a_forked_copy_is_closed(monkeypatch):
 
     assert os.read(reading, 1) == b""
     os.close(reading)
+
+
+def test_a_descriptor_that_somebody_else_has_closed_is_let_go_of():
+    theirs_read, write = os.pipe()
+    read, theirs_write = os.pipe()
+    transport = FdTransport(read, write)
+    os.close(read)
+    os.close(write)
+
+    transport.close()
+
+    assert os.read(theirs_read, 1) == b""
+    with pytest.raises(BrokenPipeError):
+        os.write(theirs_write, b"x")
+    os.close(theirs_read)
+    os.close(theirs_write)
+
+
+def test_a_forked_copy_that_was_closed_already_is_let_go_of():
+    read, write = os.pipe()
+    os.close(write)
+
+    release_after_fork(write, owned=False)
+
+    assert os.read(read, 1) == b""
+    os.close(read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -743,3 +744,49 @@ def test_a_child_is_seen_to_die_where_there_is_no_pidfd(monkeypatch, python):
     assert dead.wait(30)
     assert transport.returncode == 0
     transport.close()
+
+
+def test_a_child_that_dies_while_the_watch_is_being_ended_is_not_reported(start):
+    lines = []
+    entered, go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def on_line(line):
+        lines.append(line)
+        entered.release()
+        assert go_on.acquire(timeout=30)
+
+    source = "import os, sys; os.write(2, b'1\\n'); sys.stdin.read(1); os.write(2, b'2\\n')"
+    transport = start(source, stderr=on_line)
+    reports = []
+    transport.watch(lambda: reports.append("dead"))
+    assert entered.acquire(timeout=10)
+    transport.write(memoryview(b"x"))
+    pidfd = os.pidfd_open(transport.process.pid)
+    assert select.select([pidfd], [], [], 10)[0], "the child lives"
+    os.close(pidfd)
+    go_on.release()
+    assert entered.acquire(timeout=10)  # the next look has found both, line and death
+    transport._watcher.close(timeout=0)
+    go_on.release()
+
+    assert transport._watcher.done.wait(10)
+    transport.close()
+    assert lines == ["1", "2"]
+    assert reports == []
+
+
+def test_where_reading_blocks_the_thread_closes_standard_error_when_the_child_has_ended(
+    start, monkeypatch
+):
+    monkeypatch.setattr(_watch, "can_poll", lambda: False)
+    transport = start("import sys; sys.stdin.read(1)")
+    reader = f"streamipc-child-{transport.process.pid}-stderr"
+    transport.watch(lambda: None)
+    transport._watcher.close()
+    assert not transport.process.stderr.closed
+    transport.write(memoryview(b"x"))
+
+    for thread in threading.enumerate():
+        if thread.name == reader:
+            thread.join(10)
+    assert transport.process.stderr.closed

@@ -381,3 +381,14 @@ write(transport, read_all(transport).upper())
 transport.close()
 """
     assert run(source, b"echo") == (b"ECHO", b"")
+
+
+def test_copies_that_somebody_else_has_closed_are_not_put_back(run):
+    source = """
+transport = open_stdio()
+os.closerange(3, 10)
+transport.close()
+os.write(1, b"printed")
+open_stdio().close()
+"""
+    assert run(source, b"echo") == (b"", b"printed")

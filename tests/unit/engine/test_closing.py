@@ -1,0 +1,140 @@
+"""The end of a session, where something is in its way."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from handover import LONG, Caller, Eventually, Held, Hold, Quick
+from shared_messages import Note
+
+from streamipc import IpcPeer, SessionClosedError
+from streamipc.transports.pipe import FdTransport
+
+Sides = tuple[Any, Any, Held]
+
+
+@pytest.fixture
+def sides(connected: Callable[..., tuple[Any, Any]]) -> Iterator[Sides]:
+    left, right = connected()
+    held = Held(left, right)
+    yield left, right, held
+    held.release_all()
+
+
+def stop_on_its_way(session: Any) -> tuple[threading.Event, threading.Event]:
+    """Have the next request wait between the table and its handler, on the thread that reads."""
+    reached, opened = threading.Event(), threading.Event()
+    host = session._engine.host
+    find = host.request_handlers
+
+    def find_later(cls: type) -> Any:
+        host.request_handlers = find
+        reached.set()
+        assert opened.wait(LONG)
+        return find(cls)
+
+    host.request_handlers = find_later
+    return reached, opened
+
+
+class Receiving:
+    def __init__(self, session: Any) -> None:
+        self._session = session
+
+    def result(self, timeout: float | None) -> Any:
+        return self._session.receive(timeout)
+
+
+ASKS = """
+    import threading
+    from handover import Hold, Quick
+    from streamipc import IpcPeer
+
+    session = IpcPeer().create_stdio_session()
+    session.on_request(Quick)(lambda msg: threading.Event().wait(60))
+    session.request(Hold("of the child"))
+    session.serve_forever()
+"""
+
+
+def test_a_child_that_dies_while_its_request_is_being_dispatched_is_not_waited_for(
+    script: Callable[..., list[str]], eventually: Eventually
+) -> None:
+    """The thread that reads may be kept by a serializer or a message class of the user's."""
+    session: Any = IpcPeer().create_command_session(script(ASKS))
+    held = Held(session)
+    reached, opened = stop_on_its_way(session)
+    pending = session.request(Quick())
+    assert reached.wait(LONG)
+    session.kill()
+    outcome = Caller(pending, timeout=None)
+
+    assert isinstance(outcome.returned(), SessionClosedError)
+    eventually(lambda: session._engine.closing._by is not None)  # handlers are cancelled
+    opened.set()
+    session.close()
+    assert session._engine.closing.closed.wait(LONG)
+    held.release_all()
+
+
+def test_a_transport_that_fails_to_close_keeps_nothing_else_from_being_closed() -> None:
+    class Failing(FdTransport):
+        def close(self) -> None:
+            super().close()
+            raise RuntimeError("can't be closed twice")
+
+    read, write = os.pipe()
+    session = IpcPeer().create_session(Failing(read, write))
+    said: list[str] = []
+    session.on_exception(lambda error: said.append(str(error)))
+    session.on_close(lambda: said.append("closed"))
+    session.start()
+
+    session.close()
+
+    assert said == ["can't be closed twice", "closed"]
+    assert session._engine.closing.closed.is_set()
+
+
+def test_what_comes_while_the_session_closes_can_still_be_received(
+    sides: Sides, eventually: Eventually
+) -> None:
+    left, right, held = sides
+    right.start()
+    left.request(Hold("in flight"))
+    held.wait_until_entered("in flight")
+    closing = threading.Thread(target=right.close, args=(LONG,))
+    closing.start()
+    eventually(lambda: right._engine.refusal)
+    with pytest.raises(SessionClosedError):
+        right.request(Quick())
+    receiver = Caller(Receiving(right))
+    eventually(lambda: right._engine._received.wakers)
+    left.notify(Note("last"))
+
+    assert receiver.returned() == Note("last")
+    held.release("in flight")
+    closing.join(LONG)
+    assert not closing.is_alive()
+
+
+def test_one_who_waits_for_a_notification_while_another_reads_is_told_of_the_end(
+    sides: Sides, eventually: Eventually
+) -> None:
+    left, right, held = sides
+    right.start()
+    reads = Caller(left.request(Hold("reads")))
+    eventually(lambda: left._engine.reader.holder == reads.thread.ident)
+    receives = Caller(Receiving(left))
+    eventually(lambda: len(left._engine.reader.waiting) == 1)
+    assert left._engine.reader.holder == reads.thread.ident
+    held.wait_until_entered("reads")
+    left._engine.transport.close_write()
+    right._engine.transport.close_write()
+
+    assert isinstance(receives.returned(), SessionClosedError)
+    assert isinstance(reads.returned(), SessionClosedError)

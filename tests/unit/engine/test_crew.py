@@ -1,0 +1,217 @@
+"""The members of a crew: who takes whose place, and what becomes of jobs when nobody is left."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from handover import LONG, Caller, Eventually, Held, Hold, Quick, send_watcher_to_sleep
+from shared_messages import Echo
+
+from streamipc import RequestContext, SessionClosedError
+from streamipc.engine import crew as crew_module
+from streamipc.engine.jobs import CallJob
+
+Sides = tuple[Any, Any, Held]
+
+
+@pytest.fixture
+def sides(connected: Callable[..., tuple[Any, Any]]) -> Iterator[Sides]:
+    """Two sessions, of which the right one's crew is looked at."""
+    left, right = connected()
+    held = Held(left, right)
+    left.start()
+    yield left, right, held
+    held.release_all()
+
+
+class Bug(Exception):
+    """What nobody foresaw."""
+
+
+def fail(*_: object) -> Any:
+    raise Bug("a bug")
+
+
+# A member fails.
+
+
+def in_the_midst_of_a_read(engine: Any) -> None:
+    engine.reader.take_ended = fail
+
+
+def between_two_jobs(engine: Any) -> None:
+    engine.crew._flush_some = fail
+
+
+@pytest.mark.parametrize("where", [in_the_midst_of_a_read, between_two_jobs])
+def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
+    sides: Sides, where: Callable[[Any], None]
+) -> None:
+    left, right, held = sides
+    said: list[BaseException] = []
+    right.on_exception(said.append)
+    right.start()
+    pending = right.request(Hold("pending"))
+    held.wait_until_entered("pending")
+    where(right._engine)
+    left.notify(Quick())
+    left.request(Quick())
+
+    with pytest.raises(SessionClosedError, match=r"to .*Hold; the session failed \(Bug: a bug"):
+        pending.result(LONG)
+    assert right._engine.closing.closed.wait(LONG)
+    assert {str(error) for error in said} == {"a bug"}  # each member that tried
+    assert right._engine.reader.holder is None
+    assert not right._engine.crew._members
+
+
+@pytest.mark.parametrize("standby", ["stands by", "is on its way"])
+def test_the_standby_takes_the_place_of_a_watcher_that_fails(
+    sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, standby: str
+) -> None:
+    left, right, held = sides
+    crew = right._engine.crew
+    failed, told = threading.Event(), threading.Event()
+    arrived = threading.Event()
+    take_seat = crew_module.take_seat
+
+    @right.on_exception
+    def tell(error: Bug) -> None:
+        failed.set()
+        assert told.wait(LONG)
+
+    def take_seat_later(member: Any) -> None:
+        take_seat(member)
+        if member.crew is crew and len(crew._members) == 2:
+            assert standby == "stands by" or failed.wait(LONG)
+            arrived.set()
+
+    monkeypatch.setattr(crew_module, "take_seat", take_seat_later)
+    right.start()
+    eventually(lambda: crew._watcher is not None)
+    first = crew._watcher
+    flush = crew._flush_some
+
+    def fail_once() -> None:
+        crew._flush_some = flush
+        if standby == "stands by":
+            eventually(lambda: crew._standby is not None and crew._standby.sleeps_until is not None)
+            assert arrived.wait(LONG)
+        fail()
+
+    crew._flush_some = fail_once
+    asked = left.request(Quick())
+    assert failed.wait(LONG)
+    eventually(lambda: crew._watcher not in (None, first))
+    assert crew._standby is not crew._watcher
+
+    # Everything goes on under the new one, which has a standby of its own.
+    blocks = left.request(Hold("blocks"))
+    held.wait_until_entered("blocks")
+    assert left.request(Quick("goes on")).result(LONG) == "goes on"
+    held.release("blocks")
+    assert blocks.result(LONG) == "reply to blocks"
+    told.set()
+    assert right._engine.closing.closed.wait(LONG)
+    assert asked.done()
+
+
+# A member is idle.
+
+
+def test_a_thread_that_nobody_needs_ends_and_another_is_had_when_one_is_needed(
+    sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, held = sides
+    monkeypatch.setattr(crew_module, "IDLE_SECONDS", 0.05)
+    right.start()
+    crew = right._engine.crew
+    names = [str(number) for number in range(4)]
+    for _ in range(2):
+        futures = [left.request(Hold(name)) for name in names]
+        for name in names:
+            held.wait_until_entered(name)
+        assert len(crew._members) >= len(names)
+        held.release(*names)
+        assert [future.result(LONG) for future in futures] == [f"reply to {n}" for n in names]
+        eventually(lambda: len(crew._members) <= 2)  # the watcher and its standby
+        held._released.clear()
+        held._entered.clear()
+
+
+# Nobody is left.
+
+
+@pytest.mark.parametrize("how", ["submit", "submit_and_wake"])
+def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
+    sides: Sides, how: str
+) -> None:
+    _, right, _ = sides
+    right.start()
+    right.close()
+    ran: list[int] = []
+
+    getattr(right._engine.crew, how)(
+        CallJob(lambda: ran.append(threading.get_ident()), right._engine.report)
+    )
+
+    assert ran == [threading.get_ident()]
+
+
+# No thread can be had.
+
+
+def no_thread_for(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, no further thread can be had for the session's crew."""
+    start = threading.Thread.start
+
+    def start_if_not_of_the_crew(thread: Any) -> None:
+        if getattr(thread._target, "__self__", None) is session._engine.crew:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_if_not_of_the_crew)
+
+
+def test_without_threads_the_watcher_passes_items_on(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, _ = sides
+    right.start()
+    no_thread_for(right, monkeypatch)
+    items: list[Any] = []
+
+    @left.on_request
+    def count(msg: Echo) -> Any:
+        yield from range(40)
+        return "counted"
+
+    assert right.request(Echo(), on_progress=items.append).result(LONG) == "counted"
+    assert items == list(range(40))
+
+
+def test_without_threads_a_watcher_that_sleeps_is_woken_for_what_it_must_run_itself(
+    sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, held = sides
+    right.start()
+    no_thread_for(right, monkeypatch)
+    items: list[Any] = []
+
+    @left.on_request
+    def count(msg: Echo, context: RequestContext) -> str:
+        held._hold(Hold("the first item"))
+        context.progress("item")
+        return "done"
+
+    caller = Caller(right.request(Echo(), on_progress=items.append, timeout=None), timeout=None)
+    held.wait_until_entered("the first item")
+    eventually(lambda: right._engine.reader.holder == caller.thread.ident)
+    send_watcher_to_sleep(right, eventually)
+    held.release("the first item")
+
+    assert caller.returned() == "done"
+    assert items == ["item"]

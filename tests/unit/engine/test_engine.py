@@ -1,0 +1,116 @@
+"""A session's start, and what is dropped while something is missing."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import os
+import subprocess
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from handover import LONG
+from shared_messages import Echo, Note
+
+from streamipc import IpcPeer, SessionClosedError
+from streamipc.engine.deadlines import Reminder
+from streamipc.engine.serving import Served
+from streamipc.protocol.envelopes import Request
+from streamipc.transports.pipe import FdTransport
+
+
+def test_what_was_read_ahead_of_the_session_belongs_to_it(script: Callable[..., list[str]]) -> None:
+    command = script("""
+        import os, sys
+        from shared_messages import Echo, Note
+        from streamipc import IpcPeer
+        from streamipc.protocol.connection import Connection
+        from streamipc.protocol.envelopes import Notification
+        from streamipc.serializers.native import NativeMessageSerializer
+
+        encode = Connection(NativeMessageSerializer(), 1 << 20).encode
+        notes = [part for n in (1, 2) for part in encode(Notification(Note(number=n)))]
+        os.write(1, b"".join([b"a banner\\n", *notes]))
+        session = IpcPeer().create_stdio_session()
+        session.on_request(Echo)(lambda msg: msg.value)
+        session.serve_forever()
+    """)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"a banner\n"
+
+    with IpcPeer().create_process_session(process) as session:
+        assert [session.receive(LONG).number for _ in range(2)] == [1, 2]
+        assert session.request(Echo("on")).result(LONG) == "on"
+        assert session.stats.junk == 0
+
+
+def test_a_session_that_is_closed_while_it_starts_says_so() -> None:
+    class ClosedMeanwhile(FdTransport):
+        """The start asks for what was read ahead; another thread closes the session then."""
+
+        session: Any = None
+
+        @property
+        def prefix(self) -> dict[int, bytes]:
+            if self.session is not None:
+                session, self.session = self.session, None
+                session.close()
+            return {}
+
+        @prefix.setter
+        def prefix(self, value: dict[int, bytes]) -> None: ...
+
+    read, write = os.pipe()
+    transport = ClosedMeanwhile(read, write)
+    session = IpcPeer().create_session(transport)
+    transport.session = session
+
+    with pytest.raises(SessionClosedError, match="this side closed the session"):
+        session.start()
+    assert session.closed
+
+
+def test_a_stream_dropped_where_no_thread_can_be_had_is_left_to_its_deadline(
+    connected: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right = connected()
+    right.on_request(Echo)(lambda msg: (yield from iter(int, 1)))
+    right.start()
+    stream = left.stream(Echo(), timeout=0.2)
+    future = stream.future
+    assert next(stream) == 0
+
+    def fail(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_thread, "start_new_thread", fail)
+        del stream
+        gc.collect()
+        assert not future.done()
+
+    assert isinstance(future.exception(LONG), TimeoutError)
+
+
+def test_a_reminder_of_a_request_that_is_gone_reminds_nobody(
+    connected: Callable[..., tuple[Any, Any]],
+) -> None:
+    """It went between the look at the clock and now."""
+    left, _ = connected()
+    engine = left._engine
+    said: list[BaseException] = []
+    left.on_exception(said.append)
+    called: list[str] = []
+    served = Served(engine, Request(1, Note(), None), (), 1, None, 0)
+    served.on_cancel(lambda: called.append("called"))
+    gone, there = Reminder(served), weakref.ref(served)
+    del served
+    gc.collect()
+    assert there() is None
+
+    engine._expire([gone])
+
+    assert (called, said) == ([], [])

@@ -1,0 +1,39 @@
+"""Jobs never raise: whatever the user's code does is said to somebody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamipc import LogMessage
+from streamipc.engine.jobs import CallbacksJob, CallJob
+from streamipc.futures import ResponseFuture
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt()])
+def test_what_a_called_function_raises_is_reported(error: BaseException) -> None:
+    reported: list[BaseException] = []
+
+    def fail() -> None:
+        raise error
+
+    CallJob(fail, reported.append).run()
+
+    assert reported == [error]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
+def test_what_concurrent_futures_lets_out_of_a_callback_is_reported(error: BaseException) -> None:
+    reported: list[BaseException] = []
+    future: Any = ResponseFuture(None, 1, LogMessage("x"))  # type: ignore[arg-type]
+
+    def fail(_: Any) -> None:
+        raise error
+
+    future.add_done_callback(fail)
+    future.settle("reply", None)
+
+    CallbacksJob(future, reported.append).run()
+
+    assert reported == [error]

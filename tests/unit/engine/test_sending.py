@@ -1,0 +1,121 @@
+"""What goes out while the peer does not read."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from handover import LONG, Eventually
+from shared_messages import Echo, Note
+
+from streamipc import IpcPeer
+from streamipc.engine.jobs import MAX_NOTIFICATIONS
+from streamipc.engine.sending import MAX_BACKLOG
+from streamipc.protocol.connection import Connection
+from streamipc.protocol.envelopes import ErrorResponse, Notification, Request, Response
+from streamipc.serializers.native import NativeMessageSerializer
+
+
+class RawPeer:
+    """The other side of a session: bare pipes, read when the test says so."""
+
+    def __init__(self) -> None:
+        read, self.write_fd = os.pipe()
+        self.read_fd, write = os.pipe()
+        self.session: Any = IpcPeer().create_stream_session(write, read)
+        self.connection = Connection(NativeMessageSerializer(), 1 << 26)
+
+    def frame(self, envelope: Any) -> bytes:
+        return b"".join(self.connection.encode(envelope))
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.write_fd, view) :]
+
+    def read_until(self, last: type, count: int) -> list[Any]:
+        """Read until ``count`` envelopes of a type have come; return all."""
+        got: list[Any] = []
+        while sum(type(one) is last for one in got) < count:
+            got += self.connection.feed(os.read(self.read_fd, 1 << 20))
+        return got
+
+    def close(self) -> None:
+        os.close(self.write_fd)
+        self.session.close(timeout=0)
+        os.close(self.read_fd)
+
+
+@pytest.fixture
+def raw() -> Iterator[RawPeer]:
+    peer = RawPeer()
+    yield peer
+    peer.close()
+
+
+def unknown_request(number: int) -> bytes:
+    """A request of a type that nobody knows, by a name so long that its refusal is too."""
+    name = b"nowhere." + b"X" * 4000
+    payload = struct.pack(">BBHHHIQd", 1, 0, 0, len(name), 0, 0, number, 1e9) + name + b"N."
+    return b"\xf3\x4a\x9d\xe2" + struct.pack(">I", len(payload)) + payload
+
+
+def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
+    raw: RawPeer, eventually: Eventually
+) -> None:
+    session = raw.session
+    session.start()
+    count = 2 * MAX_BACKLOG // 4000 + 400
+    writing = threading.Thread(
+        target=lambda: [raw.write(unknown_request(number)) for number in range(count)]
+    )
+    writing.start()
+    reader, writer = session._engine.reader, session._engine.writer
+    eventually(lambda: reader.paused)
+    assert MAX_BACKLOG // 2 < writer.backlog < 2 * MAX_BACKLOG
+
+    refusals = raw.read_until(ErrorResponse, count)
+    writing.join(LONG)
+
+    assert [refusal.id for refusal in refusals] == list(range(count))
+    eventually(lambda: not reader.paused)
+    raw.write(raw.frame(Request(7, Echo("unhandled"), None)))
+    assert raw.read_until(ErrorResponse, 1)[0].code == "unhandled"
+
+
+def test_a_handler_that_waits_for_room_has_reading_go_on(
+    raw: RawPeer, eventually: Eventually
+) -> None:
+    """The peer may read nothing before it has written what it has to say."""
+    session = raw.session
+    may_answer, stuck = threading.Event(), threading.Event()
+
+    @session.on_message
+    def handle(msg: Note) -> None:
+        if msg.number == 0:
+            assert may_answer.wait(LONG)
+            session.notify(Note("x" * (4 << 20)))
+            stuck.set()
+
+    session.on_request(Echo)(lambda msg: msg.value)
+    session.start()
+    reader, outlet = session._engine.reader, session._engine.outlet
+    raw.write(
+        b"".join(raw.frame(Notification(Note(number=n))) for n in range(MAX_NOTIFICATIONS + 1))
+    )
+    eventually(lambda: reader.paused)
+    raw.write(raw.frame(Request(1, Echo("read although the handler waits"), None)))
+    may_answer.set()
+    eventually(lambda: outlet.handlers_waiting)
+
+    eventually(lambda: not reader.paused)
+    assert not stuck.is_set()
+    answers = raw.read_until(Response, 1)
+    assert [one.value for one in answers if type(one) is Response] == [
+        "read although the handler waits"
+    ]
+    assert stuck.wait(LONG)
