@@ -45,7 +45,7 @@ import threading
 import time
 from collections import deque
 
-from .reading import TICK, Reader, wake
+from .reading import Reader
 from .staff import IDLE_SECONDS, Job, Member, take_seat, working_member
 from .watching import Watching
 
@@ -247,7 +247,7 @@ class Crew(Watching):
                 member.thread.join(max(0.0, end - time.monotonic()))
         return not any(m.thread.is_alive() for m in self._members if m.thread is not me)
 
-    # Hiring and calling, with the lock held.
+    # A member's life.
 
     def _hire(self) -> Member | None:
         member = Member(self)
@@ -267,101 +267,6 @@ class Crew(Watching):
             return None
         self._alone = False
         return member
-
-    def _give_to_worker(self, job: Job) -> None:
-        if job.is_errand:
-            self._errands.append(job)
-            self._call_errand_runner()
-        else:
-            self._slow.append(job)
-            self._call_worker()
-
-    def _call_errand_runner(self) -> None:
-        """Have somebody run what waits in ``_errands``, if their limit allows it."""
-        if not self._may_run_errand() or self._stopping:
-            return
-        if self._idle:
-            wake(self._idle.pop().bell)
-        elif len(self._members) - self.blocked_jobs < 2 * self._limit + 2:
-            self._hire()
-
-    def _call_worker(self) -> None:
-        """Have somebody run what waits in ``_slow``, if the limit allows it."""
-        if not self._may_run() or self._stopping:
-            return
-        if self._idle:
-            wake(self._idle.pop().bell)
-        elif len(self._members) - self.blocked_jobs < self._limit + self._on_errands + 2:
-            self._hire()
-
-    def _call_workers(self) -> None:
-        if self._errands:
-            self._call_errand_runner()
-        if self._slow:
-            self._call_worker()
-
-    def _may_run(self) -> bool:
-        """Tell whether one more handler may run."""
-        return self.running - self._on_errands < self._limit
-
-    def _may_run_errand(self) -> bool:
-        """Tell whether one more errand may run."""
-        return self._on_errands < self._limit
-
-    def _started(self, job: Job) -> None:
-        self.running += 1
-        self._on_errands += job.is_errand
-
-    def _ended(self, job: Job) -> None:
-        self.running -= 1
-        self._on_errands -= job.is_errand
-        if self._errands or self._slow:
-            self._call_workers()
-        if self._quiet_waiters and not self.running:
-            self._quiet.notify_all()
-
-    def _rouse(self, member: Member) -> None:
-        """Wake a member wherever it sleeps."""
-        if member.polling:
-            self._wakeup.set()
-        else:
-            wake(member.bell)
-
-    def _wake_watcher(self) -> None:
-        """The role is free: see to it that the watcher is looking (reading.py, rule 3)."""
-        watcher = self._watcher
-        if watcher is not None and watcher.sleeps_until != 0.0:
-            if not watcher.polling:
-                wake(watcher.bell)
-            elif self._quick or not self._reader.is_open():
-                self._wakeup.set()
-
-    def _work_arrived(self) -> None:
-        """A caller has read: if that brought work, the crew takes over."""
-        if not self._quick:
-            return
-        with self._lock:
-            self._reader.crew_reads = True
-            watcher = self._watcher
-            if watcher is not None and watcher.job is not None:
-                # It waits inside a handler, perhaps for the very reply that we read for.
-                self._promote()
-                if self._watcher is watcher:  # no thread is to be had: callers must read on
-                    self._reader.crew_reads = False
-            elif watcher is not None:
-                self._rouse(watcher)
-
-    def _promote(self) -> None:
-        """Put another in the place of the watcher, which is busy."""
-        self._have_standby()
-        successor = self._standby
-        if successor is not None:
-            self._standby = None
-            self._ticking = False
-            self._watcher = successor
-            wake(successor.bell)
-
-    # A member's life.
 
     def _work(self, me: Member) -> None:
         take_seat(me)
@@ -432,81 +337,6 @@ class Crew(Watching):
                 self._idle.remove(me)
                 if not rung:
                     self._leave(me)
-
-    # Standing by.
-
-    def _stand_by(self, me: Member) -> None:
-        """Look at the watcher until it is stuck or gone; then take its place."""
-        seen: tuple[Member | None, int] | None = None
-        idle_ticks = 0
-        while True:
-            with self._lock:
-                if self._watcher is me:  # promoted
-                    break
-                if self._stopping or self._standby is not me:
-                    return
-                watcher = self._watcher
-                stuck = watcher is not None and watcher.job
-                now_seen = (watcher, watcher.runs if watcher else 0)
-                if watcher is None or (stuck and now_seen == seen):
-                    self._take_over(me, watcher)
-                    break
-                idle_ticks = 0 if stuck or now_seen != seen else idle_ticks + 1
-                seen = now_seen
-                timeout = self._standby_sleep(me, idle_ticks)
-            me.bell.acquire(timeout=timeout)
-            if self._inlet is None:
-                self._expire_due()
-        self._flush_some()  # what the old watcher had left for the end of its burst
-        self._expire_due()
-        self._watch(me)
-
-    def _standby_sleep(self, me: Member, idle_ticks: int) -> float:
-        """Return for how long the standby sleeps; -1: until it is rung for."""
-        if idle_ticks < 2:
-            self._ticking = True
-            me.sleeps_until = 0.0
-            return TICK
-        self._ticking = False
-        if self._inlet is None:  # the watcher's reading blocks: keep the time for it
-            earliest = me.sleeps_until = self._deadlines.earliest()
-            return -1 if earliest is None else max(0.0, earliest - time.monotonic())
-        return -1
-
-    def _take_over(self, me: Member, old: Member | None) -> None:
-        self._watcher = me
-        self._standby = None
-        self._ticking = False
-        if old is not None and old.job is not None:
-            old.job.took(TICK)
-            if old.job.is_errand:
-                self._hand_out(type(old.job))
-        if self._inlet is None:
-            self._have_standby()  # somebody must keep the time while we read
-
-    def _hand_out(self, kind: type) -> None:
-        """Give errands like the one that got stuck to workers, lest each takes 2 ms more."""
-        quick = [*self._quick]
-        self._quick.clear()
-        for job in quick:
-            if type(job) is kind:
-                self._errands.append(job)
-            else:
-                self._quick.append(job)
-        for _ in range(min(len(self._errands), self._limit)):
-            self._call_errand_runner()
-
-    def _have_standby(self) -> None:
-        """See to it, with the lock held, that somebody looks at the watcher."""
-        if self._standby is None:
-            if self._idle:
-                self._standby = self._idle.pop()
-                wake(self._standby.bell)
-            else:
-                self._standby = self._hire()
-        elif not self._ticking:
-            self._ticking = True
-            wake(self._standby.bell)
 
     def _expire_due(self) -> None:
         with self._lock:

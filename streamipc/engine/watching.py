@@ -1,54 +1,38 @@
-"""The watcher's duty: see to it that the session is read, and run what is quick.
+"""The watcher's duty, and the standby's, who looks after it.
 
-``crew.py`` tells what the watcher is and which invariant it keeps.
+The watcher sees to it that the session is read, and runs what is quick. ``crew.py`` tells
+more of both, and which invariant they keep.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 
 from ..handlers import SLOW_SECONDS
-from .reading import TICK, Reader
+from .calling import Calling
+from .reading import TICK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .deadlines import Deadlines
-    from .polling import Inlet, Ready, Wakeup
+    from .polling import Inlet, Ready
     from .staff import Job, Member
 
 __all__ = ["Watching"]
 
 
-class Watching:
-    """The part of :class:`~streamipc.engine.crew.Crew` that only the watcher runs."""
+class Watching(Calling):
+    """The part of :class:`~streamipc.engine.crew.Crew` that watcher and standby run."""
 
-    _lock: threading.Lock
-    _reader: Reader
     _deadlines: Deadlines
-    _inlet: Inlet | None
-    _wakeup: Wakeup
     _flush_some: Callable[[], None]
     _is_clogged: Callable[[], bool]
-    _quick: deque[Job]
-    _slow: deque[Job]
-    _errands: deque[Job]
-    _watcher: Member | None
-    _standby: Member | None
-    _ticking: bool
-    _stopping: bool
-    _alone: bool
-    _started: Callable[[Job], None]
-    _ended: Callable[[Job], None]
-    _may_run: Callable[[], bool]
-    _may_run_errand: Callable[[], bool]
-    _give_to_worker: Callable[[Job], None]
-    _call_workers: Callable[[], None]
-    _have_standby: Callable[[], None]
     _expire_due: Callable[[], None]
+
+    # The watcher.
 
     def _watch(self, me: Member) -> None:
         """Be the watcher until another has taken over, or the session ends."""
@@ -248,3 +232,66 @@ class Watching:
         me.runs += 1
         me.job = job
         return job
+
+    # The standby.
+
+    def _stand_by(self, me: Member) -> None:
+        """Look at the watcher until it is stuck or gone; then take its place."""
+        seen: tuple[Member | None, int] | None = None
+        idle_ticks = 0
+        while True:
+            with self._lock:
+                if self._watcher is me:  # promoted
+                    break
+                if self._stopping or self._standby is not me:
+                    return
+                watcher = self._watcher
+                stuck = watcher is not None and watcher.job
+                now_seen = (watcher, watcher.runs if watcher else 0)
+                if watcher is None or (stuck and now_seen == seen):
+                    self._take_over(me, watcher)
+                    break
+                idle_ticks = 0 if stuck or now_seen != seen else idle_ticks + 1
+                seen = now_seen
+                timeout = self._standby_sleep(me, idle_ticks)
+            me.bell.acquire(timeout=timeout)
+            if self._inlet is None:
+                self._expire_due()
+        self._flush_some()  # what the old watcher had left for the end of its burst
+        self._expire_due()
+        self._watch(me)
+
+    def _standby_sleep(self, me: Member, idle_ticks: int) -> float:
+        """Return for how long the standby sleeps; -1: until it is rung for."""
+        if idle_ticks < 2:
+            self._ticking = True
+            me.sleeps_until = 0.0
+            return TICK
+        self._ticking = False
+        if self._inlet is None:  # the watcher's reading blocks: keep the time for it
+            earliest = me.sleeps_until = self._deadlines.earliest()
+            return -1 if earliest is None else max(0.0, earliest - time.monotonic())
+        return -1
+
+    def _take_over(self, me: Member, old: Member | None) -> None:
+        self._watcher = me
+        self._standby = None
+        self._ticking = False
+        if old is not None and old.job is not None:
+            old.job.took(TICK)
+            if old.job.is_errand:
+                self._hand_out(type(old.job))
+        if self._inlet is None:
+            self._have_standby()  # somebody must keep the time while we read
+
+    def _hand_out(self, kind: type) -> None:
+        """Give errands like the one that got stuck to workers, lest each takes 2 ms more."""
+        quick = [*self._quick]
+        self._quick.clear()
+        for job in quick:
+            if type(job) is kind:
+                self._errands.append(job)
+            else:
+                self._quick.append(job)
+        for _ in range(min(len(self._errands), self._limit)):
+            self._call_errand_runner()
