@@ -7,6 +7,7 @@ import struct
 from typing import Any
 
 import pytest
+from native_payloads import SERIALIZER, decode, header, refused, with_buffers
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import ErrorMessage, Message
@@ -20,10 +21,6 @@ from streamipc.protocol.envelopes import (
     Request,
     Response,
 )
-from streamipc.serializers.native import NativeMessageSerializer
-
-SERIALIZER = NativeMessageSerializer()
-INFINITY = float("inf")
 
 
 class Note(Message, wire_name="tests.Note"):
@@ -32,30 +29,6 @@ class Note(Message, wire_name="tests.Note"):
 
 NOTE = pickle.dumps({"text": "x"}, 5)
 ERROR = {"message": "m", "type": "t", "traceback": "b", "code": "handler"}
-
-
-def header(
-    kind: int,
-    *,
-    flags: int = 0,
-    id_size: int = 0,
-    name_size: int = 0,
-    buffers: int = 0,
-    number: int = 0,
-    id_: int = 0,
-    timeout: float = INFINITY,
-) -> bytes:
-    return struct.pack(">BBHHHIQd", kind, flags, id_size, name_size, buffers, number, id_, timeout)
-
-
-def decode(*parts: bytes) -> Any:
-    return SERIALIZER.decode(memoryview(b"".join(parts)))
-
-
-def refused(text: str, *parts: bytes) -> Envelope | None:
-    with pytest.raises(SerializationError, match=text) as caught:
-        decode(*parts)
-    return caught.value.envelope
 
 
 METADATA = pickle.dumps({"k": "v"}, 5)
@@ -87,6 +60,7 @@ BYTES: list[tuple[Envelope, list[bytes]]] = [
     ),
     (Credit(7, 9), [header(6, number=9, id_=7)]),
     (Cancel(2**64 - 1), [header(7, id_=2**64 - 1)]),
+    (Cancel("x"), [header(7, flags=1, id_size=1), b"x"]),
     (Cancel("x" * 255), [header(7, flags=1, id_size=255), b"x" * 255]),
 ]  # fmt: skip
 
@@ -219,14 +193,6 @@ def test_metadata_that_does_not_map_text_to_text_is_not_sent(metadata: Any) -> N
             SERIALIZER.encode(envelope)
 
 
-def with_buffers(kind: int, body: bytes, *buffers: bytes, name: bytes = b"") -> bytes:
-    head = header(kind, buffers=len(buffers), id_=7, name_size=len(name)) + name
-    payload = head + struct.pack(f">{1 + len(buffers)}Q", len(body), *map(len, buffers)) + body
-    for buffer in buffers:
-        payload += bytes(-len(payload) % 16) + buffer
-    return payload
-
-
 TWO = b"\x80\x05\x97\x97\x86."  # a tuple of the two buffers
 
 
@@ -295,27 +261,32 @@ def test_a_body_that_cannot_be_read_names_its_envelope_and_its_message() -> None
 
 
 def test_what_is_out_of_bounds_is_named() -> None:
-    for envelope, text in (
+    for envelope, told in (
         (Request(7, Note("x"), timeout="soon"), "float or None, not 'soon'$"),  # type: ignore[arg-type]
         (Request(7, Note("x"), window=-1), r"from 0 to 2\*\*32-1, not -1$"),
         (Request(7, Note("x"), window=2**32), "not 4294967296$"),
         (Request(7, Note("x"), window=None), "not None$"),  # type: ignore[arg-type]
         (Credit(7, 2**32), "not 4294967296$"),
         (Credit(7, 1.5), "not 1.5$"),  # type: ignore[arg-type]
+        (Request(0, Note("x"), window=-1), "^window and count must be"),
+        (Request(2**64 - 1, Note("x"), window=-1), "^window and count must be"),
+        (Request(7, Note("x"), "soon", window=2**32 - 1), "^the timeout must be seconds"),  # type: ignore[arg-type]
         (Request(-1, Note("x")), r"the request id -1 must be from 0 to 2\*\*64-1$"),
         (Cancel(2**64), "the request id 18446744073709551616 must be"),
         (Cancel(1.5), "the request id 1.5 must be an int"),  # type: ignore[arg-type]
         (Cancel("\ud800"), "is no valid Unicode"),
     ):
-        with pytest.raises(SerializationError, match=text):
+        with pytest.raises(SerializationError, match=told):
             SERIALIZER.encode(envelope)  # type: ignore[arg-type]
 
 
 def test_a_payload_of_something_else_is_told_apart() -> None:
     for start in (b'{"kind":', b"[1]", b' \n\t{"kind": 1}', b"  ["):
         refused("looks like a payload of the JSON serializer", start + b" " * 40)
+    shown = "b'" + r"\\x00" + r"\{" * 15 + "'"
     refused(
-        r"no payload of the native serializer \(43 bytes, starting b'\\x00\{\{\{", b"\0" + b"{" * 42
+        rf"no payload of the native serializer \(43 bytes, starting {shown}\): both sides must",
+        b"\0" + b"{" * 42,
     )
     refused("no payload of the native serializer", b" " * 15 + b"x{" + b" " * 40)
     for kind in (0, 8):
