@@ -73,7 +73,8 @@ FINITE = "timeout: expected seconds as a finite number, got "
     [
         (
             Cancel("x" * 256),
-            "id: expected an integer from 0 to 2**64-1 or a text of 1 to 255 bytes, got '" + "x" * 79,
+            "id: expected an integer from 0 to 2**64-1 or a text of 1 to 255 bytes, "
+            f"got '{'x' * 79}",
         ),
         (Credit(1, -1), "count: expected an integer from 0 to 2**32-1, got -1"),
         (Credit(1, True), "count: expected an integer from 0 to 2**32-1, got True"),
