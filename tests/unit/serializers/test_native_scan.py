@@ -63,6 +63,21 @@ def test_only_what_lies_between_start_and_end_is_looked_at() -> None:
     assert not is_plain(padded, 2, len(padded) - 2)
 
 
+def test_a_plain_pickle_starts_and_ends_as_one_of_protocol_5() -> None:
+    assert plain(b"\x80\x05N.")
+    for body in (
+        b"",
+        b".",
+        b"\x80\x05.",
+        b"\x81\x05N.",
+        b"\x80\x04N.",
+        b"\x80\x05NN",
+        b"\x80\x05N",
+    ):
+        assert not plain(body)
+        assert not is_plain(b"\x80\x05N." + body, 4, 4 + len(body))
+
+
 # Each opcode is read with its argument, as the unpickler will read it
 
 
