@@ -45,27 +45,39 @@ class _Types:
         self.by_class: dict[type, _Type] = {}
         self.by_name: dict[str, _Type] = {}
 
-    def add(self, hint: Any) -> None:
-        """Admit the classes in a type annotation, and those in the fields of these."""
-        import typing
+    def add(self, hint: Any) -> bool:
+        """Admit the classes in a type annotation, and those in the fields of these.
 
+        Returns:
+            Whether every name in all of these could be resolved.
+        """
+        complete = True
         todo = [hint]
-        aliases: list[Any] = []  # a type statement may name itself in its value
+        seen: dict[int, Any] = {}  # what may name itself: classes and type statements
         while todo:
             hint = todo.pop()
-            if hasattr(hint, "__value__") and not isinstance(hint, type):
-                alias = typing.get_origin(hint) or hint
-                if any(alias is other for other in aliases):
-                    todo.extend(typing.get_args(hint))
-                    continue
-                aliases.append(alias)
-            if isinstance(hint, type) and hint not in self.by_class:
-                kind = _kind(hint)
-                if kind:
-                    self.enter(hint, kind)
-                if kind in ("record", "namedtuple") or hasattr(hint, "__total__"):
-                    todo.extend(_hints(hint)[0])
+            named = _alias_of(hint) or (hint if isinstance(hint, type) else None)
+            if named is not None and id(named) not in seen:
+                seen[id(named)] = named
+                hints, known = self._inside(named)
+                todo.extend(hints)
+                complete = complete and known
             todo.extend(_parts(hint))
+        return complete
+
+    def _inside(self, named: Any) -> tuple[list[Any], bool]:
+        """Admit a class; return the types that it or an alias names, and if these are all."""
+        if not isinstance(named, type):
+            try:
+                return [named.__value__], True
+            except Exception:  # a name in it is not defined (yet)
+                return [], False
+        kind = _kind(named)
+        if kind and named not in self.by_class:
+            self.enter(named, kind)
+        if kind in ("record", "namedtuple") or hasattr(named, "__total__"):
+            return _hints(named)
+        return [], True
 
     def enter(self, cls: type, kind: str) -> None:
         entry = _Type(cls, kind)
@@ -84,7 +96,7 @@ def _look_through_messages() -> None:
         if cls not in _looked_through:
             hints, complete = _hints(cls)
             for hint in hints:
-                _annotated.add(hint)
+                complete = _annotated.add(hint) and complete
             if complete:
                 _looked_through.add(cls)
 
@@ -349,8 +361,7 @@ def _parts(hint: Any) -> Iterator[Any]:
     if origin is typing.Literal:
         for value in typing.get_args(hint):
             yield type(value)
-        return
-    if origin is not None:
+    elif origin is not None:
         yield origin
         for part in typing.get_args(hint):
             yield from part if isinstance(part, (list, tuple)) else (part,)
@@ -358,8 +369,13 @@ def _parts(hint: Any) -> Iterator[Any]:
         yield from hint.__constraints__
         if hint.__bound__ is not None:
             yield hint.__bound__
-    else:
-        for name in ("__supertype__", "__value__"):  # NewType, the type statement
-            part = getattr(hint, name, None)
-            if part is not None and not isinstance(hint, type):
-                yield part
+    elif hasattr(hint, "__supertype__") and not isinstance(hint, type):  # NewType
+        yield hint.__supertype__
+
+
+def _alias_of(hint: Any) -> Any:
+    """Return the type statement that ``hint`` names, with or without arguments, or ``None``."""
+    import typing
+
+    alias = typing.get_origin(hint) or hint
+    return alias if type(alias).__name__ == "TypeAliasType" else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 PROGRAM = """
 import datetime, pickle, sys
@@ -63,3 +66,45 @@ def test_the_first_payloads_are_read_as_the_later_ones() -> None:
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["42", "12"]
+
+
+NEEDED = """
+import sys
+from streamipc import Message, NativeMessageSerializer
+from streamipc.protocol.envelopes import Notification, Response
+
+class Carrier(Message, wire_name="tests.first.Carrier"):
+    value: object
+
+serializer = NativeMessageSerializer()
+
+def read(value, count):
+    for envelope in (Response(1, value), Notification(Carrier(value))) * (count // 2):
+        serializer.decode(memoryview(b"".join(serializer.encode(envelope))))
+    heavy = ("re", "streamipc.serializers._native_values")
+    print(*(name for name in heavy if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize("value", ["'x'", "'x' * 900"], ids=["small", "less than 1 KiB"])
+def test_the_first_16_small_payloads_need_neither_expressions_nor_the_full_reader(
+    value: str,
+) -> None:
+    assert printed(f"read({value}, 0); read({value}, 16); read({value}, 2)") == ["", "", "re"]
+
+
+def test_a_large_payload_is_worth_the_expressions_at_once() -> None:
+    assert printed("read('x' * 1100, 2)") == ["re"]
+
+
+def printed(program: str) -> list[str]:
+    # -S: what site loads is of no interest.
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", NEEDED + program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()

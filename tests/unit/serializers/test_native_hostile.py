@@ -106,7 +106,8 @@ def test_the_helpers_make_payloads_that_are_read() -> None:
     ("module", "name"),
     [("os", "system"), ("builtins", "eval"), (HERE, "canary"), ("streamipc.messages", "Message"),
      (MODULE, "need"), (MODULE, "layout_of"), (MODULE, "Builder"), (MODULE, "Builder.build"),
-     (MODULE, "VOCABULARY.clear"), (MODULE, ""), ("", ""), ("pathlib", "Path")],
+     (MODULE, "VOCABULARY.clear"), (MODULE, ""), ("", ""), ("pathlib", "Path"), ("", "complex"),
+     ("builtins", "complex"), (MODULE.rpartition(".")[0], "complex"), (HERE, "message")],
 )  # fmt: skip
 def test_no_global_but_a_builder_is_found(module: str, name: str) -> None:
     refused(START + global_(module, name) + text("x") + b"\x85R.", "is not allowed")

@@ -1,0 +1,47 @@
+"""Native payloads written by hand."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pytest
+
+from streamipc.exceptions import SerializationError
+from streamipc.protocol.envelopes import Envelope
+from streamipc.serializers.native import NativeMessageSerializer
+
+SERIALIZER = NativeMessageSerializer()
+INFINITY = float("inf")
+
+
+def header(
+    kind: int,
+    *,
+    flags: int = 0,
+    id_size: int = 0,
+    name_size: int = 0,
+    buffers: int = 0,
+    number: int = 0,
+    id_: int = 0,
+    timeout: float = INFINITY,
+) -> bytes:
+    return struct.pack(">BBHHHIQd", kind, flags, id_size, name_size, buffers, number, id_, timeout)
+
+
+def decode(*parts: bytes) -> Any:
+    return SERIALIZER.decode(memoryview(b"".join(parts)))
+
+
+def refused(text: str, *parts: bytes) -> Envelope | None:
+    with pytest.raises(SerializationError, match=text) as caught:
+        decode(*parts)
+    return caught.value.envelope
+
+
+def with_buffers(kind: int, body: bytes, *buffers: bytes, name: bytes = b"") -> bytes:
+    head = header(kind, buffers=len(buffers), id_=7, name_size=len(name)) + name
+    payload = head + struct.pack(f">{1 + len(buffers)}Q", len(body), *map(len, buffers)) + body
+    for buffer in buffers:
+        payload += bytes(-len(payload) % 16) + buffer
+    return payload
