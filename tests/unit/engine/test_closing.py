@@ -74,7 +74,7 @@ def test_a_child_that_dies_while_its_request_is_being_dispatched_is_not_waited_f
     outcome = Caller(pending, timeout=None)
 
     assert isinstance(outcome.returned(), SessionClosedError)
-    eventually(lambda: session._engine.closing._by is not None)  # handlers are cancelled
+    eventually(lambda: session._engine.closing._gone_by is not None)  # handlers are cancelled
     opened.set()
     session.close()
     assert session._engine.closing.closed.wait(LONG)
