@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from reading_bench import Bench, Gate
+from reading_bench import Bench, Caller, Gate
 
 from streamipc import RequestTimeoutError
 from streamipc.engine.reading import Waiter
@@ -24,6 +24,31 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.close()
+
+
+def gate_before(bench: Bench, monkeypatch: pytest.MonkeyPatch, step: str) -> Gate:
+    """Return a gate that whoever takes this step of the reader's has to pass first."""
+    gate, original = Gate(), getattr(bench.reader, step)
+
+    def gated(*arguments: Any) -> Any:
+        gate.pass_through()
+        return original(*arguments)
+
+    monkeypatch.setattr(bench.reader, step, gated)
+    return gate
+
+
+def gate_at_the_look_with_a_waker(caller: Caller) -> Gate:
+    """Return a gate at the last look before the sleep, not one of those before."""
+    gate = Gate()
+
+    def stop() -> None:
+        if caller.reply.wakers:
+            caller.reply.on_look = None
+            gate.pass_through()
+
+    caller.reply.on_look = stop
+    return gate
 
 
 # A caller leaves.
@@ -202,13 +227,8 @@ def test_a_gift_in_the_moment_of_the_own_reply_is_passed_on(
 def test_ready_after_the_last_look_and_before_the_waker_is_there_ends_the_wait(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, gate, sleep = bench.reads("first"), Gate(), bench.reader._sleep
-
-    def gated(waiter: Waiter, end: float | None) -> bool:
-        gate.pass_through()
-        return sleep(waiter, end)
-
-    monkeypatch.setattr(bench.reader, "_sleep", gated)
+    first = bench.reads("first")
+    gate = gate_before(bench, monkeypatch, "_sleep")
     second = bench.caller("second")
     second.thread.start()
     gate.wait_until_reached()
@@ -221,15 +241,8 @@ def test_ready_after_the_last_look_and_before_the_waker_is_there_ends_the_wait(
 
 
 def test_ready_after_the_very_last_look_and_before_the_sleep_ends_the_wait(bench: Bench) -> None:
-    first, gate = bench.reads("first"), Gate()
-    second = bench.caller("second")
-
-    def stop() -> None:
-        if second.reply.wakers:  # the look in the sleep, not one of those before
-            second.reply.on_look = None
-            gate.pass_through()
-
-    second.reply.on_look = stop
+    first, second = bench.reads("first"), bench.caller("second")
+    gate = gate_at_the_look_with_a_waker(second)
     second.thread.start()
     gate.wait_until_reached()
     bench.answer("second")
@@ -242,13 +255,8 @@ def test_ready_after_the_very_last_look_and_before_the_sleep_ends_the_wait(bench
 def test_a_gift_after_the_last_look_and_before_the_sleep_is_taken(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, gate, sleep = bench.reads("first"), Gate(), bench.reader._sleep
-
-    def gated(waiter: Waiter, end: float | None) -> bool:
-        gate.pass_through()
-        return sleep(waiter, end)
-
-    monkeypatch.setattr(bench.reader, "_sleep", gated)
+    first = bench.reads("first")
+    gate = gate_before(bench, monkeypatch, "_sleep")
     second = bench.caller("second")
     second.thread.start()
     gate.wait_until_reached()
@@ -265,22 +273,11 @@ def test_a_gift_after_the_last_look_and_before_the_sleep_is_taken(
 def test_ready_before_the_holder_sleeps_ends_its_wait(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, waker_is_there: bool
 ) -> None:
-    gate, wait_for_input = Gate(), bench.reader._wait_for_input
     caller = bench.caller("caller")
-
-    def stop() -> None:
-        if caller.reply.wakers:
-            caller.reply.on_look = None
-            gate.pass_through()
-
-    def gated(*arguments: Any) -> Any:
-        gate.pass_through()
-        return wait_for_input(*arguments)
-
     if waker_is_there:
-        caller.reply.on_look = stop
+        gate = gate_at_the_look_with_a_waker(caller)
     else:
-        monkeypatch.setattr(bench.reader, "_wait_for_input", gated)
+        gate = gate_before(bench, monkeypatch, "_wait_for_input")
     caller.thread.start()
     gate.wait_until_reached()
     caller.reply.settle("settled elsewhere", None)
