@@ -163,10 +163,8 @@ def _redirect() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     try:
         os.dup2(null, 0)
-        try:
-            # sys.__stderr__ is None: fd 2 was closed at the start, and may be any file.
-            os.dup2(null if sys.__stderr__ is None else 2, 1)
-        except OSError:
-            os.dup2(null, 1)
+        # sys.__stderr__ is None: fd 2 was closed at the start, and may be any file. Was it
+        # closed since then, the null device has its number: the lowest that is free.
+        os.dup2(null if sys.__stderr__ is None else 2, 1)
     finally:
         os.close(null)
