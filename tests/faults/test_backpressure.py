@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
@@ -289,8 +290,19 @@ def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
             outcomes.append(None)
             outcomes[0] = left.request(Echo("nested"), timeout=20).exception()
 
+    asked, may_wait = threading.Event(), threading.Event()
+
+    @left.on_request
+    def ask_back(msg: Echo) -> None:
+        asked.set()
+        assert may_wait.wait(20)
+        with pytest.raises(CancelledError):
+            left.request(Echo("later"), timeout=20).result()
+
     left.start()
     right.start()
+    ends = right.request(Echo(), timeout=None)
+    assert asked.wait(20)
     sent = [0]
 
     def flood() -> None:
@@ -303,13 +315,18 @@ def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
     eventually(lambda: left._engine.reader.overfull and left._engine.reader.paused)
     assert 3000 <= waiting(left) < 4000
     assert sent[0] < 20_000
-    # The nested request can't be answered while its session does not read: it is cancelled.
+    # Nor does another that begins to wait now.
+    may_wait.set()
+    eventually(lambda: left._engine.crew.blocked_jobs == 2)
+    assert left._engine.reader.paused
+    # Nested requests can't be answered while their session does not read: they are cancelled.
     for future in list(left._engine.connection.calls.values()):
         future.cancel()
     leave.set()
     flooder.join(20)
     assert not flooder.is_alive()
     eventually(lambda: not waiting(left))
+    assert ends.result(20) is None
 
 
 def test_requests_beyond_those_that_may_wait_are_refused(connected: Any, eventually: Any) -> None:
