@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +12,12 @@ import pytest
 from handover import LONG, Caller, Eventually, Held, Hold, Quick, send_watcher_to_sleep
 from shared_messages import Echo
 
-from streamipc import RequestContext, SessionClosedError
+from streamipc import IpcPeer, RequestContext, SessionClosedError
 from streamipc.engine import crew as crew_module
-from streamipc.engine.jobs import CallJob
+from streamipc.engine.jobs import CallbacksJob, CallJob
+from streamipc.futures import ResponseFuture
+from streamipc.transports import pipe
+from streamipc.transports.pipe import FdTransport
 
 Sides = tuple[Any, Any, Held]
 
@@ -122,6 +126,30 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     assert asked.done()
 
 
+# A member is stuck.
+
+
+def test_what_waits_behind_a_callback_that_got_stuck_is_run_by_others(sides: Sides) -> None:
+    _, right, _ = sides
+    right.start()
+    crew, report = right._engine.crew, right._engine.report
+    of_its_kind, of_another_kind, done = (threading.Event() for _ in range(3))
+    future: Any = ResponseFuture(None, 1, Quick())  # type: ignore[arg-type]
+    future.add_done_callback(lambda _: of_another_kind.set())
+    future.settle("reply", None)
+
+    def wait_for_both() -> None:
+        crew.submit(CallbacksJob(future, report))
+        crew.submit(CallJob(of_its_kind.set, report))
+        assert of_its_kind.wait(LONG)
+        assert of_another_kind.wait(LONG)
+        done.set()
+
+    crew.submit(CallJob(wait_for_both, report))
+
+    assert done.wait(2 * LONG)
+
+
 # A member is idle.
 
 
@@ -167,12 +195,13 @@ def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
 # No thread can be had.
 
 
-def no_thread_for(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on, no further thread can be had for the session's crew."""
+def no_thread_for(session: Any, monkeypatch: pytest.MonkeyPatch, beyond: int = 0) -> None:
+    """From now on, no further thread can be had for the session's crew, if it has so many."""
     start = threading.Thread.start
+    crew = session._engine.crew
 
     def start_if_not_of_the_crew(thread: Any) -> None:
-        if getattr(thread._target, "__self__", None) is session._engine.crew:
+        if getattr(thread._target, "__self__", None) is crew and len(crew._members) > beyond:
             raise RuntimeError("can't start new thread")
         start(thread)
 
@@ -218,3 +247,21 @@ def test_without_threads_a_watcher_that_sleeps_is_woken_for_what_it_must_run_its
 
     assert caller.returned() == "done"
     assert items == ["item"]
+
+
+def test_a_session_whose_reading_blocks_answers_with_the_only_thread_that_can_be_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (left_reads, right_writes), (right_reads, left_writes) = os.pipe(), os.pipe()
+    left = IpcPeer().create_stream_session(left_writes, left_reads)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipe, "can_poll", lambda: False)
+        right: Any = IpcPeer().create_session(FdTransport(right_reads, right_writes))
+    right.on_request(Echo)(lambda msg: msg.value)
+    no_thread_for(right, monkeypatch, beyond=1)
+    right.start()
+
+    assert left.request(Echo("answered")).result(LONG) == "answered"
+    assert len(right._engine.crew._members) == 1
+    left.close()
+    assert right._engine.closing.closed.wait(LONG)
