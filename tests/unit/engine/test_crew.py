@@ -67,9 +67,10 @@ def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
         left.notify(Quick())
         left.request(Quick())
 
+    # A caller that waits for the reply now might read in the watcher's place.
+    assert right._engine.closing.closed.wait(LONG)
     with pytest.raises(SessionClosedError, match=r"to .*Hold; the session failed \(Bug: a bug"):
         pending.result(LONG)
-    assert right._engine.closing.closed.wait(LONG)
     assert {str(error) for error in said} == {"a bug"}  # each member that tried
     assert right._engine.reader.holder is None
     assert not right._engine.crew._members
