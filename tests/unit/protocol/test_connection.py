@@ -330,8 +330,9 @@ def test_a_reply_that_cant_be_read_fails_its_call(connection: Connection) -> Non
     assert connection.calls == {}
 
 
-def test_a_late_reply_that_cant_be_read_is_late(connection: Connection) -> None:
-    event = only(connection, frame('{"kind":"response","id":1,"type":"no.such","body":{}}'))
+@pytest.mark.parametrize("kind", ["response", "progress"])
+def test_a_late_reply_that_cant_be_read_is_late(connection: Connection, kind: str) -> None:
+    event = only(connection, frame(f'{{"kind":"{kind}","id":1,"type":"no.such","body":{{}}}}'))
 
     assert type(event) is LateReply
 

@@ -233,6 +233,15 @@ def test_value_of_a_subclass_keeps_its_class() -> None:
     assert read(List[Animal], data) == [Animal("a"), Dog("b", 2)]
 
 
+def test_value_of_a_subclass_keeps_its_class_beside_what_looks_the_same() -> None:
+    annotation = Union[Animal, Stone]
+
+    data = write(annotation, Dog("b", 2))
+
+    assert data == {"$type": f"{__name__}.Dog", "name": "b", "tricks": 2}
+    assert read(annotation, data) == Dog("b", 2)
+
+
 REFUSED: list[tuple[Any, Any, str]] = [
     (Union[int, str], 1.5, "body.v: expected int | str, got 1.5"),
     (Union[int, Animal, None], "x", f'body.v: expected int | {__name__}.Animal | None, got "x"'),
