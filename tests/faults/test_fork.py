@@ -34,7 +34,7 @@ IMPORTS = """
 def run(script: Script) -> Callable[..., str]:
     """Run a parent to its end; return what it printed. Nothing may come on standard error."""
 
-    def run_parent(source: str, *arguments: str, timeout: float = 60) -> str:
+    def run_parent(source: str, *arguments: str, timeout: float = 240) -> str:
         command = script(IMPORTS + source, name="parent.py")
         options = ["-W", "ignore:.*fork:DeprecationWarning"]
         done = subprocess.run(
