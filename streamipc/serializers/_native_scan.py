@@ -167,7 +167,7 @@ for _op, _size in {
 }.items():  # fmt: skip
     _SIZES[_op] = _size
 
-_LIST, _DICT, _SET = "list", "dict", "set"
+_LIST, _DICT, _SET, _BUILT = "list", "dict", "set", "built"
 _EMPTY = {ord("]"): _LIST, ord("}"): _DICT, 0x8F: _SET}
 _TUPLES = {0x85: 1, 0x86: 2, 0x87: 3}
 _FILLERS = {
@@ -196,6 +196,8 @@ class _Walk:
     visit, shared ones again each time; how deeply it nests; how much copying it alone
     would copy, in bytes or members; the same for all of its members together. Lists,
     dicts and sets, which grow after they were made, are ``[cost, depth, size, kind]``.
+    So is what a builder made, of no kind that can be filled. It is never the arguments of
+    another, though it may be a tuple, a NamedTuple: how long its members are is not known.
 
     The unpickler refuses to reach below the last mark by itself, except that ``POP`` pops
     the mark; the walk refuses that too. Where it does not look for the mark itself, it
@@ -247,7 +249,7 @@ class _Walk:
                 args = stack.pop()
                 if stack[-1] is not _GLOBAL or (args is not None and type(args) is not tuple):
                     raise IndexError
-                stack[-1] = (2, 2, 1, 0) if args is None else self.built(args)
+                stack[-1] = [2, 2, 1, _BUILT] if args is None else self.built(args)
                 pos += 1
             elif op in _FILLERS:
                 self.fill(*_FILLERS[op])
@@ -332,7 +334,7 @@ class _Walk:
                         "the body has keys or set members that nest too deeply to be hashed"
                     )
 
-    def built(self, args: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    def built(self, args: tuple[int, int, int, int]) -> list[Any]:
         """Return what a builder makes of its arguments, each of which it may copy."""
         cost, depth, _, sizes = args
         self.to_copy -= sizes
@@ -340,7 +342,7 @@ class _Walk:
             raise SerializationError("the body has values that are copied too often")
         if depth > _BUILD_DEPTH:
             raise SerializationError("the body has values that nest too deeply")
-        return cost + 1, depth + 1, sizes, 0
+        return [cost + 1, depth + 1, sizes, _BUILT]
 
 
 _SCALARS = (type(None), int)

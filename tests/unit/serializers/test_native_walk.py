@@ -227,6 +227,14 @@ def test_the_lengths_of_buffers_count_as_those_of_bytes() -> None:
     assert verdict(second, 20_000) == "passes"
 
 
+def test_what_a_builder_made_is_not_the_arguments_of_another() -> None:
+    # It may be a NamedTuple: a tuple, with members of any length.
+    assert verdict(called(b"N")) == "passes"
+    assert "malformed" in verdict(BUILDER + called(b"N") + b"R")
+    assert "malformed" in verdict(BUILDER + BUILDER + b")RR")
+    assert "malformed" in verdict(called(b"N") + b"\x94" + BUILDER + b"h\x00R\x86")
+
+
 def test_a_short_value_is_copied_as_often_as_the_payload_says() -> None:
     for code, layout in ((b"B", "<I"), (b"\x8e", "<Q"), (b"X", "<I"), (b"\x8d", "<Q")):
         short, long = counted(code, layout, 255) + b"\x94", counted(code, layout, 256) + b"\x94"
