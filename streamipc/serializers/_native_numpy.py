@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["numpy_reducer"]
 
+_MAX_DIMENSIONS = 64
+"""As many as numpy has. Multiplying more, or longer, numbers takes quadratic time."""
+
+_MAX_FIELDS = 10_000
+"""Fields of a dtype, those of a record in it counted each time that it stands there: a
+pickle may name one list a thousand times, and in that another."""
+
 
 def numpy_reducer(cls: type) -> Reducer | None:
     """Return what takes objects of a class of numpy apart, if it is known to be safe."""
@@ -59,22 +66,24 @@ def _spec(dtype: Any) -> Any:
 
 
 def _dtype(spec: Any) -> Any:
-    dtype = _numpy().dtype(_checked(spec, 4))
+    _check(spec, 4)
+    dtype = _numpy().dtype(spec)
     if dtype.hasobject:
         raise SerializationError("numpy data may not hold Python objects")
     return dtype
 
 
-def _checked(spec: Any, depth: int) -> Any:
-    """Return ``spec`` if it is of the form that ``dtype.str`` and ``dtype.descr`` have.
+def _check(spec: Any, depth: int) -> int:
+    """Raise unless ``spec`` is of the form of ``dtype.str`` and ``dtype.descr``; count its fields.
 
     numpy takes other texts too, and has Python compile what looks like a number in them.
     """
     if type(spec) is str and re.fullmatch(
         r"[<>|=]?[?A-Za-z]\d{0,10}(\[\d{0,10}[A-Za-z]{1,2}\])?", spec
     ):
-        return spec
+        return 1
     if type(spec) is list and depth:
+        count = 0
         for field in spec:
             if (
                 type(field) is not tuple
@@ -83,8 +92,10 @@ def _checked(spec: Any, depth: int) -> Any:
                 or not all(type(size) is int for size in (field[2:] and need(field[2], tuple)))
             ):
                 raise SerializationError("a dtype of numpy is malformed")
-            _checked(field[1], depth - 1)
-        return spec
+            count += _check(field[1], depth - 1)
+            if count > _MAX_FIELDS:
+                raise SerializationError(f"a dtype of numpy has more than {_MAX_FIELDS:,} fields")
+        return count
     raise SerializationError("a dtype of numpy is malformed")
 
 
@@ -97,7 +108,7 @@ def _reduce_array(obj: Any) -> tuple[Builder, tuple[Any, ...]]:
     spec = _spec(obj.dtype)
     order = "C"
     flat = obj
-    if not obj.flags.c_contiguous:
+    if not obj.flags.c_contiguous and obj.nbytes:
         if obj.flags.f_contiguous:
             order = "F"
             flat = obj.T
@@ -108,7 +119,9 @@ def _reduce_array(obj: Any) -> tuple[Builder, tuple[Any, ...]]:
 
 def _build_array(spec: Any, shape: Any, order: Any, data: Any) -> Any:
     dtype = _dtype(spec)
-    if not all(type(size) is int and size >= 0 for size in need(shape, tuple)):
+    if len(need(shape, tuple)) > _MAX_DIMENSIONS or not all(
+        type(size) is int and 0 <= size <= sys.maxsize for size in shape
+    ):
         raise SerializationError("the shape of a numpy array is malformed")
     if need(order, str) not in ("C", "F"):
         raise SerializationError("the order of a numpy array is neither C nor F")
@@ -120,6 +133,9 @@ def _build_array(spec: Any, shape: Any, order: Any, data: Any) -> Any:
             f"a numpy array of shape {shape!r:.200} and dtype {dtype} does not have {size} bytes"
         )
     np = _numpy()
+    if not dtype.itemsize:
+        # numpy makes texts of no length one long, however many; not as a field of a record.
+        return np.empty(shape, [("", dtype)], order)["f0"]
     if not size:
         return np.empty(shape, dtype, order)
     return np.frombuffer(data, dtype).reshape(shape, order=order)
