@@ -68,9 +68,10 @@ def test_the_walk_takes_as_many_bytes_as_the_unpickler_will_take(size: int) -> N
 @pytest.mark.parametrize(
     "body",
     [b"a", b"]a", b"e", b"]Ne", b"s", b"}Ns", b"}NNu", b"\x85",
-     b"\x86", b"N\x86", b"N(N\x86", b"\x87", b"NN\x87", b"(NN\x87", b"t", b"Nt", b"\x91", b"N\x91",
-     b"\x8fN\x90", b"0", b"(0", b"N(0", b"1", b"N1", b"R", b"NR", b"N)R", b"\x94", b"h\x00",
-     b"N\x94h\x01", b"j" + bytes(4), b"N\x94j\x01" + bytes(3), text("m") + b"\x93",
+     b"\x86", b"N\x86", b"N(N\x86", b"(N(N\x86tt", b"\x87", b"NN\x87", b"(NN\x87", b"t", b"Nt",
+     b"\x91", b"N\x91", b"\x8fN\x90", b"0", b"(0", b"N(0", b"(N(0t", b"1", b"N1", b"R", b"NR",
+     b"N)R", b"\x94",
+     b"h\x00", b"N\x94h\x01", b"j" + bytes(4), b"N\x94j\x01" + bytes(3), text("m") + b"\x93",
      text("m") + b"(" + text("n") + b"\x93", text("m") + b"]\x93", b"]" + text("n") + b"\x93",
      b"X\x2c\x01\x00\x00" + b"m" * 300 + text("n") + b"\x93", BUILDER + b"]R", BUILDER + b"}R",
      BUILDER + BUILDER + b"\x85R" + b")R", b"\x98", b"]\x98", b"N\x85\x98"],
@@ -153,6 +154,21 @@ def test_depth_and_cost_of_a_member_are_those_of_what_holds_it(around: bytes) ->
     assert verdict(b"(" + costly + b"\x91") == HASHED
 
 
+@pytest.mark.parametrize("around", [b"%b(NNt\x86", b"%b](NNe\x86", b"](%beNa", b"}(N%buNNs"])
+def test_what_stands_behind_what_is_deep_or_costly_hides_nothing(around: bytes) -> None:
+    for hidden in (tuples(1000), wide(19)):
+        assert verdict(b"(" + called(around.replace(b"%b", hidden)) + b"\x91") == HASHED
+
+
+@pytest.mark.parametrize("before", [b"]" + b"(%be", b"](%beNa", b"(%bt"], ids=repr)
+def test_what_stands_behind_what_is_long_is_as_deep_as_it_is(before: bytes) -> None:
+    long = before.replace(b"%b", b"N" * 5000)
+    for both in (tuples(1000) + long + b"\x86", long + tuples(1000) + b"\x86"):
+        assert verdict(b"(" + called(both) + b"\x91") == HASHED
+    if before[:1] == b"]":
+        assert verdict(b"(" + called(long + tuples(1000) + b"a") + b"\x91") == HASHED
+
+
 def wide(levels: int) -> bytes:
     """Tuples of two references each to the one before: twice the cost on each level."""
     body = b")\x94"
@@ -165,6 +181,34 @@ def wide(levels: int) -> bytes:
 def test_hashing_visits_a_million_values_at_most(around: bytes) -> None:
     assert verdict(around.replace(b"%b", wide(18))) == "passes"
     assert verdict(around.replace(b"%b", wide(19))) == HASHED
+
+
+LONG_TEXT = b"X\x2c\x01\x00\x00" + b"x" * 300
+HASH_COSTS = {
+    b"(" + b"N" * 500 + b"t": 501,
+    b"(" + b"N" * 500 + b")\x85t": 503,
+    b"(" + LONG_TEXT + b"\x94" + b"h\x00" * 499 + b"t": 501,
+    b"(" + b"]" * 500 + b"t": 501,
+    b"](" + b"N" * 250 + b"e(" + b"N" * 250 + b"e\x85": 504,
+    b"}(" + b"N" * 250 + b"u(" + b"N" * 250 + b"u\x85": 504,
+    b"(" + called(b"N") * 100 + b"t": 301,
+    b"(" + (BUILDER + b")R") * 100 + b"t": 201,
+    b"(" + BUILDER * 300 + b"t": 301,
+}
+"""Tuples, and how many values hashing one visits: itself, and what is in it."""
+
+
+@pytest.mark.parametrize("value", HASH_COSTS, ids=range(len(HASH_COSTS)))
+def test_hashing_visits_as_many_values_as_there_are(value: bytes) -> None:
+    place = bytes([value.count(b"\x94")])
+    cost = HASH_COSTS[value]
+    before, after = b"\x8f(" + value + b"\x94", b"\x90"
+    length = len(START + before + after + b".")
+    # A million, and 16 for each byte: each but the first takes two.
+    most = (1_000_000 + 16 * (length - 2)) // (cost - 32)
+
+    assert verdict(before + (b"h" + place) * (most - 1) + after) == "passes"
+    assert verdict(before + (b"h" + place) * most + after) == HASHED
 
 
 def test_all_hashing_counts_together() -> None:
@@ -225,6 +269,26 @@ def test_the_lengths_of_buffers_count_as_those_of_bytes() -> None:
     assert verdict(second, 10_000, 20_000) == COPIED
     assert verdict(second, 20_000, 10_000) == "passes"
     assert verdict(second, 20_000) == "passes"
+
+
+COPIES = [
+    (b"h\x00", 1, 500), (b"Nh\x00", 2, 501), (b"h\x00N", 2, 501), (b"h\x00h\x00", 2, 1000),
+    (b"h\x01h\x01", 2, 600), (b"h\x00h\x01", 2, 800), (b"h\x01h\x00", 2, 800),
+    (b"h\x00]", 2, 501), (b"h\x00}\x8f", 3, 502), (b"h\x00" + called(b"h\x00"), 2, 1500),
+    (b"h\x00" + BUILDER + b")R", 2, 501), (b"h\x00" + BUILDER, 2, 501),
+]  # fmt: skip
+"""Arguments, their number, and how much is copied: 500 members at 0, 300 bytes at 1."""
+
+
+@pytest.mark.parametrize(("arguments", "count", "size"), COPIES, ids=range(len(COPIES)))
+def test_each_argument_counts_as_it_is_long(arguments: bytes, count: int, size: int) -> None:
+    before = b"((" + b"N" * 500 + b"t\x94" + LONG_TEXT + b"\x94"
+    copy = called(arguments, count)
+    length = len(START + before + b"t.")
+    most = (1_000_000 + 2 * length) // (size - 2 * len(copy))  # 2 more for each byte
+
+    assert verdict(before + copy * most + b"t") == "passes"
+    assert verdict(before + copy * (most + 1) + b"t") == COPIED
 
 
 def test_what_a_builder_made_is_not_the_arguments_of_another() -> None:
