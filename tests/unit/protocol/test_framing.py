@@ -60,6 +60,7 @@ def test_a_frame_is_the_magic_the_length_and_the_payload() -> None:
 
 def test_an_empty_payload_is_a_frame_too() -> None:
     assert encode_frame([b""], 1 << 20) == [EMPTY]
+    assert encode_frame([], 1 << 20) == [EMPTY]
     assert feed(decoder(), EMPTY + HELLO) == [b"", b"hello"]
 
 
@@ -335,3 +336,29 @@ def test_a_kernel_without_huge_pages_gives_small_ones(monkeypatch: pytest.Monkey
     found = feed(frames, MAGIC + len(payload).to_bytes(4, "big") + payload + HELLO)
 
     assert found == [payload, b"hello"]
+
+
+def test_a_frame_inside_of_one_that_is_skipped_is_none_of_its_own() -> None:
+    frames = decoder(1024)
+    assert feed(frames, MAGIC + (5_000).to_bytes(4, "big") + bytes(1_000)) == [("oversized", 5_000)]
+
+    assert feed(frames, HELLO) == []
+    assert feed(frames, HELLO * 2) == []
+    assert feed(frames, bytes(4_000 - 3 * len(HELLO)) + HELLO) == [b"hello"]
+
+
+def test_the_buffer_is_small_until_a_read_fills_it() -> None:
+    frames = decoder()
+    assert feed(frames, HELLO * 600) == [b"hello"] * 600
+    assert len(frames.buffer()) == 1 << 13
+
+    assert feed(frames, (HELLO * 631)[: 1 << 13]) == [b"hello"] * 630
+    assert len(frames.buffer()) >= 1 << 12
+    rest = (HELLO * 631)[1 << 13 :]
+    assert feed(frames, rest) == [b"hello"]
+    assert len(frames.buffer()) == 1 << 13
+
+    assert feed(frames, EMPTY * 1024) == [b""] * 1024
+    assert len(frames.buffer()) == 1 << 16
+    assert feed(frames, EMPTY * 8192) == [b""] * 8192
+    assert len(frames.buffer()) == 1 << 16
