@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import json
+import pathlib
 from typing import Any
 
 import pytest
@@ -27,6 +29,20 @@ SERIALIZER = JsonMessageSerializer()
 
 class Line(Message, wire_name="tests.Line"):
     text: str
+
+
+class Bits(enum.IntFlag):
+    """``IntFlag`` itself keeps whatever bits it gets."""
+
+    A = 1
+    B = 4
+
+
+class Bitten(Message, wire_name="tests.Bitten"):
+    bits: Bits
+    keys: dict[Bits, bool] | None = None
+    truths: dict[bool, int] | None = None
+    numbers: dict[int, int] | None = None
 
 
 def decode(text: str) -> Any:
@@ -129,3 +145,37 @@ def test_a_tag_may_be_written_with_an_escape() -> None:
 def test_a_count_is_read_up_to_its_bounds(count: int) -> None:
     text = json.dumps({"kind": "credit", "id": 1, "count": count})
     assert decode(text) == Credit(1, count)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 8, -1, 2**64, True, 1.0])
+def test_bits_that_no_member_has_are_refused(bits: Any) -> None:
+    text = '{"kind":"notification","type":"tests.Bitten","body":%s}'
+    with pytest.raises(SerializationError, match=r"body\.bits: expected Bits .* the bits 0x5"):
+        decode(text % json.dumps({"bits": bits}))
+    with pytest.raises(SerializationError, match=r"body\.keys"):
+        decode(text % json.dumps({"bits": 0, "keys": {json.dumps(bits): True}}))
+
+
+def test_keys_that_are_no_texts_come_back() -> None:
+    message = Bitten(
+        Bits.A | Bits.B, {Bits.A: True, Bits(0): False}, {True: 1, False: 0}, {0: 1, -5: 2}
+    )
+    assert decode(encode(Notification(message))).message == message
+    body = json.loads(encode(Notification(message)))["body"]
+    assert list(body["truths"]) == ["true", "false"]
+
+
+@pytest.mark.parametrize(
+    ("value", "tag"),
+    [
+        (dt.time(1, 2), "$time"),
+        (pathlib.Path("a"), "$path"),
+        (pathlib.PurePosixPath("a"), "$posixpath"),
+        (pathlib.PureWindowsPath("a"), "$windowspath"),
+    ],
+)
+def test_a_value_of_no_annotation_has_the_tag_that_the_manual_says(value: Any, tag: str) -> None:
+    text = encode(Response(1, value))
+
+    assert list(json.loads(text)["body"]) == [tag]
+    assert decode(text).value == value

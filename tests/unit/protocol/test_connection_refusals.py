@@ -1,0 +1,164 @@
+"""What the connection says of envelopes that it refuses, and to whom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from streamipc import (
+    ErrorMessage,
+    JsonMessageSerializer,
+    LogMessage,
+    Message,
+    ProtocolError,
+    SerializationError,
+)
+from streamipc.protocol.connection import Connection
+from streamipc.protocol.envelopes import (
+    MAX_METADATA,
+    Cancel,
+    Envelope,
+    ErrorResponse,
+    Notification,
+    Progress,
+    Request,
+    Response,
+)
+from streamipc.protocol.events import (
+    ItemFailed,
+    LateReply,
+    Rejected,
+    RequestReceived,
+    ViolationReceived,
+)
+from streamipc.protocol.framing import MAGIC
+
+MESSAGE = LogMessage("hello")
+TOO_MUCH = {"key": "v" * (MAX_METADATA - 2)}
+TOO_MUCH_TEXT = "has 65,537 characters; at most 65,536 are taken"
+
+
+class Call:
+    """Stands for a future."""
+
+    def __init__(self, wants_items: bool) -> None:
+        self.wants_items = wants_items
+
+
+class Large(Message, wire_name="tests.Large"):
+    text: str
+
+
+@pytest.fixture
+def connection() -> Connection:
+    return Connection(JsonMessageSerializer(), 1 << 20)
+
+
+def only(connection: Connection, sent: Envelope | str) -> Any:
+    """Return the one event that an envelope, or the text of a payload, becomes."""
+    if isinstance(sent, str):
+        data = MAGIC + len(sent).to_bytes(4, "big") + sent.encode()
+    else:
+        data = b"".join(bytes(part) for part in connection.encode(sent))
+    (decoded,) = connection.feed(data)
+    return connection.receive(decoded)
+
+
+def test_a_request_with_too_much_metadata_is_told_so_on_both_sides(connection: Connection) -> None:
+    event = only(connection, Request(7, MESSAGE, metadata=TOO_MUCH))
+
+    text = f"the metadata of request 7 {TOO_MUCH_TEXT}"
+    assert type(event) is Rejected
+    assert (type(event.error), str(event.error)) == (ProtocolError, text)
+    assert event.answer == ErrorResponse(7, ErrorMessage(text, "ProtocolError"), "protocol")
+    assert connection.served == {}
+
+
+def test_a_notification_with_too_much_metadata_is_named(connection: Connection) -> None:
+    event = only(connection, Notification(MESSAGE, TOO_MUCH))
+
+    assert type(event) is ViolationReceived
+    assert str(event.error) == f"the metadata of notification streamipc.LogMessage {TOO_MUCH_TEXT}"
+
+
+UNREADABLE_REQUEST = '{"kind":"request","id":7,"type":"no.such","body":{}}'
+UNREADABLE_ITEM = '{"kind":"progress","id":7,"type":"no.such","body":{}}'
+
+
+def test_a_request_that_cant_be_read_is_told_why(connection: Connection) -> None:
+    event = only(connection, UNREADABLE_REQUEST)
+
+    assert type(event) is Rejected
+    assert "no.such" in str(event.error)
+    assert event.answer.error == ErrorMessage(str(event.error), "SerializationError")
+
+
+def test_a_request_that_cant_be_read_and_has_the_id_of_another_is_not_answered(
+    connection: Connection,
+) -> None:
+    assert type(only(connection, Request(7, MESSAGE))) is RequestReceived
+    event = only(connection, UNREADABLE_REQUEST)
+
+    assert type(event) is ViolationReceived
+    assert str(event.error) == "the peer used the request id 7 twice at a time"
+    assert list(connection.served) == [7]
+
+
+def test_an_item_that_cant_be_read_is_told_to_who_wants_it(connection: Connection) -> None:
+    call = connection.calls[7] = Call(wants_items=True)
+    event = only(connection, UNREADABLE_ITEM)
+
+    assert type(event) is ItemFailed
+    assert event.call is call
+    assert isinstance(event.error, SerializationError)
+    assert "no.such" in str(event.error)
+    assert connection.calls == {7: call}
+
+
+def test_an_item_that_cant_be_read_and_nobody_wants_is_a_violation(connection: Connection) -> None:
+    call = connection.calls[7] = Call(wants_items=False)
+    event = only(connection, UNREADABLE_ITEM)
+
+    assert type(event) is ViolationReceived
+    assert "no.such" in str(event.error)
+    assert connection.calls == {7: call}
+
+
+def test_an_item_that_cant_be_read_may_be_late(connection: Connection) -> None:
+    event = only(connection, UNREADABLE_ITEM)
+
+    assert type(event) is LateReply
+    assert event.id == 7
+
+
+def test_broken_payloads_among_others_are_told_one_by_one(connection: Connection) -> None:
+    text = UNREADABLE_REQUEST
+    data = (MAGIC + len(text).to_bytes(4, "big") + text.encode()) * 2
+
+    events: list[Any] = [connection.receive(item) for item in connection.feed(data)]
+    assert [type(event) for event in events] == [Rejected, Rejected]
+    assert all("no.such" in str(event.error) for event in events)
+
+
+@pytest.mark.parametrize(
+    ("envelope", "name"),
+    [
+        (Request(1, Large("x" * 1000)), "tests.Large"),
+        (Notification(Large("x" * 1000)), "tests.Large"),
+        (Response(1, Large("x" * 1000)), "tests.Large"),
+        (Progress(1, Large("x" * 1000)), "tests.Large"),
+        (Response(1, "x" * 1000), "the reply"),
+        (Progress(1, "x" * 1000), "the item"),
+        (ErrorResponse(1, ErrorMessage("x" * 1000)), "the error"),
+        (Cancel("x" * 255), "Cancel"),
+    ],
+)
+def test_what_is_too_large_to_be_sent_is_named(envelope: Envelope, name: str) -> None:
+    with pytest.raises(ProtocolError, match=rf"^{name}: the message takes [\d,]+ bytes and"):
+        Connection(JsonMessageSerializer(), 100).encode(envelope)
+
+
+def test_what_the_serializer_refuses_to_send_is_raised_as_it_is(connection: Connection) -> None:
+    with pytest.raises(SerializationError, match=r"^body: JSON can't carry a value of object"):
+        connection.encode(Response(1, object()))
