@@ -74,8 +74,6 @@ class Watching(Calling):
         start = time.monotonic()
         if polling:
             assert inlet is not None
-            for fd in reader.take_ended():
-                inlet.forget(fd)
             fds = inlet.wait(None if until is None else max(0.0, until - start))
             if not fds:
                 self._wakeup.clear()
@@ -120,6 +118,7 @@ class Watching(Calling):
                     if not ready:
                         break
                 reader.read(ready)
+                # Also one that a caller has read to its end: it was reported once more here.
                 for fd in reader.take_ended():
                     inlet.forget(fd)
             if self._quick:

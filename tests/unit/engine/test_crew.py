@@ -266,3 +266,19 @@ def test_a_session_whose_reading_blocks_answers_with_the_only_thread_that_can_be
     assert len(right._engine.crew._members) == 1
     left.close()
     assert right._engine.closing.closed.wait(LONG)
+
+
+def test_what_is_read_when_no_watcher_is_left_waits_for_the_end_of_the_session(
+    sides: Sides,
+) -> None:
+    _, right, _ = sides
+    right.start()
+    right.close()
+    crew = right._engine.crew
+    assert crew._watcher is None
+    job = CallJob(fail, fail)
+    crew._quick.append(job)
+
+    crew._work_arrived()
+
+    assert crew.drop_jobs() == [job]

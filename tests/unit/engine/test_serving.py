@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from handover import LONG
+from handover import LONG, Eventually
 from shared_messages import Echo, Note
 
-from streamipc import RemoteError, RequestContext
+from streamipc import RemoteError, RequestCancelledError, RequestContext
 from streamipc.engine import serving
+from streamipc.protocol.envelopes import Request
 
 
 @pytest.fixture
@@ -118,3 +120,37 @@ def test_threads_of_a_handler_that_need_its_lock_at_the_same_time_get_the_same(
 
     assert cancelled.wait(LONG)
     assert called == ["the other's", "ours"]
+
+
+def test_a_thread_that_waits_for_credit_is_told_when_its_handler_returns(
+    sides: tuple[Any, Any], eventually: Eventually
+) -> None:
+    left, right = sides
+    outcome: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    @right.on_request
+    def handle(msg: Echo, ctx: RequestContext) -> str:
+        def send() -> None:
+            try:
+                while True:
+                    ctx.progress("item")
+            except RequestCancelledError as error:
+                outcome.put(str(error))
+
+        threading.Thread(target=send).start()
+        eventually(lambda: ctx._served.wakers)  # the caller takes none
+        return "done"
+
+    stream = left.stream(Echo(), window=1)
+
+    assert "its handler has returned" in outcome.get(timeout=LONG)
+    assert stream.result(LONG) == "done"
+
+
+def test_a_request_that_never_needed_a_lock_has_none_to_renew_after_a_fork() -> None:
+    engine: Any = None
+    served = serving.Served(engine, Request(1, Echo()), (), 1, None, 0)
+
+    served.forget_after_fork()
+
+    assert served._lock is None
