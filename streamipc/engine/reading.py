@@ -40,7 +40,7 @@ From it follow the rules of each hand-over:
 Who should hold it follows the traffic. Replies are read best by the callers who wait for
 them, requests by the crew that answers them. So a read that brought requests sets
 ``crew_reads``, and callers then leave the role to the crew; the watcher clears it when it
-had to sleep for longer than a moment.
+had to sleep for longer than a moment, or has read nothing but replies a few times in a row.
 
 Reading pauses (``paused``) while more notifications wait for their handlers than the
 session is willing to hold: the stream fills, and the sender blocks. It goes on when half

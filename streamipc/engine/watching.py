@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Watching"]
 
+_REPLIES_ONLY = 8
+"""Reads in a row without a request after which callers may read for themselves again. A
+reply that the watcher reads costs them twice the time; a request that they read costs a
+hand-over."""
+
 
 class Watching(Calling):
     """The part of :class:`~streamipc.engine.crew.Crew` that watcher and standby run."""
@@ -108,6 +113,7 @@ class Watching(Calling):
         inlet = self._inlet
         here = threading.get_ident()
         look_at_clock = time.monotonic() + TICK
+        without_work = 0
         while not self._stopping and reader.is_open():
             if inlet is None:
                 reader.read_source()
@@ -126,7 +132,13 @@ class Watching(Calling):
                     return False
                 if reader.holder != here:
                     return True  # a caller reads now
-            elif reader.waiting and not reader.crew_reads:
+                without_work = 0
+            elif reader.crew_reads:
+                without_work += 1
+                if without_work == _REPLIES_ONLY:
+                    with self._lock:
+                        reader.crew_reads = False
+            elif reader.waiting:
                 break
             if time.monotonic() > look_at_clock:
                 self._expire_due()

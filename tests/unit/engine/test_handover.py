@@ -26,6 +26,7 @@ from handover import (
 )
 
 from streamipc import RequestTimeoutError
+from streamipc.engine import watching
 
 Sides = tuple[Any, Any, Held]
 
@@ -146,6 +147,22 @@ def test_a_request_is_answered_while_a_caller_reads_and_the_watcher_sleeps(
         assert right.request(Quick(str(number))).result(LONG) == str(number)
     held.release("caller")
     assert caller.returned() == "reply to caller"
+
+
+def test_callers_read_again_when_nothing_but_replies_comes(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So the watcher does not give up reading because it was quiet for a moment.
+    monkeypatch.setattr(watching, "TICK", 0.5)
+    left, right, _ = sides
+    assert right.request(Quick()).result(LONG) == "quick"
+    reader = left._engine.reader
+    assert reader.crew_reads
+    takes = reader.takes
+    for _ in range(30):
+        assert left.request(Quick()).result(LONG) == "quick"
+    assert not reader.crew_reads
+    assert reader.takes > takes
 
 
 # A handler blocks the thread that reads.
