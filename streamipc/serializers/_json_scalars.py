@@ -238,7 +238,6 @@ def _uuid(cls: Any) -> Scalar:
 def _path(cls: Any) -> Scalar:
     import pathlib
 
-    tags = {pathlib.Path: "$path", pathlib.PurePath: "$purepath"}
     if issubclass(cls, pathlib.Path):
         tag = "$path"
     elif issubclass(cls, pathlib.PureWindowsPath):
@@ -246,7 +245,7 @@ def _path(cls: Any) -> Scalar:
     elif issubclass(cls, pathlib.PurePosixPath):
         tag = "$posixpath"
     else:
-        tag = tags.get(cls, "$purepath")
+        tag = "$purepath"
     return Scalar(cls, tag, str, cls)
 
 
