@@ -11,9 +11,11 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NewType, Optional, Union
+from typing import Annotated, Any, Generic, NewType, Optional, TypeVar, Union
 
 import pytest
+import typing_extensions
+from typing_extensions import ReadOnly
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
@@ -26,6 +28,9 @@ else:
     from typing_extensions import NotRequired, Required, Self, TypedDict
 
 SERIALIZER = JsonMessageSerializer()
+
+
+T = TypeVar("T")
 
 
 class Item(Message):
@@ -100,6 +105,19 @@ class Link(Message):
 
 class LongLink(Link):
     n: int = 0
+
+
+class Frozen(typing_extensions.TypedDict):
+    title: str
+    year: ReadOnly[NotRequired[int]]
+
+
+class Page(Message, Generic[T]):
+    items: list[T]
+
+
+class LatePage(Page["Nowhere"]):  # type: ignore[name-defined]
+    pass
 
 
 Ids = NewType("Ids", typing.List["Item"])
@@ -202,6 +220,9 @@ def test_what_a_typed_dict_requires_counts_though_its_annotations_are_texts() ->
     assert read(film, {"v": {"title": "a"}}).v == {"title": "a"}
     assert send(film({"title": "a"}))[1] == {"v": {"title": "a"}}
 
+    frozen = holder(Frozen)
+    assert read(frozen, {"v": {"title": "a"}}).v == {"title": "a"}
+
     book = holder(Book)
     assert read(book, {"v": {"title": "a"}}).v == {"title": "a"}
     with pytest.raises(SerializationError, match=r"^body\.v\.title: missing \(required by .*Book"):
@@ -275,10 +296,36 @@ def test_an_inherited_key_is_read_where_it_was_written(module: Any) -> None:
 def test_a_module_may_be_gone_when_its_message_is_first_sent(module: Any) -> None:
     gone = module(
         "json_gone_module",
-        "from streamipc.messages import Message\nclass Numbers(Message):\n    v: list[int]\n",
+        "from streamipc.messages import Message\nfrom typing import TypedDict\n"
+        "class Number(TypedDict):\n    n: int\n"
+        "class Numbers(Message):\n    v: list[int]\n",
     )
     del sys.modules["json_gone_module"]
     assert send(gone.Numbers([1]))[0] == gone.Numbers([1])
+    cls = holder(gone.Number)
+    assert send(cls({"n": 1}))[0] == cls({"n": 1})
+
+
+def test_messages_of_a_function_are_those_of_its_module(module: Any) -> None:
+    text = (
+        "from streamipc.messages import Message\n"
+        "def define():\n"
+        "    class Outer(Message):\n"
+        "        inner: Within\n"
+        "    class Within(Message):\n"
+        "        n: int\n"
+        "    return Outer(Within(1))\n"
+    )
+    for name in ("json_first_twin", "json_second_twin"):
+        message = module(name, text).define()
+        assert type(send(message)[0].inner) is type(message.inner)
+
+
+def test_an_argument_of_a_base_that_is_not_defined_is_told_with_its_class() -> None:
+    with pytest.raises(SerializationError) as caught:
+        send(LatePage([1]))
+    text = f"can't resolve 'Nowhere' in the annotation 'Nowhere' of {__name__}.LatePage: define"
+    assert str(caught.value).startswith(f"body.items[0]: {text}")
 
 
 def test_an_annotation_that_makes_no_sense_is_shown() -> None:

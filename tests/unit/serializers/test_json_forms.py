@@ -230,6 +230,18 @@ def test_what_a_peer_can_not_have_meant_is_refused(annotation: Any, data: Any, t
     assert str(caught.value).startswith("body.v")
 
 
+Deep = Union[set["Deep"], frozenset["Deep"], tuple["Deep", ...], int]  # type: ignore[misc]
+
+
+def test_untagged_values_of_unions_in_each_other_are_read_four_levels_deep() -> None:
+    """Each level more could double the time; a peer that tags them may go deeper."""
+    assert read(Deep, [[[[1]]]]) == ((({1},),),)
+    deeper = ((((((1,),),),),),)
+    assert read(Deep, write(Deep, deeper)) == deeper
+    with pytest.raises(SerializationError, match=r"^body\.v: expected set\[.*, got an array of 1"):
+        read(Deep, [[[[[1]]]]])
+
+
 @pytest.mark.parametrize("name", ["int", "list", f"{__name__}.Color", f"{__name__}.Film", "dict"])
 def test_only_messages_and_record_classes_can_be_named_as_a_type(name: str) -> None:
     with pytest.raises(SerializationError, match=f"^unknown message type '{name}'"):
