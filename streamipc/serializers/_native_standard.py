@@ -74,18 +74,31 @@ def _reduce_large_bytes(obj: LargeBytes) -> tuple[Builder, tuple[Any, ...]]:
 
 
 def _reduce_memoryview(obj: memoryview) -> tuple[Builder, tuple[Any, ...]]:
+    shape = list(obj.shape or ())
+    try:
+        memoryview(b"").cast(obj.format)  # type: ignore[call-overload]
+        fits = shape == [0] or 0 not in shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise SerializationError(
+            f"a memoryview of the format {obj.format!r:.100} and shape {shape} can't be sent: "
+            "Python makes none from bytes"
+        )
     data: Any
     if obj.c_contiguous and obj.nbytes >= _OUT_OF_BAND:
         data = PickleBuffer(obj)
     else:
         data = obj.tobytes() if obj.readonly else bytearray(obj.tobytes())
-    return _MEMORYVIEW, (data, obj.format, list(obj.shape or ()))
+    return _MEMORYVIEW, (data, obj.format, shape)
 
 
 def _build_memoryview(data: Any, layout: Any, shape: Any) -> memoryview:
     view = memoryview(need(data, memoryview, bytes, bytearray))
     if layout == "B" and shape == [view.nbytes]:
         return view
+    if shape == [0] and not view.nbytes:
+        return view.cast(need(layout, str))  # with a shape, none that is empty is cast
     return view.cast("B").cast(need(layout, str), need(shape, list))
 
 

@@ -177,7 +177,7 @@ def test_a_class_with_the_name_of_a_standard_one_is_not_sent() -> None:
             there_and_back(type(name, (), {"__module__": module})())
 
 
-@pytest.mark.parametrize("size", [8, 65_528, 65_536, 65_544])
+@pytest.mark.parametrize("size", [0, 8, 65_528, 65_536, 65_544])
 def test_a_memoryview_is_as_writable_and_of_the_form_that_it_was(size: int) -> None:
     for data in (bytes(size), bytearray(size)):
         for view in (memoryview(data), memoryview(data)[::2], memoryview(data).cast("d")):
@@ -186,6 +186,23 @@ def test_a_memoryview_is_as_writable_and_of_the_form_that_it_was(size: int) -> N
             assert back.tobytes() == view.tobytes()
     assert there_and_back(memoryview(b"ab")).readonly
     assert not there_and_back(memoryview(bytearray(b"ab"))).readonly
+
+
+def test_an_empty_memoryview_is_no_other_memoryview() -> None:
+    with pytest.raises(SerializationError, match="can't be read"):
+        call("memoryview", b"12345678", "d", [0])
+
+
+def test_a_memoryview_that_could_not_be_made_again_is_not_sent() -> None:
+    np = pytest.importorskip("numpy")
+    assert there_and_back(memoryview(np.array(5.0))).tolist() == 5.0
+    for value, text in (
+        (np.zeros(2, ">i4"), r"format '>i' and shape \[2\]"),
+        (np.zeros((0, 3)), r"format 'd' and shape \[0, 3\]"),
+        (np.zeros(1, [("a", "i4")]), r"format 'T\{i:a:\}' and shape \[1\]"),
+    ):
+        with pytest.raises(SerializationError, match=f"a memoryview of the {text} can't be sent"):
+            there_and_back(memoryview(value))
 
 
 @pytest.mark.parametrize("count", [8191, 8192, 8193])
