@@ -11,7 +11,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Generic, NewType, Optional, TypeVar, Union
+from typing import Annotated, Any, Generic, NamedTuple, NewType, Optional, TypeVar, Union
 
 import pytest
 import typing_extensions
@@ -112,8 +112,21 @@ class Frozen(typing_extensions.TypedDict):
     year: ReadOnly[NotRequired[int]]
 
 
+class LostDict(TypedDict):
+    maker: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
+class LostTuple(NamedTuple):
+    maker: Nowhere  # type: ignore[name-defined]  # noqa: F821
+
+
 class Page(Message, Generic[T]):
     items: list[T]
+    following: Optional[Self] = None
+
+
+class NumberPage(Page[int]):
+    number: int = 0
 
 
 class LatePage(Page["Nowhere"]):  # type: ignore[name-defined]
@@ -181,6 +194,9 @@ def test_self_is_the_class_of_the_message_in_its_base_too() -> None:
 
     assert arrived == message
     assert data == {"following": {"following": None, "n": 1}, "n": 2}
+
+    page = NumberPage([1], NumberPage([2]), 3)
+    assert send(page)[0] == page
 
 
 def test_an_abstract_message_stands_for_its_subclasses() -> None:
@@ -319,6 +335,19 @@ def test_messages_of_a_function_are_those_of_its_module(module: Any) -> None:
     for name in ("json_first_twin", "json_second_twin"):
         message = module(name, text).define()
         assert type(send(message)[0].inner) is type(message.inner)
+
+
+@pytest.mark.parametrize("cls", [LostDict, LostTuple])
+def test_a_name_that_is_not_defined_is_told_with_its_field(cls: Any) -> None:
+    with pytest.raises(SerializationError) as caught:
+        read(holder(cls), {"v": {"maker": 1}})
+    text = f"can't resolve 'Nowhere' in the annotation 'Nowhere' of {__name__}.{cls.__name__}.maker"
+    assert str(caught.value).startswith(f"body.v.maker: {text}: define")
+
+
+def test_a_name_that_is_not_defined_has_itself_in_an_error() -> None:
+    with pytest.raises(SerializationError, match=r"^body\.v: expected list\[Nowhere\], got 5 "):
+        read(holder(list["Nowhere"]), {"v": 5})  # type: ignore[name-defined]  # noqa: F821
 
 
 def test_an_argument_of_a_base_that_is_not_defined_is_told_with_its_class() -> None:

@@ -299,6 +299,19 @@ def test_an_array_keeps_the_order_of_its_items(np: Any) -> None:
         assert (back == other).all()
 
 
+def test_an_array_without_items_keeps_its_dtype(np: Any) -> None:
+    for dtype in ("i2", "M8[s]", "S3", [("a", "i4")]):
+        back = there_and_back(np.zeros((0, 3), dtype))
+        assert (back.dtype, back.shape) == (np.dtype(dtype), (0, 3))
+
+
+def test_a_large_array_leaves_without_a_copy_in_either_order(np: Any) -> None:
+    value = np.zeros((300, 500))
+    for array_ in (value, value.T):
+        parts = SERIALIZER.encode(Response(1, array_))
+        assert any(np.shares_memory(np.frombuffer(part, np.uint8), value) for part in parts)
+
+
 def test_a_scalar_of_another_size_is_refused(np: Any) -> None:
     assert call("numpy_scalar", "<i4", b"\x05\0\0\0") == 5
     with pytest.raises(SerializationError, match="does not have 3 bytes"):
