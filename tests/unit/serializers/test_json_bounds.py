@@ -179,3 +179,41 @@ def test_a_value_of_no_annotation_has_the_tag_that_the_manual_says(value: Any, t
 
     assert list(json.loads(text)["body"]) == [tag]
     assert decode(text).value == value
+
+
+COUNT = "count: expected an integer from 0 to 2**32-1"
+KINDS = "request, response, error, notification, progress, credit, cancel"
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        ("{}", f"kind: expected one of {KINDS}, got none"),
+        ('{"kind":null}', f"kind: expected one of {KINDS}, got null"),
+        ('{"kind":"credit","id":1,"count":-5}', f"{COUNT}, got -5"),
+        ('{"kind":"credit","id":1}', f"{COUNT}, got none"),
+        ('{"kind":"progress","id":1,"body":{"$x":1}}', 'body: unknown tag "$x"'),
+        ('{"kind":"notification","type":5}', "type: expected the name of a message type, got 5"),
+    ],
+)  # fmt: skip
+def test_an_error_about_the_envelope_names_no_message(payload: str, text: str) -> None:
+    with pytest.raises(SerializationError) as caught:
+        decode(payload)
+    assert str(caught.value) == text
+
+
+def test_an_error_says_what_can_be_sent_and_shows_so_much_of_an_id() -> None:
+    for envelope, text in (
+        (
+            Notification(5),  # type: ignore[arg-type]
+            "body: expected a Message, got a value of int; only messages can be sent by themselves",
+        ),
+        (
+            Response("x" * 256, 1),
+            "id: expected an integer from 0 to 2**64-1 or a text of 1 to 255 bytes, "
+            f"got '{'x' * 79}",
+        ),
+    ):
+        with pytest.raises(SerializationError) as caught:
+            encode(envelope)
+        assert str(caught.value) == text
