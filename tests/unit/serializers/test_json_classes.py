@@ -367,3 +367,17 @@ def test_an_annotation_that_makes_no_sense_is_shown() -> None:
     assert told.startswith("body.n: can't resolve 'int + 1' in the annotation 'int + 1' of ")
     assert "Odd.n (TypeError: " in told
     assert "outside of functions and of TYPE_CHECKING" in told
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="type statements are new in Python 3.12")
+def test_a_name_inside_of_a_type_statement_is_told_with_its_field(module: Any) -> None:
+    new = module(
+        "json_type_names",
+        "from streamipc.messages import Message\n"
+        "type Named[T] = dict[T, list['Missing']]\n"
+        "class Uses(Message):\n    names: Named[str]\n",
+    )
+    with pytest.raises(SerializationError) as caught:
+        send(new.Uses({"a": [1]}))
+    told = "body.names.a[0]: can't resolve 'Missing' in the annotation 'Missing' of "
+    assert str(caught.value).startswith(f"{told}json_type_names.Uses.names: define")

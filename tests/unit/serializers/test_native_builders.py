@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import collections
+import ctypes
 import datetime as dt
 import fractions
 import functools
@@ -196,6 +197,14 @@ def test_a_memoryview_is_as_writable_and_of_the_form_that_it_was(size: int) -> N
 def test_an_empty_memoryview_is_no_other_memoryview() -> None:
     with pytest.raises(SerializationError, match="can't be read"):
         call("memoryview", b"12345678", "d", [0])
+
+
+def test_a_memoryview_of_a_foreign_format_is_not_sent() -> None:
+    view = memoryview((ctypes.c_int16 * 2)())
+    text = rf"a memoryview of the format '{view.format}' and shape \[2\] can't be sent"
+    with pytest.raises(SerializationError, match=text):
+        there_and_back(view)
+    assert there_and_back(view.cast("B")) == view.cast("B")
 
 
 def test_a_memoryview_that_could_not_be_made_again_is_not_sent() -> None:
