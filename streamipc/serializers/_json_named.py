@@ -42,18 +42,17 @@ def _reachable(known: list[type[Message]]) -> dict[str, type]:
     found: dict[str, type] = {}
     seen: set[int] = set()
     waiting: list[Codec] = [record_of(cls) for cls in known]
-    kept: list[Codec] = []  # an id() is only good while its object lives
-    while waiting:
-        codec = waiting.pop()
+    # What lies nearest comes first, so that a class without end takes no other's place. The
+    # list keeps all of them: an id() is only good while its object lives.
+    for codec in waiting:
         if id(codec) in seen:
             continue
         seen.add(id(codec))
-        kept.append(codec)
         cls = codec.cls
         if cls is not None and (isinstance(codec, Record) or issubclass(cls, enum.Enum)):
             found[type_name(cls)] = cls
         # A generic class whose variables grow without end is followed no further.
-        if len(kept) < 10_000:
+        if len(seen) < 10_000:
             waiting.extend(codec.children())
     return found
 

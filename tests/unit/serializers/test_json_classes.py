@@ -231,6 +231,16 @@ def test_a_class_inside_of_a_tuple_is_known_too() -> None:
     assert SERIALIZER.decode(memoryview(payload)) == Response(1, [Hidden.A])
 
 
+def test_a_type_that_grows_without_end_hides_no_other_class() -> None:
+    class Growing(Message, Generic[T]):
+        value: T
+        following: Optional[Growing[list[T]]] = None
+
+    send(Growing(1))
+    payload = b"".join(SERIALIZER.encode(Response(1, [Hidden.A])))
+    assert SERIALIZER.decode(memoryview(payload)) == Response(1, [Hidden.A])
+
+
 def test_what_a_typed_dict_requires_counts_though_its_annotations_are_texts() -> None:
     film = holder(Film)
     assert read(film, {"v": {"title": "a"}}).v == {"title": "a"}
