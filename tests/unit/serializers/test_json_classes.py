@@ -5,16 +5,15 @@
 from __future__ import annotations
 
 import enum
-import importlib.util
 import json
 import sys
 import typing
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any, Generic, NamedTuple, NewType, Optional, TypeVar, Union
 
 import pytest
 import typing_extensions
+from json_fields import Fields
 from typing_extensions import ReadOnly
 
 from streamipc.exceptions import SerializationError
@@ -136,13 +135,7 @@ class LatePage(Page["Nowhere"]):  # type: ignore[name-defined]
 Ids = NewType("Ids", typing.List["Item"])
 
 
-def holder(annotation: Any) -> Any:
-    """Return a message class with one field ``v`` of that type."""
-    return type(Message)(
-        "Holder",
-        (Message,),
-        {"__annotations__": {"v": annotation}, "__module__": __name__, "__qualname__": "Holder"},
-    )
+holder = Fields(__name__).holder
 
 
 def send(message: Message) -> tuple[Any, Any]:
@@ -284,33 +277,18 @@ def test_messages_of_an_inner_function_find_each_other() -> None:
 
 
 @pytest.fixture
-def module(tmp_path: Path) -> Iterator[Callable[[str, str], Any]]:
-    """Return a function that imports a module of the given name and text."""
-    made: list[str] = []
-
-    def load(name: str, text: str) -> Any:
-        path = tmp_path / f"{name}.py"
-        path.write_text("from __future__ import annotations\n" + text)
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = sys.modules[name] = importlib.util.module_from_spec(spec)
-        made.append(name)
-        spec.loader.exec_module(loaded)
-        return loaded
-
-    yield load
-    for name in made:
-        sys.modules.pop(name, None)
+def late_module(module: Callable[[str, str], Any]) -> Callable[[str, str], Any]:
+    """As ``module``, of one whose annotations are texts."""
+    return lambda name, text: module(name, "from __future__ import annotations\n" + text)
 
 
-def test_an_inherited_key_is_read_where_it_was_written(module: Any) -> None:
-    module(
+def test_an_inherited_key_is_read_where_it_was_written(late_module: Any) -> None:
+    late_module(
         "json_base_dict",
         "from typing import TypedDict\nfrom datetime import date as Day\n"
         "class Dated(TypedDict):\n    day: Day\n",
     )
-    late = module(
+    late = late_module(
         "json_long_dict",
         "from json_base_dict import Dated\nfrom streamipc.messages import Message\n"
         "class Long(Dated):\n    n: int\n"
@@ -319,8 +297,8 @@ def test_an_inherited_key_is_read_where_it_was_written(module: Any) -> None:
     assert read(late.Uses, {"long": {"day": "2024-05-01", "n": 1}}).long["day"].year == 2024
 
 
-def test_a_module_may_be_gone_when_its_message_is_first_sent(module: Any) -> None:
-    gone = module(
+def test_a_module_may_be_gone_when_its_message_is_first_sent(late_module: Any) -> None:
+    gone = late_module(
         "json_gone_module",
         "from streamipc.messages import Message\nfrom typing import TypedDict\n"
         "class Number(TypedDict):\n    n: int\n"
@@ -332,7 +310,7 @@ def test_a_module_may_be_gone_when_its_message_is_first_sent(module: Any) -> Non
     assert send(cls({"n": 1}))[0] == cls({"n": 1})
 
 
-def test_messages_of_a_function_are_those_of_its_module(module: Any) -> None:
+def test_messages_of_a_function_are_those_of_its_module(late_module: Any) -> None:
     text = (
         "from streamipc.messages import Message\n"
         "def define():\n"
@@ -343,7 +321,7 @@ def test_messages_of_a_function_are_those_of_its_module(module: Any) -> None:
         "    return Outer(Within(1))\n"
     )
     for name in ("json_first_twin", "json_second_twin"):
-        message = module(name, text).define()
+        message = late_module(name, text).define()
         assert type(send(message)[0].inner) is type(message.inner)
 
 
@@ -380,8 +358,8 @@ def test_an_annotation_that_makes_no_sense_is_shown() -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="type statements are new in Python 3.12")
-def test_a_name_inside_of_a_type_statement_is_told_with_its_field(module: Any) -> None:
-    new = module(
+def test_a_name_inside_of_a_type_statement_is_told_with_its_field(late_module: Any) -> None:
+    new = late_module(
         "json_type_names",
         "from streamipc.messages import Message\n"
         "type Named[T] = dict[T, list['Missing']]\n"

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, NoReturn, TypedDict, Union
 
 import pytest
+from json_fields import Fields
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
@@ -74,13 +75,7 @@ class Order(Message):
     items: list[Item]
 
 
-def holder(annotation: Any) -> Any:
-    """Return a message class with one field ``v`` of that type."""
-    return type(Message)(
-        "Holder",
-        (Message,),
-        {"__annotations__": {"v": annotation}, "__module__": __name__, "__qualname__": "Holder"},
-    )
+holder = Fields(__name__).holder
 
 
 def read(cls: Any, data: Any) -> Any:

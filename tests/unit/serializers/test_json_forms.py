@@ -21,10 +21,11 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union
 
 import pytest
+from json_fields import Fields
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
-from streamipc.protocol.envelopes import Notification, Response
+from streamipc.protocol.envelopes import Response
 from streamipc.serializers.json import JsonMessageSerializer
 
 SERIALIZER = JsonMessageSerializer()
@@ -86,25 +87,8 @@ class Knot(Message):
     more: list[Knot]
 
 
-def holder(annotation: Any) -> Any:
-    """Return a message class with one field ``v`` of that type."""
-    return type(Message)(
-        "Holder",
-        (Message,),
-        {"__annotations__": {"v": annotation}, "__module__": __name__, "__qualname__": "Holder"},
-    )
-
-
-def write(annotation: Any, value: Any) -> Any:
-    (payload,) = SERIALIZER.encode(Notification(holder(annotation)(value)))
-    return json.loads(bytes(payload))["body"]["v"]
-
-
-def read(annotation: Any, data: Any) -> Any:
-    name = holder(annotation).__wire_name__
-    payload = json.dumps({"kind": "notification", "type": name, "body": {"v": data}})
-    envelope: Any = SERIALIZER.decode(memoryview(payload.encode()))
-    return envelope.message.v
+fields = Fields(__name__)
+holder, write, read = fields.holder, fields.write, fields.read
 
 
 WRITTEN: list[tuple[Any, Any, Any]] = [

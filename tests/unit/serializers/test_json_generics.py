@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import threading
@@ -251,27 +250,6 @@ def test_messages_of_a_function_find_each_other() -> None:
         n: int
 
     assert send(Outer([Within(1)]))[0] == Outer([Within(1)])
-
-
-@pytest.fixture
-def module(tmp_path: Any) -> Any:
-    """Return a function that imports a module of the given name and text."""
-    made: list[str] = []
-
-    def load(name: str, text: str) -> Any:
-        path = tmp_path / f"{name}.py"
-        path.write_text(text)
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None
-        assert spec.loader is not None
-        loaded = sys.modules[name] = importlib.util.module_from_spec(spec)
-        made.append(name)
-        spec.loader.exec_module(loaded)
-        return loaded
-
-    yield load
-    for name in made:
-        sys.modules.pop(name, None)
 
 
 def test_annotations_are_read_where_they_were_written(module: Any) -> None:

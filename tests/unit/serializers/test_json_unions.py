@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -15,10 +14,10 @@ from decimal import Decimal
 from typing import Any, Dict, List, Literal, NamedTuple, NewType, Optional, TypedDict, Union
 
 import pytest
+from json_fields import Fields
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
-from streamipc.protocol.envelopes import Notification
 from streamipc.serializers.json import JsonMessageSerializer
 
 SERIALIZER = JsonMessageSerializer()
@@ -91,25 +90,8 @@ class Twin(Message):
     left: Union[Twin, Leaf]
 
 
-def holder(annotation: Any) -> Any:
-    """Return a message class with one field ``v`` of that type."""
-    return type(Message)(
-        "Holder",
-        (Message,),
-        {"__annotations__": {"v": annotation}, "__module__": __name__, "__qualname__": "Holder"},
-    )
-
-
-def write(annotation: Any, value: Any) -> Any:
-    (payload,) = SERIALIZER.encode(Notification(holder(annotation)(value)))
-    return json.loads(bytes(payload))["body"]["v"]
-
-
-def read(annotation: Any, data: Any) -> Any:
-    name = holder(annotation).__wire_name__
-    payload = json.dumps({"kind": "notification", "type": name, "body": {"v": data}})
-    envelope: Any = SERIALIZER.decode(memoryview(payload.encode()))
-    return envelope.message.v
+fields = Fields(__name__)
+holder, write, read = fields.holder, fields.write, fields.read
 
 
 WRITTEN: list[tuple[Any, Any, Any]] = [
