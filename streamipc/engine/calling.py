@@ -29,7 +29,6 @@ class Calling:
     _inlet: Inlet | None
     _wakeup: Wakeup
     _limit: int
-    _name: str
     _quick: deque[Job]
     _slow: deque[Job]
     _errands: deque[Job]

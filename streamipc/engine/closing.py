@@ -325,9 +325,7 @@ class Closing:
 
     def _until(self) -> float | None:
         """Return when to be done waiting; ``None``: there is no limit."""
-        if self._by is None or self._gone_by is None:
-            return self._gone_by if self._by is None else self._by
-        return min(self._by, self._gone_by)
+        return min((by for by in (self._by, self._gone_by) if by is not None), default=None)
 
     def _cancel_handlers(self) -> None:
         engine = self._engine

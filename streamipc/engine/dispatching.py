@@ -112,10 +112,8 @@ class Dispatching:
         self._frames_received += len(decoded)
         received = self.reader.bytes_received
         # What was skipped before it counts here too.
-        weight = (received - self._weighed) // len(decoded)
+        weight = min((received - self._weighed) // len(decoded), self.max_frame_size)
         self._weighed = received
-        if weight >= LARGE:
-            weight = min(weight, self.max_frame_size)
         self.weight = weight if weight >= LARGE else 0
         rules = self._rules
         for item in decoded:

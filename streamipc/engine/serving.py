@@ -99,7 +99,6 @@ class Served:
     # What most requests never change stands here, so that making one costs little.
     by_watcher = False
     cancelled = False
-    deadline: float | None = None  # in time.monotonic() seconds
     _no_more_credit = False
     weight = 0  # bytes that wait for a handler, if they matter
     over = False  # the handler has returned
@@ -122,8 +121,7 @@ class Served:
         self.message: Message = envelope.message
         self.metadata: Mapping[str, str] | None = envelope.metadata
         self.handlers = handlers
-        if timeout is not None:
-            self.deadline = time.monotonic() + (timeout if timeout < _LONGEST else _LONGEST)
+        self.deadline = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
         self.window = self.credit = window
         # An inline handler needs no handler thread, so it waits for none.
         self.is_errand = bool(handlers) and handlers[0].inline
