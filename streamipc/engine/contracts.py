@@ -57,7 +57,7 @@ class Stats(NamedTuple):
     pending: int
     """Requests of ours that wait for their reply."""
     running: int
-    """Handlers of ours that run."""
+    """Handlers of ours that run, or wait for something of the session's."""
     late: int
     """Replies and items that came after their request had ended here."""
     junk: int

@@ -195,6 +195,10 @@ class Crew(Watching):
         """Return how many jobs wait to run."""
         return len(self._quick) + len(self._slow) + len(self._errands)
 
+    def handlers_running(self) -> int:
+        """Return, with the lock held, how many handlers run, those that wait included."""
+        return sum(m.job is not None and m.job.is_handler for m in self._members)
+
     def wait_until_quiet(self, end: float | None) -> bool:
         """Wait until no job runs or waits; return whether it is so."""
         with self._lock:
@@ -299,10 +303,10 @@ class Crew(Watching):
                 self._standby = me
                 duty = self._stand_by
             elif self._errands and self._may_run_errand():
-                job = self._errands.popleft()
+                job = me.job = self._errands.popleft()
                 self._started(job)
             elif self._slow and self._may_run():
-                job = self._slow.popleft()
+                job = me.job = self._slow.popleft()
                 self._started(job)
             elif self._standby is None:
                 self._standby = me
@@ -313,7 +317,6 @@ class Crew(Watching):
         if job is None:
             duty(me)
         else:
-            me.job = job
             start = time.perf_counter()
             job.run()
             job.took(time.perf_counter() - start)

@@ -218,13 +218,15 @@ class Engine(Sending, Dispatching):
         from .contracts import Stats
 
         writer = self.writer
+        with self.lock:
+            running = self.crew.handlers_running()
         return Stats(
             frames_sent=writer.frames_sent,
             frames_received=self._frames_received,
             bytes_sent=writer.bytes_sent,
             bytes_received=self.reader.bytes_received,
             pending=len(self._calls),
-            running=self.crew.running + self.crew.blocked_jobs,
+            running=running,
             late=self._late,
             junk=self._junk,
             dropped=self._dropped,

@@ -34,6 +34,7 @@ class NotificationsJob:
 
     __slots__ = ("_engine", "by_watcher")
     is_errand = False
+    is_handler = True
 
     def __init__(self, engine: Engine) -> None:
         self.by_watcher = False
@@ -84,6 +85,7 @@ class CallbacksJob:
     __slots__ = ("_future", "_report", "by_watcher")
     is_slow = False
     is_errand = True
+    is_handler = False
 
     def __init__(
         self, future: ResponseFuture[Any], report: Callable[[BaseException], None]
@@ -109,6 +111,7 @@ class CallJob:
     __slots__ = ("_function", "_report", "by_watcher")
     is_slow = False
     is_errand = True
+    is_handler = False
 
     def __init__(
         self, function: Callable[[], object], report: Callable[[BaseException], None]

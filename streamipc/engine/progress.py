@@ -32,6 +32,7 @@ class ProgressCalls:
 
     is_slow = True
     is_errand = True
+    is_handler = False
     by_watcher = False
 
     def __init__(

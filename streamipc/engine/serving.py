@@ -97,6 +97,7 @@ class Served:
     """
 
     # What most requests never change stands here, so that making one costs little.
+    is_handler = True
     by_watcher = False
     cancelled = False
     _no_more_credit = False

@@ -88,6 +88,7 @@ class Solo:
         self._quiet = threading.Condition(lock)  # notified when the last job has ended
         self.running = 0  # jobs that run and are not blocked
         self.blocked_jobs = 0
+        self._handlers = 0  # jobs that run and are handlers, blocked or not
         self.dropped: deque[Any] = deque()  # futures that nobody holds any more
         self.interrupted = False  # by Ctrl-C, inside a job
         reader.next_deadline = deadlines.earliest
@@ -146,6 +147,10 @@ class Solo:
         """Tell whether the calling thread is inside a job."""
         return getattr(self._here, "depth", 0) > 0
 
+    def handlers_running(self) -> int:
+        """Return, with the lock held, how many handlers run, those that wait included."""
+        return self._handlers
+
     def wait_until_quiet(self, end: float | None) -> bool:
         """Run what waits; return whether no job runs in another thread either."""
         self.run_jobs()
@@ -174,6 +179,7 @@ class Solo:
                 finally:
                     with self._lock:
                         self.running -= 1
+                        self._handlers -= job.is_handler
                         self._quiet.notify_all()
                 if self.interrupted:
                     self.interrupted = False
@@ -187,9 +193,11 @@ class Solo:
         with self._lock:
             if not self._jobs:
                 return None
+            job = self._jobs.popleft()
             self.running += 1
+            self._handlers += job.is_handler
             self._wake_another()
-            return self._jobs.popleft()
+            return job
 
     def _wake_another(self) -> None:
         """Have another thread that waits, if there is one, look at what is to be done."""

@@ -29,8 +29,11 @@ class Job(Protocol):
 
     @property
     def is_errand(self) -> bool:
-        """Whether it is no handler, and so not to be counted as one."""
+        """Whether the limit of handlers does not count it."""
         ...
+
+    is_handler: bool
+    """Whether it calls a handler: an errand may, if it is ``inline``."""
 
     by_watcher: bool
     """Set while the watcher runs it: it must not wait for room to write its answer."""

@@ -99,6 +99,10 @@ class Foe:
             assert time.monotonic() < end
             time.sleep(0.002)
 
+    def wait_until_idle(self) -> None:
+        """Wait until no thread of the session's runs anything, errands included."""
+        assert self.session._engine.crew.wait_until_quiet(time.monotonic() + 20)
+
     def close(self) -> None:
         if self._outgoing >= 0:
             os.close(self._outgoing)
@@ -177,7 +181,7 @@ def test_thousands_of_cancels_cancel_once(foe: Foe, errors: list[Any]) -> None:
     assert foe.answers("still there")
     foe.leave.set()
     assert foe.answers("and now")
-    foe.until(lambda: cancelled and foe.session.stats.running == 0)
+    foe.wait_until_idle()
     assert cancelled == ["once"]
     assert not errors
 
@@ -208,7 +212,7 @@ def test_errors_that_come_faster_than_they_are_handled_take_no_thread_each(foe: 
     assert entered.acquire(timeout=10)
     assert threading.active_count() - before <= 2 * 2 + 4  # handler_threads is 2
     foe.leave.set()
-    foe.until(lambda: foe.session.stats.running == 0)
+    foe.wait_until_idle()
 
 
 def test_errors_beyond_those_that_may_wait_are_counted_and_said_once(
@@ -226,7 +230,7 @@ def test_errors_beyond_those_that_may_wait_are_counted_and_said_once(
     assert foe.answers("still there")
     assert foe.session.stats.junk == 3000
     foe.leave.set()
-    foe.until(lambda: foe.session.stats.running == 0 and not foe.session._engine._reports)
+    foe.wait_until_idle()
     assert next(handled) <= 1024 + 1
     said = [record for record in caplog.records if "only counted" in record.getMessage()]
     assert len(said) == 1

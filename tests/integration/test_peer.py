@@ -101,6 +101,26 @@ def test_stats_count_frames_and_bytes_both_ways(connected: Connected, eventually
     assert ours.pending == theirs.running == ours.late == ours.junk == ours.dropped == 0
 
 
+def test_stats_count_running_handlers_and_not_what_else_the_threads_do(
+    connected: Connected,
+) -> None:
+    asking, answering = connected()
+    answering.on_request(Echo)(lambda msg: answering.stats.running)
+    asking.on_request(Echo)(lambda msg: msg.value)
+    asking.start()
+    called, go_on = threading.Event(), threading.Event()
+
+    def callback(future: Any) -> None:
+        called.set()
+        go_on.wait(10)
+
+    answering.request(Echo(1)).add_done_callback(callback)
+    assert called.wait(10)
+    assert answering.stats.running == 0
+    assert asking.request(Echo(1)).result(timeout=10) == 1
+    go_on.set()
+
+
 def test_sessions_end_with_their_peer_and_are_kept_by_whoever_holds_them() -> None:
     import os
 

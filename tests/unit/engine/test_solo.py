@@ -27,7 +27,7 @@ class Awaited:
 
 
 class Job:
-    is_slow = is_errand = by_watcher = False
+    is_slow = is_errand = is_handler = by_watcher = False
 
     def __init__(self, run: Callable[[], object]) -> None:
         self._run = run
