@@ -78,7 +78,7 @@ from .events import (
     Undecodable,
     ViolationReceived,
 )
-from .framing import FrameDecoder, Junk, Oversized, encode_frame
+from .framing import Apart, FrameDecoder, Junk, Oversized, encode_frame
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ if TYPE_CHECKING:
 
     from ..serializers.base import Buffer, MessageSerializer
     from .events import Decoded, Event
+    from .framing import Item
 
 __all__ = ["Connection"]
 
@@ -112,8 +113,11 @@ class Connection:
     ) -> None:
         self._serializer = serializer
         self._max_frame_size = max_frame_size
-        self._decoders = [FrameDecoder(max_frame_size, self._is_payload) for _ in range(sources)]
-        self.undecoded: list[memoryview | Junk | Oversized] = []
+        tail_size = getattr(serializer, "tail_size", _no_tail)
+        self._decoders = [
+            FrameDecoder(max_frame_size, self._is_payload, tail_size) for _ in range(sources)
+        ]
+        self.undecoded: list[Item] = []
         """What was read beside what :meth:`received` returned."""
         self.calls: dict[RequestId, Any] = {}
         """Our requests: id -> the caller's object. It has ``wants_items``."""
@@ -167,12 +171,16 @@ class Connection:
         """Return what the end of a source leaves behind."""
         return [self._decode(item) for item in self._decoders[source].finish()]
 
-    def _decode(self, item: memoryview | Junk | Oversized) -> Decoded:
-        if type(item) is memoryview:
-            try:
+    def _decode(self, item: Item) -> Decoded:
+        try:
+            if type(item) is memoryview:
                 return self._serializer.decode(item)
-            except Exception as error:
-                return _undecodable(error)
+            if isinstance(item, Apart):
+                # Only where tail_size says so, which comes with it.
+                whole: Any = self._serializer
+                return whole.decode(item.head, item.tail)  # type: ignore[no-any-return]
+        except Exception as error:
+            return _undecodable(error)
         if isinstance(item, Oversized):
             refusal = ProtocolError(
                 f"skipped a frame of {item.length:,} bytes: max_frame_size is "
@@ -361,6 +369,10 @@ def _duplicate(id: RequestId) -> ViolationReceived:  # noqa: A002
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:
     return sum(len(key) + len(value) for key, value in metadata.items())
+
+
+def _no_tail(head: memoryview, size: int) -> int:
+    return 0
 
 
 def _too_much_metadata(what: str, size: int) -> ProtocolError:

@@ -6,7 +6,8 @@ are reported as junk, and the decoder goes on at the next magic.
 
 The decoder hands out the buffer that bytes are to be read into. Small frames are cut
 out of one buffer that is used again and again. A frame that is larger gets memory of its
-own, of exactly its size, so that the bytes are read where they will stay.
+own, of exactly its size, so that the bytes are read where they will stay. If it ends with
+what will be a ``bytes`` object, that part becomes one without another copy.
 """
 
 from __future__ import annotations
@@ -14,14 +15,19 @@ from __future__ import annotations
 import struct
 
 from ..exceptions import ProtocolError
+from .memory import ReservedBytes, reserve
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Union
 
     from ..serializers.base import Buffer
 
-__all__ = ["MAGIC", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
+    Item = Union[memoryview, "Apart", "Junk", "Oversized"]
+    """What a stream of bytes is cut into; a memoryview is a whole payload."""
+
+__all__ = ["MAGIC", "Apart", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
 
 MAGIC = b"\xf3\x4a\x9d\xe2"
 _MAGIC_NUMBER = int.from_bytes(MAGIC, "big")
@@ -44,17 +50,24 @@ _JOIN_LIMIT = 1 << 16
 """Bytes up to which a frame of several buffers is joined: a copy of this size costs less
 than the bookkeeping of writing the pieces."""
 
-_RESERVE_LIMIT = 1 << 20
-"""Bytes from which on memory for a frame is only reserved; see :func:`_allocate`."""
-
-_HUGE_PAGES_FROM = 8 << 20
-"""Bytes from which on that memory is asked for in huge pages (madvise(2)): handing over
-64 MiB in pages of 4 KiB takes the kernel longer than copying them. What is backed is then
-up to 2 MiB more than has arrived."""
-
 _HEAD_SIZE = 512
 """Bytes of a frame that is too large which are kept to find its id: more than the
 largest header of either serializer in ordinary use."""
+
+
+class Apart:
+    """A payload that came in two parts.
+
+    Args:
+        head: its beginning.
+        tail: the rest, an object of its own.
+    """
+
+    __slots__ = ("head", "tail")
+
+    def __init__(self, head: memoryview, tail: bytes) -> None:
+        self.head = head
+        self.tail = tail
 
 
 class Junk:
@@ -113,12 +126,20 @@ class FrameDecoder:
         is_payload: tells from the first bytes of a frame that is too large whether they
             start a payload. If they don't, its header was damage, and skipping what it
             announces would swallow good frames.
+        tail_size: tells from the beginning and the length of a large payload how many
+            bytes at its end are to be a ``bytes`` object.
     """
 
-    def __init__(self, max_frame_size: int, is_payload: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        max_frame_size: int,
+        is_payload: Callable[[bytes], bool],
+        tail_size: Callable[[memoryview, int], int],
+    ) -> None:
         self._max_frame_size = max_frame_size
         self._max_small = max_frame_size + _HEADER_SIZE
         self._is_payload = is_payload
+        self._tail_size = tail_size
         self._size = _FIRST_BUFFER
         self._memory = bytearray(self._size)
         self._view = memoryview(self._memory)
@@ -126,12 +147,16 @@ class FrameDecoder:
         self._end = 0
         self._large: memoryview | None = None  # the frame that has memory of its own
         self._filled = 0
+        self._unfilled: memoryview | None = None  # the part of it handed out last
+        self._head: memoryview | None = None  # what came before it, if it is a tail
+        self._tail: ReservedBytes | None = None
         self._skip = 0  # bytes of an oversized frame still to come
 
     def buffer(self) -> memoryview:
         """Return the memory for the next bytes; it is never empty."""
         if self._large is not None:
-            return self._large[self._filled :]
+            self._unfilled = self._large[self._filled :]
+            return self._unfilled
         if self._start == self._end:
             if self._end == self._size < _LARGEST_BUFFER:
                 self._grow()  # the last read filled it
@@ -141,14 +166,13 @@ class FrameDecoder:
             self._move_to_front()
         return self._view[self._end :]
 
-    def received(self, count: int) -> list[memoryview | Junk | Oversized]:
+    def received(self, count: int) -> list[Item]:
         """Return what the ``count`` bytes that were put into the buffer complete."""
         if self._large is not None:
             self._filled += count
             if self._filled < len(self._large):
                 return []
-            payload, self._large = self._large, None
-            return [payload]
+            return [self._end_large(self._large)]
         end = self._end = self._end + count
         if end == count >= _HEADER_SIZE and not self._skip:
             # One whole small frame, and nothing else: what nearly always arrives.
@@ -156,7 +180,7 @@ class FrameDecoder:
             if magic == _MAGIC_NUMBER and length + _HEADER_SIZE == end <= self._max_small:
                 self._start = end
                 return [memoryview(self._memory[_HEADER_SIZE:end])]
-        found: list[memoryview | Junk | Oversized] = []
+        found: list[Item] = []
         if not self._skip:
             # Whole small frames, one behind the other: a burst.
             memory = self._memory
@@ -174,17 +198,19 @@ class FrameDecoder:
             end = self._end  # what is left may have moved to the front
         return found
 
-    def finish(self) -> list[memoryview | Junk | Oversized]:
+    def finish(self) -> list[Item]:
         """Return what is left at the end of the stream, as junk."""
         if self._large is not None:
             rest = bytes(self._large[: min(self._filled, _HEAD_SIZE)])
-            self._large = None
+            if self._head is not None:
+                rest = (bytes(self._head) + rest)[:_HEAD_SIZE]
+            self._large = self._unfilled = self._head = self._tail = None
         else:
             rest = bytes(self._memory[self._start : self._end])
         self._start = self._end = 0
         return [Junk(rest)] if rest else []
 
-    def _decode_one(self, found: list[memoryview | Junk | Oversized]) -> bool:
+    def _decode_one(self, found: list[Item]) -> bool:
         """Decode what stands first; return whether to go on."""
         start = self._start
         available = self._end - start
@@ -214,21 +240,36 @@ class FrameDecoder:
             self._grow()
         return False
 
-    def _start_large(
-        self, start: int, length: int, found: list[memoryview | Junk | Oversized]
-    ) -> None:
+    def _start_large(self, start: int, length: int, found: list[Item]) -> None:
+        tail = self._tail_size(self._view[start : self._end], length)
         try:
-            self._large = _allocate(length)
+            if tail:
+                self._tail = ReservedBytes(tail)
+                self._large = self._tail.view
+            else:
+                self._large = reserve(length)
         except (MemoryError, OSError):
             found.append(Oversized(length, bytes(self._memory[start : self._end][:_HEAD_SIZE])))
             self._skip = length - (self._end - start)
             self._start = self._end
             return
+        if tail:
+            self._head = memoryview(self._memory[start : start + length - tail])
+            start += length - tail
         self._filled = self._end - start
         self._large[: self._filled] = self._view[start : self._end]
         self._start = self._end
 
-    def _skip_oversized(self, length: int, found: list[memoryview | Junk | Oversized]) -> bool:
+    def _end_large(self, large: memoryview) -> memoryview | Apart:
+        head, tail, unfilled = self._head, self._tail, self._unfilled
+        self._large = self._unfilled = self._head = self._tail = None
+        if head is None or tail is None:
+            return large
+        if unfilled is not None:
+            unfilled.release()  # our reader may still hold it
+        return Apart(head, tail.take())
+
+    def _skip_oversized(self, length: int, found: list[Item]) -> bool:
         start = self._start + _HEADER_SIZE
         if self._end - start < min(length, _HEAD_SIZE):
             if self._size - self._start < _HEADER_SIZE + _HEAD_SIZE:
@@ -257,7 +298,7 @@ class FrameDecoder:
         self._start, self._end = 0, len(rest)
         self._memory[: len(rest)] = rest
 
-    def _resynchronise(self, found: list[memoryview | Junk | Oversized]) -> bool:
+    def _resynchronise(self, found: list[Item]) -> bool:
         """Report bytes up to the next magic as junk; return whether to go on."""
         start = self._start
         following = self._memory.find(MAGIC, start + 1, self._end)
@@ -275,25 +316,3 @@ class FrameDecoder:
         found.append(Junk(data))
         self._start = following
         return True
-
-
-def _allocate(size: int) -> memoryview:
-    """Return writable memory of ``size`` bytes.
-
-    A peer can announce any size. From a megabyte on, the memory is an anonymous mapping:
-    the system backs it page by page as bytes arrive, and nothing has to be cleared first.
-    """
-    if size < _RESERVE_LIMIT:
-        return memoryview(bytearray(size))
-    import mmap
-
-    if not hasattr(mmap, "MAP_ANONYMOUS"):  # pragma: no cover - Windows
-        return memoryview(mmap.mmap(-1, size))
-    # Private: the default, shared memory, would have a forked child see what comes later.
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= _HUGE_PAGES_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
-            memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without them
-    return memoryview(memory)

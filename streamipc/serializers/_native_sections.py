@@ -5,7 +5,8 @@ A payload is, in this order, everything big-endian:
 =========  ==================================================================
 1 byte     kind: 1 request, 2 response, 3 error response, 4 notification,
            5 progress, 6 credit, 7 cancel. JSON never starts so.
-1 byte     flags: 1 the id is a text, 2 there is metadata
+1 byte     flags: 1 the id is a text, 2 there is metadata, 4 the only buffer is that of a
+           ``bytes`` object
 2 bytes    length of the text id in bytes, else 0
 2 bytes    length of the wire name in bytes; 0: the body is a plain value
 2 bytes    number of out-of-band buffers
@@ -65,11 +66,13 @@ __all__ = [
     "assembled",
     "bad_number",
     "bodiless",
+    "flags_of",
     "foreign",
     "joined",
     "pack_header",
     "read_sections",
     "read_text_id",
+    "tail_size",
     "text_id",
     "unpack_header",
 ]
@@ -79,27 +82,35 @@ HEADER_SIZE = _HEADER.size
 pack_header = _HEADER.pack
 unpack_header = _HEADER.unpack_from
 _U32 = struct.Struct(">I")
+_TWO_SIZES = struct.Struct(">2Q")
 
 REQUEST, RESPONSE, ERROR, NOTIFICATION, PROGRESS, CREDIT, CANCEL = range(1, 8)
-TEXT_ID, METADATA = 1, 2
+TEXT_ID, METADATA, BYTES = 1, 2, 4
 INFINITY = float("inf")
 _ALIGN = 16
 _LARGEST_ID = 2**64 - 1
 
 
-def text_id(id_: object) -> tuple[int, bytes, int]:
-    """Return flags, text and number of an id that is not an int."""
+def text_id(id_: object) -> tuple[bytes, int]:
+    """Return text and number of an id that is not an int."""
     if isinstance(id_, str):
         try:
             text = id_.encode()
         except UnicodeEncodeError as error:
             raise SerializationError(f"the request id {id_!r} is no valid Unicode") from error
         if 1 <= len(text) <= 255:
-            return TEXT_ID, text, 0
+            return text, 0
     raise SerializationError(
         f"the request id {id_!r:.300} must be an int from 0 to 2**64-1, "
         "or a text of 1 to 255 bytes in UTF-8"
     )
+
+
+def flags_of(buffers: Sequence[Buffer]) -> int:
+    """Return the flags that tell of the buffers."""
+    if len(buffers) == 1 and type(memoryview(buffers[0]).obj) is bytes:
+        return BYTES
+    return 0
 
 
 def bad_number(id_: object, number: object, timeout: object) -> SerializationError:
@@ -114,10 +125,11 @@ def assembled(
     kind: int, id_: RequestId, number: int, body: bytes, buffers: Sequence[Buffer]
 ) -> Sequence[Buffer]:
     """Return the payload of an envelope without a message."""
-    flags = 0
+    flags = flags_of(buffers)
     text = b""
     if type(id_) is not int:
-        flags, text, id_ = text_id(id_)
+        text, id_ = text_id(id_)
+        flags |= TEXT_ID
     try:
         header = pack_header(kind, flags, len(text), 0, len(buffers), number, id_, INFINITY)
     except struct.error as error:
@@ -178,15 +190,17 @@ def read_text_id(payload: memoryview, flags: int, size: int) -> Any:
 
 
 def read_sections(
-    payload: memoryview, pos: int, flags: int, count: int, envelope: Any
-) -> tuple[int, int, Sequence[memoryview]]:
+    payload: memoryview, pos: int, flags: int, count: int, envelope: Any, tail: bytes | None
+) -> tuple[int, int, Sequence[Buffer]]:
     """Read what stands between wire name and body; set the metadata of ``envelope``.
+
+    If the payload ends before its last buffer, that is ``tail``.
 
     Returns:
         Where the body starts and ends, and the buffers.
     """
     size = len(payload)
-    if flags & ~(TEXT_ID | METADATA):
+    if flags & ~(TEXT_ID | METADATA | BYTES):
         raise SerializationError(f"unknown flags {flags:#x}: the peer speaks a newer version")
     if flags & METADATA:
         length = _U32.unpack_from(payload, pos)[0]
@@ -199,14 +213,39 @@ def read_sections(
     body, *lengths = struct.unpack_from(f">{count + 1}Q", payload, pos)
     pos += 8 * (count + 1)
     end = at = pos + body
-    buffers = []
+    buffers: list[Buffer] = []
     for length in lengths:
         at += -at % _ALIGN
         buffers.append(payload[at : at + length])
         at += length
+    if tail is not None:
+        buffers[-1] = tail
+        size += len(tail)
     if at != size:
         raise SerializationError(f"the payload has {size} bytes, but its sections need {at}")
     return pos, end, buffers
+
+
+def tail_size(head: memoryview, size: int) -> int:
+    """Return how many bytes at the end of a payload are one ``bytes`` object; 0: none.
+
+    Args:
+        head: the first bytes of the payload.
+        size: bytes of all of it.
+    """
+    try:
+        _, flags, id_size, name_size, count, *_ = unpack_header(head)
+        if count != 1 or not flags & BYTES:
+            return 0
+        pos = HEADER_SIZE + id_size + name_size
+        if flags & METADATA:
+            pos += 4 + _U32.unpack_from(head, pos)[0]
+        body, length = _TWO_SIZES.unpack_from(head, pos)
+    except struct.error:  # it ends before that
+        return 0
+    at = pos + _TWO_SIZES.size + body
+    at += -at % _ALIGN
+    return length if at <= len(head) and at + length == size else 0
 
 
 def _read_metadata(data: memoryview) -> dict[str, str]:

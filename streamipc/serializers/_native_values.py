@@ -157,7 +157,7 @@ class ValueReader:
             for name, builder in VOCABULARY.items()
         }.get
 
-    def read(self, body: memoryview, buffers: Sequence[memoryview]) -> Any:
+    def read(self, body: memoryview, buffers: Sequence[Buffer]) -> Any:
         """Return the value pickled in ``body``.
 
         Raises:
@@ -174,7 +174,7 @@ class ValueReader:
 
 class _Unpickler(Unpickler):
     def __init__(
-        self, file: io.BytesIO, buffers: Sequence[memoryview], find: Callable[[str], Any]
+        self, file: io.BytesIO, buffers: Sequence[Buffer], find: Callable[[str], Any]
     ) -> None:
         super().__init__(file, buffers=buffers)
         self._find = find

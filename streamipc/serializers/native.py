@@ -41,11 +41,13 @@ from ._native_sections import (
     assembled,
     bad_number,
     bodiless,
+    flags_of,
     foreign,
     joined,
     pack_header,
     read_sections,
     read_text_id,
+    tail_size,
     text_id,
     unpack_header,
 )
@@ -124,7 +126,8 @@ class NativeMessageSerializer:
 
     Bytes of 64 KiB and more that are the value of a field, and the data of numpy arrays,
     are not copied by ``encode``: do not change a bytearray or an array before it is
-    sent. An array that arrives lies over the payload itself.
+    sent. An array that arrives lies over the payload itself, and bytes that are the only
+    such value of their message were read where they stay: nothing copies them here either.
 
     Args:
         allow: further types to send and to accept. Enum classes, dataclasses and
@@ -184,8 +187,29 @@ class NativeMessageSerializer:
             return self._with_value(RESPONSE, response.id, value)
         return self._encode_other(envelope)
 
-    def decode(self, payload: memoryview, /) -> Envelope:
+    def tail_size(self, head: memoryview, size: int, /) -> int:
+        """Return how many bytes at the end of a payload are one ``bytes`` object.
+
+        The protocol has these bytes read into such an object, and gives it to
+        :meth:`decode` by itself.
+
+        Args:
+            head: the first bytes of the payload.
+            size: bytes of the whole payload.
+
+        Returns:
+            0 if there is no such object, or if ``head`` does not reach up to it.
+        """
+        if type(self).decode is not NativeMessageSerializer.decode:
+            return 0  # a user's own, which expects the whole
+        return tail_size(head, size)
+
+    def decode(self, payload: memoryview, tail: bytes | None = None, /) -> Envelope:
         """Return the envelope that ``payload`` holds.
+
+        Args:
+            payload: all of it, or all but ``tail``.
+            tail: the end, of the length that :meth:`tail_size` tells.
 
         Raises:
             SerializationError: the payload can't be read. ``error.envelope`` is the
@@ -206,11 +230,11 @@ class NativeMessageSerializer:
             envelope = bodiless(kind, id_, number)
         pos = HEADER_SIZE + id_size + name_size
         end = size
-        buffers: Sequence[memoryview] = ()
+        buffers: Sequence[Buffer] = ()
         name = payload[pos - name_size : pos]
         try:
             if flags or count:
-                pos, end, buffers = read_sections(payload, pos, flags, count, envelope)
+                pos, end, buffers = read_sections(payload, pos, flags, count, envelope, tail)
             if kind == REQUEST and timeout != INFINITY:
                 if timeout != timeout:
                     raise SerializationError("the timeout of the request is not a number")
@@ -262,15 +286,17 @@ class NativeMessageSerializer:
             layout = layout_of(type(message))
         state = layout.state_of(message)
         buffers: Sequence[Buffer] = ()
+        flags = 0
         if _ATOMS.issuperset(map(type, state.values())):
             body = _dumps(state, 5)
         else:
             body, buffers = self._writer.write_fields(layout.name, state)
+            flags = flags_of(buffers)
         name = layout.wire
-        flags = 0
         text = b""
         if type(id_) is not int:
-            flags, text, id_ = text_id(id_)
+            text, id_ = text_id(id_)
+            flags |= TEXT_ID
         if metadata:
             flags |= METADATA
         try:
@@ -325,7 +351,7 @@ class NativeMessageSerializer:
     # Decoding
 
     def _fill_plain(
-        self, envelope: Any, kind: int, body: memoryview, buffers: Sequence[memoryview]
+        self, envelope: Any, kind: int, body: memoryview, buffers: Sequence[Buffer]
     ) -> Envelope:
         """Read a body that is not a message."""
         if kind in (CREDIT, CANCEL):

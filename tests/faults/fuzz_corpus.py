@@ -117,6 +117,9 @@ def payloads(serializer: Any) -> list[bytes]:
         except Exception:  # JSON has no word for it
             assert serializer is SERIALIZERS["json"]
     made.append(b"".join(serializer.encode(Response(1, b"x" * 70_000))))
+    blob = Request("text-id", LogMessage(b"x" * 80_000), 1.5, {"a": "b"})  # type: ignore[arg-type]
+    if serializer is SERIALIZERS["native"]:  # which leaves types to the checkers
+        made.append(b"".join(serializer.encode(blob)))
     try:
         import numpy
     except ImportError:

@@ -17,7 +17,7 @@ EMPTY = b"\xf3\x4a\x9d\xe2\x00\x00\x00\x00"
 
 
 def decoder(max_frame_size: int = 1 << 20, is_payload: object = True) -> FrameDecoder:
-    return FrameDecoder(max_frame_size, lambda head: bool(is_payload))
+    return FrameDecoder(max_frame_size, lambda head: bool(is_payload), lambda head, size: 0)
 
 
 def feed(frames: FrameDecoder, data: bytes, step: int = 1 << 20) -> list[object]:
@@ -309,7 +309,7 @@ def test_a_frame_that_is_too_large_is_judged_by_a_whole_head(step: int) -> None:
         heads.append(head)
         return True
 
-    frames = FrameDecoder(2000, is_payload)
+    frames = FrameDecoder(2000, is_payload, lambda head, size: 0)
     data = HELLO * 50 + MAGIC + (3000).to_bytes(4, "big") + b"x" * 3000 + HELLO
 
     assert feed(frames, data, step) == [b"hello"] * 50 + [("oversized", 3000), b"hello"]

@@ -1,0 +1,66 @@
+"""Memory for a frame that is too large for the shared buffer.
+
+A peer can announce any size, so what is asked for here is only reserved: the system backs
+it page by page as bytes arrive.
+"""
+
+from __future__ import annotations
+
+import io
+
+__all__ = ["ReservedBytes", "reserve"]
+
+_RESERVE_LIMIT = 1 << 20
+"""Bytes from which on memory for a frame is only reserved."""
+
+_HUGE_PAGES_FROM = 8 << 20
+"""Bytes from which on that memory is asked for in huge pages (madvise(2)): handing over
+64 MiB in pages of 4 KiB takes the kernel longer than copying them. What is backed is then
+up to 2 MiB more than has arrived."""
+
+
+def reserve(size: int) -> memoryview:
+    """Return writable memory of ``size`` bytes.
+
+    From a megabyte on it is an anonymous mapping, in which nothing has to be cleared first.
+    """
+    if size < _RESERVE_LIMIT:
+        return memoryview(bytearray(size))
+    import mmap
+
+    if not hasattr(mmap, "MAP_ANONYMOUS"):  # pragma: no cover - Windows
+        return memoryview(mmap.mmap(-1, size))
+    # Private: the default, shared memory, would have a forked child see what comes later.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= _HUGE_PAGES_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without them
+    return memoryview(memory)
+
+
+class ReservedBytes:
+    """Memory that becomes a ``bytes`` object without being copied.
+
+    ``bytes(size)`` comes from calloc(3), which maps a large size without touching it, and a
+    ``BytesIO`` that is the only owner of such an object writes into it and gives it back as
+    it is. That is how CPython does it; elsewhere it is right too, and a copy slower.
+
+    Args:
+        size: bytes.
+
+    Attributes:
+        view: to be written through; all views of it must be released before :meth:`take`.
+    """
+
+    __slots__ = ("_file", "view")
+
+    def __init__(self, size: int) -> None:
+        self._file = io.BytesIO(bytes(size))
+        self.view = self._file.getbuffer()
+
+    def take(self) -> bytes:
+        """Return the object; nothing can be written any more."""
+        self.view.release()
+        return self._file.getvalue()
