@@ -2,7 +2,7 @@
 
 ``nothing_is_left_behind`` watches every test by itself: a thread, file descriptor, child
 process (a zombie too), unraisable exception or ``ResourceWarning`` that a test leaves
-behind fails that test. What is still on its way out has two seconds to go.
+behind fails that test. What is still on its way out has ten seconds to go.
 
 Ask for the others by name:
 
