@@ -14,9 +14,9 @@ _RESERVE_LIMIT = 1 << 20
 """Bytes from which on memory for a frame is only reserved."""
 
 _HUGE_PAGES_FROM = 8 << 20
-"""Bytes from which on that memory is asked for in huge pages (madvise(2)): handing over
-64 MiB in pages of 4 KiB takes the kernel longer than copying them. What is backed is then
-up to 2 MiB more than has arrived."""
+"""Bytes from which on memory is asked for in huge pages (madvise(2)): handing over 64 MiB in
+pages of 4 KiB takes the kernel longer than copying them. What is backed is then up to 2 MiB
+more than has arrived."""
 
 
 def reserve(size: int) -> memoryview:
@@ -59,8 +59,30 @@ class ReservedBytes:
     def __init__(self, size: int) -> None:
         self._file = io.BytesIO(bytes(size))
         self.view = self._file.getbuffer()
+        if size >= _HUGE_PAGES_FROM:
+            _ask_for_huge_pages(self.view)
 
     def take(self) -> bytes:
         """Return the object; nothing can be written any more."""
         self.view.release()
         return self._file.getvalue()
+
+
+def _ask_for_huge_pages(view: memoryview) -> None:
+    """Advise the system about memory that Python has mapped, where there is a way to."""
+    import mmap
+
+    if not hasattr(mmap, "MADV_HUGEPAGE"):  # pragma: no cover - Linux alone has it
+        return
+    try:
+        import ctypes
+
+        start = ctypes.addressof(ctypes.c_char.from_buffer(view))
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(first),
+            ctypes.c_size_t(start + len(view) - first),
+            ctypes.c_int(mmap.MADV_HUGEPAGE),
+        )
+    except Exception:
+        pass  # a Python without ctypes, or one that forbids it: slower, and nothing else
