@@ -111,7 +111,9 @@ class Engine(Sending, Dispatching):
             self._stream_ended,
         )
         self.outlet: PolledOutlet | BlockingOutlet = (
-            PolledOutlet(transport, self._go_on_reading) if pollable else BlockingOutlet(transport)
+            PolledOutlet(transport, self._go_on_reading)
+            if pollable
+            else BlockingOutlet(transport, self._go_on_reading)
         )
         self.writer = Writer(self.outlet, self._backlog, self._write_failed)
         self.crew: Crew | Solo

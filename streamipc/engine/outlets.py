@@ -6,12 +6,14 @@ import errno
 import threading
 
 from .._forks import renew
-from ..handlers import current_request
+from ..handlers import current
 from .polling import Wakeup, milliseconds
+from .staff import working_member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any, Protocol
 
     from ..serializers.base import Buffer
@@ -38,6 +40,10 @@ class Outlet(Protocol):
         """Wait until there is room; return ``False`` when the time was over first."""
         ...
 
+    def handler_waits(self) -> AbstractContextManager[None]:
+        """Return what to enter while waiting to write: reading goes on for a handler's sake."""
+        ...
+
     def written(self) -> int | None:
         """Return how many bytes a write that was interrupted has written, if known."""
         ...
@@ -47,12 +53,59 @@ class Outlet(Protocol):
         ...
 
 
+class _Waits:
+    """Counts the handlers that wait to write; entered by each of them while it waits.
+
+    The peer may be waiting to write as well. So a handler that waits must not keep us from
+    reading: neither one that sends, nor a thread that sends what one has returned.
+    """
+
+    def __init__(self, on_wait: Callable[[], None]) -> None:
+        self.lock = threading.Lock()  # guards handlers
+        self.handlers = 0
+        self._on_wait = on_wait
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.handlers += 1
+        try:
+            self._on_wait()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.handlers -= 1
+
+
+class _NoHandler:
+    """Entered by a thread that is no handler's."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+_NO_HANDLER = _NoHandler()
+
+
+def _is_handlers() -> bool:
+    """Tell whether the calling thread runs a handler, or sends what one has returned."""
+    if current.get() is not None:
+        return True
+    member = working_member()
+    return member is not None and member.job is not None and member.job.is_handler
+
+
 class PolledOutlet:
     """A transport whose descriptor can be polled: a write never blocks by itself.
 
     Args:
         transport: with ``write_fd`` and ``write_some``.
-        on_wait: called by a handler that is going to wait for room.
+        on_wait: called by a handler that is going to wait.
     """
 
     blocks = False
@@ -62,12 +115,11 @@ class PolledOutlet:
         self._written: list[int] = transport.written
         self.forget_written: Callable[[], object] = transport.written.clear
         self._transport = transport
-        self._lock = threading.Lock()  # guards _wakeup and _aborted
+        self._lock = threading.Lock()  # guards _wakeup, _aborted and waiting
         self._wakeup: Wakeup | None = None  # most sessions never wait for room
         self._aborted = False
         self.waiting = 0  # threads that wait for room
-        self.handlers_waiting = 0  # those of them that are inside of a handler
-        self._on_wait = on_wait
+        self._waits = _Waits(on_wait)
         self.waits: Callable[[float | None], bool] | None = None
         """Waits in our place, with :meth:`poll`, where the one who waits must also read."""
 
@@ -77,20 +129,25 @@ class PolledOutlet:
         Raises:
             OSError: the session has ended meanwhile.
         """
-        in_handler = self.waits is not None or current_request() is not None
         with self._lock:
             self.waiting += 1
-            self.handlers_waiting += in_handler
         try:
-            if in_handler:
-                self._on_wait()
-            if self.waits is not None:
-                return self.waits(timeout)
-            return self.poll(timeout)[0]
+            with self.handler_waits():
+                if self.waits is not None:
+                    return self.waits(timeout)
+                return self.poll(timeout)[0]
         finally:
             with self._lock:
                 self.waiting -= 1
-                self.handlers_waiting -= in_handler
+
+    @property
+    def handlers_waiting(self) -> int:
+        """How many handlers wait for room, or for their turn."""
+        return self._waits.handlers
+
+    def handler_waits(self) -> AbstractContextManager[None]:
+        """Return what to enter while waiting; without threads everyone counts as a handler."""
+        return self._waits if self.waits is not None or _is_handlers() else _NO_HANDLER
 
     def poll(self, timeout: float | None, read_fd: int = -1) -> tuple[bool, bool]:
         """Wait for room, or input; return whether there is room, and whether input.
@@ -144,22 +201,38 @@ class PolledOutlet:
     def close_after_fork(self) -> None:
         """As :meth:`close`, in a forked child."""
         renew(self._lock)
+        renew(self._waits.lock)
         if self._wakeup is not None:
             self._wakeup.close_after_fork()
 
 
 class BlockingOutlet:
-    """A transport that can only be written to by blocking."""
+    """A transport that can only be written to by blocking.
+
+    Args:
+        transport: whose ``write`` blocks.
+        on_wait: called by a handler that is going to wait.
+    """
 
     blocks = True
-    waiting = handlers_waiting = 0
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, on_wait: Callable[[], None]) -> None:
         self._transport = transport
+        self._waits = _Waits(on_wait)
 
     def write_some(self, buffers: Sequence[Buffer]) -> int:
         """Write some of the first buffer, blocking as long as the transport does."""
-        return self._transport.write(memoryview(buffers[0]))
+        with self.handler_waits():
+            return self._transport.write(memoryview(buffers[0]))
+
+    @property
+    def handlers_waiting(self) -> int:
+        """How many handlers are in a write, or wait for their turn."""
+        return self._waits.handlers
+
+    def handler_waits(self) -> AbstractContextManager[None]:
+        """Return what to enter while waiting."""
+        return self._waits if _is_handlers() else _NO_HANDLER
 
     def wait_for_room(self, timeout: float | None) -> bool:
         """Return at once: the next write will wait."""
@@ -178,4 +251,6 @@ class BlockingOutlet:
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
-    close_after_fork = close
+    def close_after_fork(self) -> None:
+        """Renew the lock, in a forked child."""
+        renew(self._waits.lock)

@@ -44,8 +44,8 @@ had to sleep for longer than a moment, or has read nothing but replies a few tim
 
 Reading pauses (``paused``) while more notifications wait for their handlers than the
 session is willing to hold: the stream fills, and the sender blocks. It goes on when half
-of them are handled, or when a handler itself waits for something that must be read; the
-latter no more (``overfull``) when very many wait.
+of them are handled, or when a handler itself waits for something that must be read, or to
+write to a peer that may do the same; the latter two no more (``overfull``) when very many wait.
 
 The engine's lock guards ``holder``, ``waiting``, ``takes``, ``crew_reads`` and ``paused``;
 ``reads`` belongs to the holder.

@@ -110,12 +110,14 @@ class Writer(FrameQueue):
                     frame = self._append(buffers)
                     if self._flusher and self._queued - self._flushed <= tolerated:
                         return
-                    if not self._flusher or self._wait_for_turn(frame.end, deadline):
+                    if not self._flusher:
                         self._flusher = me
             if frame is None:
                 frame = self._write_past_queue(buffers[0], end)
                 if frame is None:
                     return
+            elif self._flusher != me:
+                self._wait_for_turn(frame.end, deadline)
             if self._flusher == me:
                 self._flush(deadline, frame.end, may_block=True)
             if self._flushed < frame.end or self._broken:
@@ -184,10 +186,12 @@ class Writer(FrameQueue):
             with self._lock:
                 self._seal_batch()
                 mark = self._queued
-                if self._flusher and not self._wait_for_turn(mark, deadline):
-                    return
-                self._flusher = me
-            self._flush(deadline, mark, may_block=True)
+                if not self._flusher:
+                    self._flusher = me
+            if self._flusher != me:
+                self._wait_for_turn(mark, deadline)
+            if self._flusher == me:
+                self._flush(deadline, mark, may_block=True)
         finally:
             if self._flusher == me:
                 self._hand_over()
@@ -322,18 +326,20 @@ class Writer(FrameQueue):
         self._break(error)
         return _broken(error)
 
-    def _wait_for_turn(self, mark: int, deadline: float | None) -> bool:
-        """Wait, holding the lock, until flushing is free; ``False``: no need any more."""
-        self._waiting += 1
-        try:
-            while self._flusher and self._flushed < mark and not self._broken:
-                timeout = None if deadline is None else deadline - time.monotonic()
-                if timeout is not None and timeout <= 0:
-                    return False
-                self._moved.wait(timeout)
-            return self._flushed < mark and not self._broken
-        finally:
-            self._waiting -= 1
+    def _wait_for_turn(self, mark: int, deadline: float | None) -> None:
+        """Wait until flushing is free, and take it, unless it is no longer needed."""
+        with self._outlet.handler_waits(), self._lock:
+            self._waiting += 1
+            try:
+                while self._flusher and self._flushed < mark and not self._broken:
+                    timeout = None if deadline is None else deadline - time.monotonic()
+                    if timeout is not None and timeout <= 0:
+                        return
+                    self._moved.wait(timeout)
+                if self._flushed < mark and not self._broken:
+                    self._flusher = get_ident()
+            finally:
+                self._waiting -= 1
 
     def _give_up(self, frame: Frame) -> None:
         """Say why a frame is not out; withdraw it if nothing of it is."""

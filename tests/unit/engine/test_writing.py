@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -42,6 +43,9 @@ class Slow:
 
     def forget_written(self) -> None:
         pass
+
+    def handler_waits(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def wait_for_room(self, timeout: float | None) -> bool:
         self.waiting.release()
@@ -352,7 +356,7 @@ def pipe(request: pytest.FixtureRequest) -> Iterator[tuple[Rig, int]]:
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing, nonblocking=request.param == "polled")
     polled = request.param == "polled"
-    outlet: Any = PolledOutlet(transport, lambda: None) if polled else BlockingOutlet(transport)
+    outlet: Any = (PolledOutlet if polled else BlockingOutlet)(transport, lambda: None)
     rig = Rig(outlet)
     yield rig, incoming
     outlet.abort()
@@ -600,7 +604,7 @@ def test_an_interrupt_in_a_write_that_nobody_knows_the_length_of_ends_all_writin
         def write(self, data: memoryview) -> int:
             raise KeyboardInterrupt
 
-    rig = Rig(BlockingOutlet(Interrupted()))  # type: ignore[arg-type]
+    rig = Rig(BlockingOutlet(Interrupted(), lambda: None))  # type: ignore[arg-type]
 
     with pytest.raises(KeyboardInterrupt):
         rig.writer.send([b"first"])

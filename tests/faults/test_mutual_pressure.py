@@ -1,0 +1,121 @@
+"""Both sides write more than the pipes hold: whoever waits to write has its side read on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from shared_messages import Echo, Note
+
+from streamipc import IpcPeer, RequestContext
+from streamipc.engine.jobs import MAX_NOTIFICATIONS
+from streamipc.transports import pipe
+
+LONG = 20
+MUCH = 8 << 20
+"""Bytes: more than both directions hold."""
+
+
+class Floods:
+    """Two sessions, each of which gets more notifications than may wait, and reads no more.
+
+    Each runs one handler at a time; that of the first notification returns when told to.
+    """
+
+    def __init__(self, sessions: tuple[Any, Any], eventually: Callable[..., None]) -> None:
+        self.sessions = sessions
+        self._eventually = eventually
+        self._entered = threading.Semaphore(0)
+        self._go_on = threading.Event()
+        self.first_handler: Callable[[RequestContext], object] = lambda _: None
+        self.threads: list[threading.Thread] = []
+        for session in sessions:
+            session.on_message(self._handle)
+            session.start()
+
+    def _handle(self, msg: Note, context: RequestContext) -> None:
+        if msg.number == 0:
+            self._entered.release()
+            assert self._go_on.wait(LONG)
+            self.first_handler(context)
+
+    def begin(self) -> None:
+        for session in self.sessions:
+            session.notify(Note(number=0))
+        for _ in self.sessions:
+            assert self._entered.acquire(timeout=LONG)
+
+    def pause_both(self, finally_send: Callable[[Any], object] = lambda _: None) -> None:
+        def flood(session: Any) -> None:
+            for number in range(MAX_NOTIFICATIONS + 100):
+                session.notify(Note(number=1 + number))
+            finally_send(session)
+
+        for session in self.sessions:
+            self.threads.append(threading.Thread(target=flood, args=(session,)))
+            self.threads[-1].start()
+        for session in self.sessions:
+            self._eventually(lambda engine=session._engine: engine.reader.paused)
+
+    def go_on(self) -> None:
+        self._go_on.set()
+
+    def join(self) -> None:
+        for thread in self.threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
+
+
+@pytest.fixture(params=["polled", "blocking"])
+def floods(
+    connected: Any, eventually: Any, request: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Floods]:
+    with monkeypatch.context() as patch:
+        if request.param == "blocking":
+            patch.setattr(pipe, "can_poll", lambda: False)
+        sessions = connected(IpcPeer(handler_threads=1), IpcPeer(handler_threads=1))
+    floods = Floods(sessions, eventually)
+    yield floods
+    floods.go_on()
+    for session in sessions:
+        session.close(timeout=0)  # one that is stuck has nothing to wait for
+    floods.join()
+
+
+def test_replies_that_wait_for_room_on_both_sides_do_not_keep_either_from_reading(
+    floods: Floods,
+) -> None:
+    """The thread that sends a reply takes the place of the notifications' handler."""
+    for session in floods.sessions:
+        session.on_request(Echo)(lambda msg: b"x" * MUCH)
+    floods.begin()
+    futures = [session.request(Echo(), timeout=None) for session in floods.sessions]
+    floods.pause_both()
+    floods.go_on()
+
+    assert [len(future.result(LONG)) for future in futures] == [MUCH] * 2
+    floods.join()
+
+
+def test_handlers_that_wait_for_their_turn_on_both_sides_do_not_keep_either_from_reading(
+    floods: Floods, eventually: Any
+) -> None:
+    """The one that writes is no handler's thread, and may wait while nothing is read."""
+    notified = threading.Semaphore(0)
+
+    def notify(context: RequestContext) -> None:
+        context.session.notify(Note(number=-1))
+        notified.release()
+
+    floods.first_handler = notify
+    floods.begin()
+    floods.pause_both(finally_send=lambda session: session.notify(Note("x" * MUCH)))
+    for session in floods.sessions:
+        eventually(lambda writer=session._engine.writer: writer.backlog > MUCH // 2)
+    floods.go_on()
+
+    for _ in floods.sessions:
+        assert notified.acquire(timeout=LONG)
+    floods.join()
