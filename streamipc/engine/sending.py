@@ -211,9 +211,10 @@ class Sending:
                 self._control_bytes = 0
                 return
             self._control_bytes += len(frame[0])
-            if self._control_bytes > MAX_BACKLOG:
+            if self._control_bytes > MAX_BACKLOG and not self.reader.paused:
                 # The peer sends what must be refused, and does not read the refusals.
                 self.reader.paused = True
+                self._backlog()  # a thread that writes already may end without a word
 
     def _backlog(self) -> None:
         """Have somebody write what is left, who may wait for room."""

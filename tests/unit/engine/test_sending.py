@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import struct
 import threading
@@ -13,6 +15,7 @@ from handover import LONG, Eventually
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer
+from streamipc.engine import sending
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.engine.sending import MAX_BACKLOG
 from streamipc.protocol.connection import Connection
@@ -85,6 +88,40 @@ def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
     eventually(lambda: not reader.paused)
     raw.write(raw.frame(Request(7, Echo("unhandled"), None)))
     assert raw.read_until(ErrorResponse, 1)[0].code == "unhandled"
+
+
+@pytest.mark.skipif(
+    not hasattr(fcntl, "F_GETPIPE_SZ"), reason="what a pipe holds is known on Linux only"
+)
+def test_refusals_that_another_thread_has_written_by_the_way_end_the_pause(
+    raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = raw.session
+    session.start()
+    room = fcntl.fcntl(raw.read_fd, fcntl.F_GETPIPE_SZ)
+    monkeypatch.setattr(sending, "MAX_BACKLOG", room // 8)
+    writing = threading.Thread(target=lambda: session.notify(Note("x" * (room + room // 2))))
+    writing.start()
+    reader, writer = session._engine.reader, session._engine.writer
+    eventually(lambda: session._engine.outlet.waiting)
+    number = 0
+    while not reader.paused:
+        raw.write(unknown_request(number))
+        number += 1
+        eventually(lambda: writer.frames_sent == 1 + number)
+
+    # All that is left finds room at once, behind the notification.
+    os.set_blocking(raw.read_fd, False)
+
+    def is_drained() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            os.read(raw.read_fd, room)
+        return writer.backlog == 0
+
+    eventually(is_drained)
+    writing.join(LONG)
+
+    eventually(lambda: not reader.paused)
 
 
 def test_a_handler_that_waits_for_room_has_reading_go_on(
