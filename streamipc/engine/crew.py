@@ -269,7 +269,13 @@ class Crew(Watching):
             if self._watcher is not None:
                 self._rouse(self._watcher)  # it may sleep, and has to run what we would have
             return None
-        self._alone = False
+        if self._alone:
+            self._alone = False
+            # The watcher leaves to others again what nobody was called for.
+            for _ in range(2 * self._limit):
+                self._call_workers()
+                if self._alone:
+                    break
         return member
 
     def _work(self, me: Member) -> None:

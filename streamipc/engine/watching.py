@@ -127,7 +127,7 @@ class Watching(Calling):
                 # Also one that a caller has read to its end: it was reported once more here.
                 for fd in reader.take_ended():
                     inlet.forget(fd)
-            if self._quick:
+            if self._quick or (self._alone and (self._slow or self._errands)):
                 if not self._run_quick(me):
                     return False
                 if reader.holder != here:

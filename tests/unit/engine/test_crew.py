@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from handover import LONG, Caller, Eventually, Held, Hold, Quick, send_watcher_to_sleep
+from handover import (
+    LONG,
+    Caller,
+    Eventually,
+    Held,
+    Hold,
+    Quick,
+    send_watcher_to_sleep,
+    watcher_sleeps,
+)
 from shared_messages import Echo
 
 from streamipc import IpcPeer, RequestContext, SessionClosedError
@@ -250,6 +259,26 @@ def test_without_threads_a_watcher_that_sleeps_is_woken_for_what_it_must_run_its
     assert items == ["item"]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_waits_for_a_thread_is_run_when_the_next_one_that_can_be_had_is_the_standby(
+    sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    _, right, _ = sides
+    right.start()
+    crew = right._engine.crew
+    eventually(lambda: watcher_sleeps(right, polling=True))
+    all_run = threading.Barrier(count + 1)  # each has a thread of its own
+    with crew._lock:
+        with monkeypatch.context() as patch:
+            no_thread_for(right, patch)
+            for _ in range(count):
+                job = CallJob(lambda: all_run.wait(LONG), right._engine.report)
+                crew._give_to_worker(job)
+        assert crew._standby is None
+
+    all_run.wait(LONG)
+
+
 def test_a_session_whose_reading_blocks_answers_with_the_only_thread_that_can_be_had(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -259,10 +288,13 @@ def test_a_session_whose_reading_blocks_answers_with_the_only_thread_that_can_be
         patch.setattr(pipe, "can_poll", lambda: False)
         right: Any = IpcPeer().create_session(FdTransport(right_reads, right_writes))
     right.on_request(Echo)(lambda msg: msg.value)
+    (handler,) = right._registries.requests.find(Echo)
     no_thread_for(right, monkeypatch, beyond=1)
     right.start()
 
     assert left.request(Echo("answered")).result(LONG) == "answered"
+    handler.is_slow = True  # for a worker, then, if there were one
+    assert left.request(Echo("answered too")).result(LONG) == "answered too"
     assert len(right._engine.crew._members) == 1
     left.close()
     assert right._engine.closing.closed.wait(LONG)
