@@ -243,13 +243,12 @@ class Crew(Watching):
         self._errands.clear()
         self._idle.clear()
 
-    def join(self, end: float) -> bool:
-        """Wait for the members' threads; return whether all have ended."""
+    def join(self, end: float) -> None:
+        """Wait for the members' threads, at most until ``end``."""
         me = threading.current_thread()
         for member in tuple(self._members):
             if member.thread is not me and member.thread.ident is not None:
                 member.thread.join(max(0.0, end - time.monotonic()))
-        return not any(m.thread.is_alive() for m in self._members if m.thread is not me)
 
     # A member's life.
 

@@ -104,9 +104,8 @@ class Solo:
         self._jobs.clear()
         self.dropped.clear()
 
-    def join(self, end: float) -> bool:
+    def join(self, end: float) -> None:
         """Do nothing: there is nobody to wait for."""
-        return True
 
     def deadline_added(self, deadline: float) -> None:
         """Wake, with the lock held, a thread that would sleep past ``deadline``."""

@@ -202,6 +202,35 @@ def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
     assert ran == [threading.get_ident()]
 
 
+def test_handlers_that_return_while_the_end_looks_for_those_that_do_not_disturb_nothing(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, right, held = sides
+    reported: list[BaseException] = []
+    right.on_exception(reported.append)
+    right.start()
+    names = ["1", "2", "3"]
+    for name in names:
+        left.request(Hold(name))
+        held.wait_until_entered(name)
+    threads = [member.thread for member in right._engine.crew._members]
+    is_alive = threading.Thread.is_alive
+
+    def is_alive_until_then(thread: threading.Thread) -> bool:
+        if thread in threads and threading.current_thread() not in threads:
+            held.release(*names)
+            for other in threads:
+                other.join(LONG)
+        return is_alive(thread)
+
+    monkeypatch.setattr(threading.Thread, "is_alive", is_alive_until_then)
+    right.close(timeout=0)
+
+    assert right._engine.closing.closed.wait(LONG)
+    assert reported == []
+    assert right._engine.writer.is_broken()
+
+
 # No thread can be had.
 
 

@@ -108,7 +108,7 @@ def test_refusals_that_another_thread_has_written_by_the_way_end_the_pause(
     while not reader.paused:
         raw.write(unknown_request(number))
         number += 1
-        eventually(lambda: writer.frames_sent == 1 + number)
+        eventually(lambda count=1 + number: writer.frames_sent == count)
 
     # All that is left finds room at once, behind the notification.
     os.set_blocking(raw.read_fd, False)
