@@ -125,7 +125,11 @@ class Writer(FrameQueue):
         finally:
             # Also when interrupted, by Ctrl-C for one: somebody must write the rest.
             if self._flusher == me:
-                self._hand_over()
+                try:
+                    self._hand_over()
+                except BaseException:
+                    self._hand_over_again()
+                    raise
             elif frame is not None and self._queue:
                 self._leave_wait()
 
@@ -154,7 +158,11 @@ class Writer(FrameQueue):
             pass  # said to on_error
         finally:
             if self._flusher == me:
-                self._hand_over()
+                try:
+                    self._hand_over()
+                except BaseException:
+                    self._hand_over_again()
+                    raise
 
     def flush_some(self) -> None:
         """Write what can be written without blocking; hand the rest over."""
@@ -172,7 +180,11 @@ class Writer(FrameQueue):
                 self._flush(None, mark, may_block=False)
         finally:
             if self._flusher == me:
-                self._hand_over()
+                try:
+                    self._hand_over()
+                except BaseException:
+                    self._hand_over_again()
+                    raise
 
     def flush(self, deadline: float | None = None) -> None:
         """Write everything that is queued; blocks as long as it takes or until ``deadline``.
@@ -194,7 +206,11 @@ class Writer(FrameQueue):
                 self._flush(deadline, mark, may_block=True)
         finally:
             if self._flusher == me:
-                self._hand_over()
+                try:
+                    self._hand_over()
+                except BaseException:
+                    self._hand_over_again()
+                    raise
             else:
                 self._leave_wait()
 
@@ -268,8 +284,11 @@ class Writer(FrameQueue):
                     return None
             return self._count_past_queue(data, end, written)
         except BaseException as error:
-            if not self._in_flight:
-                raise  # Ctrl-C, after what was written is counted
+            if not self._in_flight:  # Ctrl-C, after what was written is counted
+                with self._lock:
+                    if self._waiting:
+                        self._moved.notify_all()
+                raise
             failure = self._failure(error)
             if failure is error:
                 self._count_past_queue(data, end, self._outlet.written() or 0)
@@ -291,9 +310,9 @@ class Writer(FrameQueue):
             if self._queue and not left:
                 self._drop_written()
             if not (left or self._queue):
-                self._flusher = 0
                 if self._waiting:
                     self._moved.notify_all()
+                self._flusher = 0
                 return None
         return frame
 
@@ -394,9 +413,9 @@ class Writer(FrameQueue):
         """Return what to write next; ``None``: enough is written."""
         queue = self._queue
         if not queue or (self._waiting and self._flushed >= mark):
-            self._flusher = 0
             if self._waiting:
                 self._moved.notify_all()
+            self._flusher = 0  # last: until then an interrupt has us hand over
             return None
         if not may_block and self._flushed >= mark:
             return None  # what others go on adding is theirs to write
@@ -425,19 +444,23 @@ class Writer(FrameQueue):
         with self._lock:
             if self._undropped:  # an interrupt came
                 self._drop_written()
-            self._flusher = 0
-            self._in_flight = 0
             # So it is, unless an interrupt came before a frame past the queue was written.
             first = self._queue[0] if self._queue else None
             left_of_first = 0 if first is None else sum(map(len, first.views))
             end = self._queued - self._batched if first is None else first.end
-            self._flushed = end - left_of_first
             if self._waiting:
                 self._moved.notify_all()
-                return
-            left = bool(self._queue)
+            self._flushed, self._in_flight, self._flusher = end - left_of_first, 0, 0
+            left = bool(self._queue) and not self._waiting
         if left:
             self._on_backlog()
+
+    def _hand_over_again(self) -> None:
+        """Do what an interrupt, such as Ctrl-C, has kept us from doing."""
+        if self._flusher == get_ident():
+            self._hand_over()
+        else:
+            self._leave_wait()
 
     def _break(self, error: Exception) -> None:
         with self._lock:

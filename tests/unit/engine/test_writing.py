@@ -599,6 +599,102 @@ def test_an_interrupt_behind_the_bookkeeping_of_a_write_leaves_it_done(
     assert bytes(rig.outlet.data) == b"firstsecond"
 
 
+def finishes(thread: threading.Thread) -> bool:
+    thread.join(10)
+    return not thread.is_alive()
+
+
+class Full(Slow):
+    """Takes nothing while ``gate`` is shut, and knows it."""
+
+    def written(self) -> int | None:
+        return 0
+
+
+@pytest.mark.parametrize("method", ["offer", "flush_some", "send"])
+@pytest.mark.parametrize("n", range(1, 7))
+def test_an_interrupt_of_one_who_hands_over_leaves_writing_to_others(n: int, method: str) -> None:
+    rig = Rig(Full())
+    writer = rig.writer
+    rig.outlet.gate.clear()
+    if method == "flush_some":
+        writer.queue([b"first"])
+    lock = writer._lock
+    writer._lock = InterruptedLock(lock, n, lambda: None)  # type: ignore[assignment]
+    with contextlib.suppress(KeyboardInterrupt, WriteTimeoutError):
+        if method == "send":
+            writer.send([b"first"], time.monotonic() + 0.01)
+        else:
+            getattr(writer, method)(*([[b"first"]] if method == "offer" else []))
+    writer._lock = lock
+
+    rig.outlet.gate.set()
+    thread, _ = in_thread(lambda: writer.send([b"second"]))
+    assert finishes(thread)
+    assert not writer.is_writing()
+    assert bytes(rig.outlet.data) in (b"firstsecond", b"second")
+    assert writer.backlog == 0
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_interrupt_of_one_who_wakes_those_that_wait_for_their_turn_wakes_them_all_the_same(
+    slow: Rig, n: int
+) -> None:
+    slow.outlet.gate.clear()
+    moved = slow.writer._moved
+    notify_all = moved.notify_all
+    calls = iter(range(1, 100))
+
+    def interrupt_once() -> None:
+        if next(calls) == n:
+            raise KeyboardInterrupt
+        notify_all()
+
+    first, _ = in_thread(lambda: slow.writer.send([b"first"]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+    others = [in_thread(lambda: slow.writer.send([b"other"]))[0] for _ in range(2)]
+    while slow.writer._waiting < 2:
+        time.sleep(0.001)
+    slow.outlet.most = len(b"first")
+    count_written = slow.writer._written
+
+    def count_while_the_others_look(count: int) -> None:
+        count_written(count)
+        while threading.current_thread() is first and len(moved._waiters) < 2:  # type: ignore[attr-defined]
+            time.sleep(0.001)  # they have found that it is not their turn yet
+
+    slow.writer._written = count_while_the_others_look  # type: ignore[method-assign]
+    moved.notify_all = interrupt_once  # type: ignore[method-assign]
+    slow.outlet.gate.set()
+
+    assert finishes(first)
+    assert all(finishes(other) for other in others)
+    assert bytes(slow.outlet.data) == b"firstotherother"
+    assert not slow.writer.is_writing()
+
+
+def test_an_interrupt_behind_the_bookkeeping_of_a_write_wakes_who_waits_for_the_end() -> None:
+    class InterruptedAtGate(Interrupting):
+        def write_some(self, buffers: Sequence[Any]) -> int:
+            self.waiting.release()
+            assert self.gate.wait(20)
+            return super().write_some(buffers)
+
+    rig = Rig(InterruptedAtGate())
+    rig.outlet.gate.clear()
+    sending, outcome = in_thread(lambda: rig.writer.send([b"first"]))
+    assert rig.outlet.waiting.acquire(timeout=10)
+    ending, ended = in_thread(lambda: rig.writer.end(None))
+    while not rig.writer._waiting:
+        time.sleep(0.001)
+    rig.outlet.gate.set()
+
+    assert finishes(sending)
+    assert isinstance(outcome[0], KeyboardInterrupt)
+    assert finishes(ending)
+    assert ended == [True]
+
+
 def test_an_interrupt_in_a_write_that_nobody_knows_the_length_of_ends_all_writing() -> None:
     class Interrupted:
         def write(self, data: memoryview) -> int:
