@@ -147,12 +147,13 @@ def test_a_callback_may_ask_again(pair: Any) -> None:
 
 def test_a_callback_that_raises_harms_nothing(pair: Any, caplog: pytest.LogCaptureFixture) -> None:
     asking, answering = pair
-    answering.on_request(Echo)(lambda msg: msg.value)
+    added, called = threading.Event(), threading.Event()
+    answering.on_request(Echo)(lambda msg: added.wait(10) and msg.value)
     answering.start()
-    called = threading.Event()
     future = asking.request(Echo(1))
     future.add_done_callback(lambda f: 1 / 0)
     future.add_done_callback(lambda f: called.set())
+    added.set()  # so that one thread calls both, in this order
 
     assert called.wait(10)
     assert asking.request(Echo(2)).result(timeout=10) == 2
