@@ -747,8 +747,8 @@ def test_a_childs_standard_error_is_kept_and_can_be_followed(
     with IpcPeer().create_command_session(command, stderr=lines.append) as session:
         with pytest.raises(IpcError):
             session.request(Echo()).result(timeout=10)
-        eventually(lambda: session.stderr_tail.splitlines()[-1:] == ["line 99"])
-        assert len(session.stderr_tail.splitlines()) == 20
+        eventually(lambda: lines[-1:] == ["line 99"])
+        assert session.stderr_tail.splitlines() == lines[-20:]
     assert lines == [f"line {n}" for n in range(100)]
 
 
