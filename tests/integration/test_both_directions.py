@@ -98,11 +98,11 @@ def test_waiters_that_leave_hand_reading_on(connected: Connected, in_threads: An
     @answering.on_request
     def echo(msg: Echo) -> Any:
         if msg.value == "slow":
-            assert go.wait(30)
+            assert go.wait(200)
         return msg.value
 
     answering.start()
-    slow = [asking.request(Echo("slow")) for _ in range(4)]
+    slow = [asking.request(Echo("slow"), timeout=None) for _ in range(4)]
     finished = threading.Semaphore(0)
 
     def work(number: int) -> None:
@@ -114,7 +114,7 @@ def test_waiters_that_leave_hand_reading_on(connected: Connected, in_threads: An
         finished.release()
         if number == 4:
             for _ in range(6):
-                assert finished.acquire(timeout=60)
+                assert finished.acquire(timeout=200)
             go.set()
 
     in_threads(10, work)
