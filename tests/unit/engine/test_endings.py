@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -128,6 +129,8 @@ def all_waits_end(line: Line, callers: list[Caller]) -> None:
         assert isinstance(outcome, SessionClosedError), outcome
     line.held.release_all()
     assert line.session._engine.closing.closed.wait(LONG)
+    # The end waits a second for these threads; one that is stopped for longer may still read.
+    assert line.session._engine.crew.join(time.monotonic() + LONG)
     assert line.session._engine.reader.holder is None
     assert not line.session._engine.reader.waiting
 
