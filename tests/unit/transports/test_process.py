@@ -315,7 +315,9 @@ def test_a_child_that_closes_standard_error_lives_on(watched, read_some, write_a
 
 
 @pytest.mark.usefixtures("every_platform")
-def test_death_is_reported_once_with_status_and_last_lines(start):
+def test_death_is_reported_once_with_status_and_last_lines(start, monkeypatch):
+    # Where reading blocks, the thread that reads may be late.
+    monkeypatch.setattr(_watch, "_LAST_LINES", 10.0)
     transport = start("import os, sys; os.write(2, b'last'); sys.exit(3)")
     seen = []
     dead = threading.Event()
@@ -331,7 +333,7 @@ def test_death_is_reported_once_with_status_and_last_lines(start):
 
 
 @pytest.mark.usefixtures("every_platform")
-def test_death_is_seen_while_a_grandchild_holds_all_pipes_open(start, read_some):
+def test_death_is_seen_while_a_grandchild_holds_all_pipes_open(start, eventually):
     transport = start(
         "import os, sys\n"
         "if os.fork() == 0:\n"
@@ -344,7 +346,8 @@ def test_death_is_seen_while_a_grandchild_holds_all_pipes_open(start, read_some)
     transport.watch(dead.set)
     assert dead.wait(10)
     assert transport.returncode == 7
-    assert transport.stderr_tail == "said before"
+    # Where reading blocks, the thread that reads may be late.
+    eventually(lambda: transport.stderr_tail == "said before")
 
 
 def test_a_grandchild_that_floods_standard_error_does_not_delay_the_news(watched):
@@ -384,10 +387,16 @@ def test_a_child_that_was_dead_and_reaped_is_reported_too(start):
 
 def test_closing_ends_the_thread_while_the_child_lives(watched):
     transport, dead = watched("import sys; sys.stdin.buffer.read()")
-    before = threading.active_count()
+    (watching,) = threads_of(transport)
     transport.close()
-    assert threading.active_count() == before - 1
+    watching.join(10)
+    assert not watching.is_alive()
     assert not dead.is_set()
+
+
+def threads_of(transport):
+    name = f"streamipc-child-{transport.process.pid}"
+    return [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
 def test_closing_from_the_watching_thread_is_fine(start):
@@ -448,8 +457,10 @@ def test_without_eventfd_a_pipe_wakes_the_thread(start, monkeypatch):
     monkeypatch.delattr(os, "eventfd", raising=False)
     transport = start("import sys; sys.stdin.buffer.read()")
     transport.watch(lambda: None)
+    (watching,) = threads_of(transport)
     transport.close()
-    assert not any(t.name.startswith("streamipc-child") for t in threading.enumerate())
+    watching.join(10)
+    assert not watching.is_alive()
 
 
 def test_a_child_that_nobody_can_wait_for_counts_as_ended():
