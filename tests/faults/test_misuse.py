@@ -95,7 +95,7 @@ def test_a_session_may_be_closed_from_its_handlers(connected: Any, where: str) -
 @pytest.mark.parametrize("which", ["done callback", "on_close", "on_progress", "on_cancel"])
 def test_a_session_may_be_closed_from_its_callbacks(connected: Any, which: str) -> None:
     left, right = connected()
-    called = threading.Event()
+    called, registered = threading.Event(), threading.Event()
     hold = threading.Event()
 
     def close_left(*_: Any) -> None:
@@ -112,6 +112,7 @@ def test_a_session_may_be_closed_from_its_callbacks(connected: Any, which: str) 
         context.progress("item")
         if which == "on_cancel":
             context.on_cancel(close_right)
+            registered.set()
             hold.wait(TIMEOUT)
         return msg.value
 
@@ -125,8 +126,7 @@ def test_a_session_may_be_closed_from_its_callbacks(connected: Any, which: str) 
     else:
         future = left.request(Echo())
         if which == "on_cancel":
-            while not right.stats.running:
-                assert not future.done()
+            assert registered.wait(TIMEOUT)
             future.cancel()
         else:
             future.add_done_callback(close_left)
