@@ -153,7 +153,9 @@ def test_ctrl_c_in_the_midst_of_traffic_leaves_nobody_waiting(script: Script) ->
 
 
 @pytest.mark.parametrize("kind", [IpcSession, SyncIpcSession], ids=["threads", "sync"])
-def test_ctrl_c_ends_a_child_in_the_midst_of_a_handler(script: Script, kind: type) -> None:
+def test_ctrl_c_ends_a_child_in_the_midst_of_a_handler(
+    script: Script, eventually: Any, kind: type
+) -> None:
     child = script(CHILD)
     lines: list[str] = []
     with IpcPeer().create_command_session(
@@ -164,7 +166,7 @@ def test_ctrl_c_ends_a_child_in_the_midst_of_a_handler(script: Script, kind: typ
         with pytest.raises((SessionClosedError, RemoteError)):
             started.result(timeout=20)
         assert session.process.wait(20) == -signal.SIGINT
-    assert lines[-1] == "KeyboardInterrupt"
+    eventually(lambda: lines[-1:] == ["KeyboardInterrupt"])
 
 
 def _started(session: Any, kind: type) -> Any:
@@ -282,12 +284,14 @@ def test_a_child_that_serves_finishes_and_answers_when_terminated(
 
 
 @pytest.mark.parametrize("kind", ["threads", "sync"])
-def test_an_idle_child_ends_at_once_when_terminated(script: Script, kind: str) -> None:
+def test_an_idle_child_ends_at_once_when_terminated(
+    script: Script, eventually: Any, kind: str
+) -> None:
     with IpcPeer().create_command_session([*script(CHILD), kind]) as session:
         assert session.request(Echo(1)).result(timeout=20) == 1
         session.terminate()
         assert session.process.wait(20) == 0
-    assert session.stderr_tail == "cleaned up"
+    eventually(lambda: session.stderr_tail == "cleaned up")
 
 
 @pytest.mark.usefixtures("exit_status_is_waited_for")
