@@ -207,10 +207,11 @@ def test_ctrl_c_at_a_terminal_ends_the_parent_and_its_children(script: Script, u
     source = f"""
     peer = IpcPeer()
     silent = peer.create_command_session(
-        [sys.executable, "-c", "import signal; signal.pause()"], stderr=None
+        [sys.executable, "-c", "import os, signal; os.write(1, b'up'); signal.pause()"], stderr=None
     )
     with peer, peer.create_command_session(sys.argv[1:]) as session:
         session.request(Echo(1)).result(timeout=30)
+        silent.receive(timeout=30)  # one that is interrupted as it starts says more than that
         os.write(1, b"%d %d\\n" % (session.pid, silent.pid))
         if "close" in {use!r}:
             session.request(Stubborn("it"))
