@@ -71,7 +71,7 @@ def test_the_copies_say_that_they_belong_to_another_process(
         chatty.notify(Note("left to be received"))
         while not chatty._engine._received.items:
             time.sleep(0.001)
-        pending, stream = busy.request(Echo(2)), busy.stream(Count(5))
+        pending, stream = busy.request(Echo(2), timeout=None), busy.stream(Count(5), timeout=None)
         waiting = threading.Thread(target=lambda: pending.exception(), daemon=True)
         waiting.start()
 
@@ -86,7 +86,7 @@ def test_the_copies_say_that_they_belong_to_another_process(
             assert pipes_held() == []
             # What is made here works.
             with peer.create_command_session(child) as own:
-                assert own.request(Echo(3)).result(timeout=10) == 3
+                assert own.request(Echo(3)).result(timeout=60) == 3
             peer.close()
 
         for _ in range(2):

@@ -21,7 +21,7 @@ from streamipc import SessionClosedError
 
 __all__ = ["WAYS", "check_inert", "fork", "pipes_held"]
 
-LIMIT = 20
+LIMIT = 100
 """Seconds after which a forked process that is stuck is ended, by SIGALRM."""
 
 
