@@ -70,8 +70,8 @@ SAID = {
 }
 
 
-def run_pytest(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
-    watch = (HERE / "conftest.py").read_text().replace("GRACE = 10.0", "GRACE = 0.2")
+def run_pytest(folder: Path, source: str, grace: float) -> subprocess.CompletedProcess[str]:
+    watch = (HERE / "conftest.py").read_text().replace("GRACE = 10.0", f"GRACE = {grace}")
     (folder / "conftest.py").write_text(watch)
     (folder / "test_it.py").write_text(textwrap.dedent(source))
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
@@ -84,7 +84,7 @@ def run_pytest(folder: Path, source: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux has /proc/self/fd")
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_test_fails_that_leaves_behind(leak: str, tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, LEAKS[leak])
+    done = run_pytest(tmp_path, LEAKS[leak], grace=0.2)
 
     assert done.returncode == 1, done.stdout + done.stderr
     assert SAID[leak] in done.stdout
@@ -100,6 +100,7 @@ def test_a_clean_test_passes(tmp_path: Path) -> None:
             thread.start()
             subprocess.run([sys.executable, "-c", ""], check=True)
         """,
+        grace=20.0,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
