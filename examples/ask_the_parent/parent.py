@@ -19,10 +19,10 @@ def price(msg: PriceOf) -> int:
 
 
 with session:
-    cents = session.request(Total(["ink", "paper", "pen"])).result(timeout=5)
+    cents = session.request(Total(["ink", "paper", "pen"])).result(timeout=30)
     print(f"total: {cents / 100:.2f}")
 
     try:
-        session.request(Total(["ink", "glue"])).result(timeout=5)
+        session.request(Total(["ink", "glue"])).result(timeout=30)
     except RemoteError as error:
         print(f"no total: {error}")

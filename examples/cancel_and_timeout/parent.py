@@ -18,13 +18,13 @@ with IpcPeer().create_command_session(child) as session:
 
     # A deadline ends the request here, and reaches the handler there.
     try:
-        session.request(Sleep(60), timeout=1).result()
+        session.request(Sleep(60), timeout=2).result()
     except RequestTimeoutError:
         print("took too long")
     print(session.request(Journal(count=3)).result()[2:])
 
     # result(timeout=…) bounds this wait only: the request goes on.
-    nap = session.request(Sleep(1))
+    nap = session.request(Sleep(2))
     try:
         nap.result(timeout=0.01)
     except RequestTimeoutError:
