@@ -273,6 +273,10 @@ class LiveRun:
     def close(self) -> None:
         for live in self._live.values():
             live.close()
+        end = time.monotonic() + STUCK / 2
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                thread.join(max(0.0, end - time.monotonic()))  # close() waits a second for each
         left = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
         if left:
             raise SystemExit(f"threads are left: {left}")
