@@ -62,6 +62,20 @@ def test_what_stands_behind_the_head_comes_as_bytes(step: int) -> None:
     assert [bytes(item) for item in feed(frames, frame(b"small"), step)] == [b"small"]
 
 
+def test_what_came_as_bytes_can_not_be_written_any_more() -> None:
+    frames = decoder()
+    data = frame(LARGE)
+    feed(frames, data[:-1], 1000)
+    buffer = frames.buffer()  # as a reader holds it
+    buffer[:] = data[-1:]
+
+    (item,) = frames.received(1)
+    assert isinstance(item, Apart)
+    assert item.tail == LARGE[10:]
+    with pytest.raises(ValueError, match="released"):
+        buffer[:] = b"x"
+
+
 def test_no_copy_is_made() -> None:
     size = 5_000_000
     frames = decoder()
