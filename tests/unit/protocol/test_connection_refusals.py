@@ -14,7 +14,7 @@ from streamipc import (
     ProtocolError,
     SerializationError,
 )
-from streamipc.protocol.connection import Connection
+from streamipc.protocol.connection import MAX_WINDOW, Connection
 from streamipc.protocol.envelopes import (
     MAX_METADATA,
     Cancel,
@@ -63,6 +63,11 @@ def only(connection: Connection, sent: Envelope | str) -> Any:
         data = b"".join(bytes(part) for part in connection.encode(sent))
     (decoded,) = connection.feed(data)
     return connection.receive(decoded)
+
+
+def test_what_both_sides_count_on_stays_as_it_is() -> None:
+    """The README promises these numbers; a peer may be of another version, or language."""
+    assert (MAX_WINDOW, MAX_METADATA) == (2**31 - 1, 65_536)
 
 
 def test_a_request_with_too_much_metadata_is_told_so_on_both_sides(connection: Connection) -> None:

@@ -30,7 +30,7 @@ MESSAGE = LogMessage("x")
 @pytest.mark.parametrize(
     ("one", "same", "other"),
     [
-        (Request(1, MESSAGE), Request(1, MESSAGE), Request(2, MESSAGE)),
+        (Request(1, MESSAGE), Request(1, MESSAGE, None, None, 0), Request(2, MESSAGE)),
         (Response(1, "x"), Response(1, "x"), Response(1, "y")),
         (
             ErrorResponse(1, ErrorMessage("x")),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copyreg
 import enum
+import functools
 import pickle
 import struct
 import sys
 import threading
+import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, make_dataclass
@@ -368,7 +370,15 @@ class ByName:
         return "SOMETHING"
 
 
-ALLOWING = NativeMessageSerializer(allow=[Two, Guarded, NewOther, NewOtherEx, ByName])
+class Versioned:
+    def __init__(self, protocol: int) -> None:
+        self.protocol = protocol
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Versioned, (protocol,)
+
+
+ALLOWING = NativeMessageSerializer(allow=[Two, Guarded, NewOther, NewOtherEx, ByName, Versioned])
 
 
 def test_an_allowed_object_with_two_attributes_comes_back() -> None:
@@ -376,6 +386,10 @@ def test_an_allowed_object_with_two_attributes_comes_back() -> None:
 
     assert type(back) is Two
     assert vars(back) == {"x": 1, "y": [2]}
+
+
+def test_an_allowed_object_is_taken_apart_by_protocol_4_which_has_no_buffers() -> None:
+    assert there_and_back(Versioned(0), ALLOWING).protocol == 4
 
 
 def test_an_allowed_dataclass_is_sent_by_its_fields() -> None:
@@ -445,6 +459,7 @@ def test_what_cannot_be_sent_is_named_in_full() -> None:
         ),
         (threading.Event.set, r"Event\.set \(function\) can't be sent: functions and classes"),
         (Two(1, 2).__init__, r"Two\.__init__ \(method\) can't be sent"),  # type: ignore[misc]
+        (types.MethodType(functools.partial(print), 1), r": method \(method\) can't be sent"),
         (Two, r"Two \(type\) can't be sent: functions and classes do not travel"),
         (object(), r": object object can't be sent: .*\(allow=\[object\]\)"),
         (threading.Event(), r": threading\.Event object can't be sent: .*\(allow=\[Event\]\)"),

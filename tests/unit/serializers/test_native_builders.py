@@ -8,12 +8,14 @@ import ctypes
 import datetime as dt
 import fractions
 import functools
+import gc
 import ipaddress
 import pathlib
 import pickle
 import struct
 import sys
 import uuid
+import weakref
 import zoneinfo
 from typing import Any
 
@@ -179,6 +181,22 @@ def test_a_class_with_the_name_of_a_standard_one_is_not_sent() -> None:
     for module, name in (("numpy", "ndarray"), ("uuid", "UUID"), ("array", "array")):
         with pytest.raises(SerializationError, match="can't be sent"):
             there_and_back(type(name, (), {"__module__": module})())
+
+
+def test_nor_is_one_whose_module_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "array")
+    with pytest.raises(SerializationError, match=r"array\.array object .* not among the types"):
+        there_and_back(type("array", (), {"__module__": "array"})())
+
+
+def test_a_class_that_can_not_be_sent_is_not_kept_alive() -> None:
+    cls = type("Passing", (), {})
+    with pytest.raises(SerializationError, match="Passing"):
+        there_and_back(cls())
+    left = weakref.ref(cls)
+    del cls
+    gc.collect()
+    assert left() is None
 
 
 @pytest.mark.parametrize("size", [0, 8, 65_528, 65_536, 65_544, 131_080])

@@ -13,7 +13,7 @@ from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
 from streamipc.protocol.envelopes import Notification, Response
 from streamipc.serializers._native_builders import MODULE, VOCABULARY
-from streamipc.serializers._native_layout import Layout
+from streamipc.serializers._native_layout import Layout, layout_of
 from streamipc.serializers._native_numpy import numpy_reducer
 from streamipc.serializers.native import NativeMessageSerializer
 
@@ -107,6 +107,13 @@ def test_a_builder_is_a_name_and_no_function() -> None:
 def test_only_dataclasses_have_a_layout() -> None:
     with pytest.raises(SerializationError, match="int is no dataclass"):
         Layout(int, "int")
+
+
+def test_the_layout_of_a_class_is_made_once() -> None:
+    class Kept(Message, wire_name="tests.Kept"):
+        x: int
+
+    assert layout_of(Kept) is layout_of(Kept)
 
 
 def test_more_than_256_shared_values_come_back_shared() -> None:

@@ -120,6 +120,9 @@ def test_an_opcode_that_is_not_allowed_is_named_with_its_place() -> None:
     assert verdict(b"]\x94K\x01c") == (
         "the pickle in the body has an opcode that is not allowed: b'c' at byte 6"
     )
+    assert verdict(b"\xff") == (
+        "the pickle in the body has an opcode that is not allowed: b'\\xff' at byte 2"
+    )
 
 
 def tuples(depth: int) -> bytes:
