@@ -195,7 +195,7 @@ class FrameDecoder:
                 start = stop
             self._start = start
         while self._start < end and self._decode_one(found):
-            end = self._end  # what is left may have moved to the front
+            pass
         return found
 
     def finish(self) -> list[Item]:
@@ -272,8 +272,6 @@ class FrameDecoder:
     def _skip_oversized(self, length: int, found: list[Item]) -> bool:
         start = self._start + _HEADER_SIZE
         if self._end - start < min(length, _HEAD_SIZE):
-            if self._size - self._start < _HEADER_SIZE + _HEAD_SIZE:
-                self._move_to_front()
             return False
         head = bytes(self._memory[start : start + min(length, _HEAD_SIZE)])
         if not self._is_payload(head):
