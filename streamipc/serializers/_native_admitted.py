@@ -56,10 +56,10 @@ class _Types:
         seen: dict[int, Any] = {}  # what may name itself: classes and type statements
         while todo:
             hint = todo.pop()
-            named = _alias_of(hint) or (hint if isinstance(hint, type) else None)
-            if named is not None and id(named) not in seen:
-                seen[id(named)] = named
-                hints, known = self._inside(named)
+            named = isinstance(hint, type) or type(hint).__name__ == "TypeAliasType"
+            if named and id(hint) not in seen:
+                seen[id(hint)] = hint
+                hints, known = self._inside(hint)
                 todo.extend(hints)
                 complete = complete and known
             todo.extend(_parts(hint))
@@ -371,11 +371,3 @@ def _parts(hint: Any) -> Iterator[Any]:
             yield hint.__bound__
     elif hasattr(hint, "__supertype__") and not isinstance(hint, type):  # NewType
         yield hint.__supertype__
-
-
-def _alias_of(hint: Any) -> Any:
-    """Return the type statement that ``hint`` names, with or without arguments, or ``None``."""
-    import typing
-
-    alias = typing.get_origin(hint) or hint
-    return alias if type(alias).__name__ == "TypeAliasType" else None
