@@ -113,7 +113,10 @@ class Connection:
     ) -> None:
         self._serializer = serializer
         self._max_frame_size = max_frame_size
-        tail_size = getattr(serializer, "tail_size", _no_tail)
+        tail_size = _no_tail
+        # Not one that is passed on by __getattr__: it belongs to another decode().
+        if hasattr(type(serializer), "tail_size"):
+            tail_size = serializer.tail_size  # type: ignore[attr-defined]
         self._decoders = [
             FrameDecoder(max_frame_size, self._is_payload, tail_size) for _ in range(sources)
         ]

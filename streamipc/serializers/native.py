@@ -200,7 +200,7 @@ class NativeMessageSerializer:
         Returns:
             0 if there is no such object, or if ``head`` does not reach up to it.
         """
-        if type(self).decode is not NativeMessageSerializer.decode:
+        if getattr(self.decode, "__func__", None) is not NativeMessageSerializer.decode:
             return 0  # a user's own, which expects the whole
         return tail_size(head, size)
 

@@ -255,3 +255,29 @@ def test_a_serializer_made_of_the_native_one_gets_the_whole_payload() -> None:
     data = b"".join(connection().encode(Response(7, LARGE)))
     assert connection(Counting()).feed(data) == [Response(7, LARGE)]
     assert seen == [len(data) - 8]
+
+
+class PassingOn:
+    """A serializer around the native one, of the kind that passes on what it does not define."""
+
+    def __init__(self) -> None:
+        self.inner = NativeMessageSerializer()
+
+    def decode(self, payload: memoryview) -> Envelope:
+        return self.inner.decode(payload)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def with_decode_replaced() -> NativeMessageSerializer:
+    serializer = NativeMessageSerializer()
+    original = serializer.decode
+    serializer.decode = lambda payload: original(payload)  # type: ignore[method-assign, assignment]
+    return serializer
+
+
+@pytest.mark.parametrize("serializer", [PassingOn(), with_decode_replaced()], ids=type)
+def test_a_decode_around_the_native_one_gets_the_whole_payload(serializer: Any) -> None:
+    data = b"".join(connection().encode(Response(7, LARGE)))
+    assert connection(serializer).feed(data) == [Response(7, LARGE)]
