@@ -273,7 +273,7 @@ class PassingOn:
 def with_decode_replaced() -> NativeMessageSerializer:
     serializer = NativeMessageSerializer()
     original = serializer.decode
-    serializer.decode = lambda payload: original(payload)  # type: ignore[method-assign, assignment]
+    serializer.decode = lambda payload: original(payload)  # type: ignore[method-assign, assignment, misc]
     return serializer
 
 

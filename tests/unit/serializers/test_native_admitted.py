@@ -275,6 +275,28 @@ def test_a_class_whose_module_is_gone_hides_nothing() -> None:
     assert there_and_back(inner.A) is inner.A
 
 
+def test_what_could_be_resolved_is_not_looked_through_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each name that a peer makes up would have all annotations evaluated."""
+    looked: list[Any] = []
+    original = typing.get_type_hints
+    monkeypatch.setattr(
+        typing, "get_type_hints", lambda cls, *rest: looked.append(cls) or original(cls, *rest)
+    )
+    record = in_a_dataclass(list[fresh_enum()])
+    alias = TypeAliasType("alias", list[int])  # type: ignore[misc]
+    known = message_with(a=list[fresh_enum()], b=alias, c=NewType("c", int), d=record, e=Any)
+    gone = message_with(a="list[Any]", b=int)
+    gone.__module__ = "no_such_module"
+    open_ = message_with(a="NeverDefined")
+    for _ in range(3):
+        with pytest.raises(SerializationError, match="not allowed here"):
+            call("enum", "no.such", "A")
+
+    assert [looked.count(cls) for cls in (known, record, gone, open_)] == [1, 1, 1, 3]
+
+
 # Flags
 
 
