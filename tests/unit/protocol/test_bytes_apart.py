@@ -193,6 +193,18 @@ def test_the_bytes_are_the_object_that_was_read_into() -> None:
     assert back.value.data is tail
 
 
+def test_the_connection_has_them_read_so() -> None:
+    data = b"".join(connection().encode(Response(7, bytes(900_000))))
+    there = connection()
+    tracemalloc.start()
+    (decoded,) = there.feed(data)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert decoded == Response(7, bytes(900_000))
+    assert peak < 1_100_000  # the bytes once, and the buffer
+
+
 @pytest.mark.parametrize(
     "value", [bytearray(LARGE), Blob(LARGE, LARGE), memoryview(bytearray(LARGE)), LARGE[:1000]]
 )

@@ -70,6 +70,14 @@ def test_what_both_sides_count_on_stays_as_it_is() -> None:
     assert (MAX_WINDOW, MAX_METADATA) == (2**31 - 1, 65_536)
 
 
+def test_a_connection_reads_as_many_streams_as_it_was_made_for() -> None:
+    one, two = (Connection(JsonMessageSerializer(), 4096, *sources) for sources in ((), (2,)))
+
+    assert len(two.buffer(1)) > 0
+    with pytest.raises(IndexError):
+        one.buffer(1)
+
+
 def test_a_request_with_too_much_metadata_is_told_so_on_both_sides(connection: Connection) -> None:
     event = only(connection, Request(7, MESSAGE, metadata=TOO_MUCH))
 

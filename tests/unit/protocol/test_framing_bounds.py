@@ -116,6 +116,7 @@ def test_what_is_left_moves_to_the_front_when_there_is_little_room_behind_it(
     [
         (b"", MAGIC[:3] + b"x"),
         (b"", MAGIC[:1] + b"x"),
+        (b"", b"junk\x00\x00\x00\x01x"),  # a frame but for its magic
         # The end of the payload and the junk look like a magic.
         (MAGIC + b"\x00\x00\x00\x05hell" + MAGIC[:1], MAGIC[1:2]),
         (MAGIC + b"\x00\x00\x00\x05hel" + MAGIC[:2], MAGIC[2:3]),
