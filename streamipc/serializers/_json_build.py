@@ -136,15 +136,15 @@ def _build(annotation: Any, scope: Scope) -> Codec:
         return _build(annotation.__supertype__, scope)
     if type(annotation).__name__ == "TypeAliasType":
         return _build_alias(annotation, annotation, (), scope)
-    special = getattr(annotation, "_name", None) or getattr(annotation, "__name__", "")
-    if special == "Self" and not isinstance(annotation, type):
+    if isinstance(annotation, type):
+        return _build_class(annotation, (), scope, bare=True)
+    special = getattr(annotation, "_name", "")
+    if special == "Self":
         return record_of(scope.target)
     if special == "LiteralString":
         return STR
-    if special in _QUALIFIERS and not isinstance(annotation, type):  # bare Final
+    if special in _QUALIFIERS:  # bare Final
         return FREE
-    if isinstance(annotation, type):
-        return _build_class(annotation, (), scope, bare=True)
     return unsupported(annotation)
 
 

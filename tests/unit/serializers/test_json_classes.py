@@ -61,6 +61,9 @@ class Own:
     class Final(Message):
         n: int
 
+    class LiteralString(Message):
+        n: int
+
 
 class Row(tuple):  # type: ignore[type-arg]
     __slots__ = ()
@@ -172,7 +175,7 @@ def test_a_text_inside_of_a_type_is_a_name_of_the_module(annotation: Any, value:
     assert send(cls(value))[0] == cls(value)
 
 
-@pytest.mark.parametrize("cls", [Own.Self, Own.Final])
+@pytest.mark.parametrize("cls", [Own.Self, Own.Final, Own.LiteralString])
 def test_a_class_may_have_a_name_of_the_typing_module(cls: Any) -> None:
     made = holder(cls)
 
