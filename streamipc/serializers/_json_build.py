@@ -300,7 +300,7 @@ def fields_of(record: Record) -> tuple[tuple[FieldSpec, ...], tuple[Codec, ...]]
         return scope
 
     if isinstance(record, DictRecord):
-        return _typed_dict_fields(cls, scopes[cls]), named
+        return _typed_dict_fields(cls, scopes), named
     if isinstance(record, TupleRecord):
         hints: dict[str, Any] = {}
         for base in reversed(cls.__mro__):
@@ -330,26 +330,38 @@ def _enter(
 ) -> None:
     """Make the scopes of ``cls`` and its bases, each with what its variables stand for."""
     scope = scopes[cls] = Scope(cls, target, bindings)
-    for base in cls.__dict__.get("__orig_bases__", ()):
+    # A TypedDict has its bases here alone, not in __bases__ and __mro__.
+    originals = cls.__dict__.get("__orig_bases__", ())
+    for base in originals:
         origin = typing.get_origin(base)
-        if isinstance(origin, type) and origin in cls.__mro__ and origin not in scopes:
+        if isinstance(origin, type) and origin not in scopes:
             arguments = [build(arg, scope) for arg in typing.get_args(base)]
             parameters = getattr(origin, "__parameters__", ())
             _enter(origin, target, dict(zip(parameters, arguments, strict=False)), scopes)
-    for plain in cls.__bases__:
-        if plain not in scopes:
+    for plain in (*cls.__bases__, *originals):
+        if typing.get_origin(plain) is None and plain not in scopes and isinstance(plain, type):
             _enter(plain, target, {}, scopes)
 
 
-def _typed_dict_fields(cls: Any, scope: Scope) -> tuple[FieldSpec, ...]:
+def _typed_dict_fields(cls: Any, scopes: Mapping[type, Scope]) -> tuple[FieldSpec, ...]:
     fields = []
     for name, annotation in own_annotations(cls).items():
+        scope = scopes.get(_home_of_key(name, cls), scopes[cls])
         scope.field = name
         required = _qualified(annotation, scope)
         if required is None:
             required = name in cls.__required_keys__
         fields.append(FieldSpec(name, build(annotation, scope), required=required))
     return tuple(fields)
+
+
+def _home_of_key(name: str, cls: type) -> type:
+    """Return the TypedDict in whose body a key was written; each has those of its bases too."""
+    for base in cls.__dict__.get("__orig_bases__", ()):
+        origin = typing.get_origin(base) or base
+        if isinstance(origin, type) and name in own_annotations(origin):
+            return _home_of_key(name, origin)
+    return cls
 
 
 def _qualified(annotation: Any, scope: Scope) -> bool | None:

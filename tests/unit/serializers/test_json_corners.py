@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
+import json
 import sys
+from decimal import Decimal
 from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union
 
 import pytest
+import typing_extensions
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
@@ -53,6 +57,26 @@ class Holder(Message):
 
 class Plain(Message):
     value: Any = None
+
+
+class Entry(typing_extensions.TypedDict, Generic[T]):
+    value: T
+
+
+class Labelled(Entry[dt.date], Generic[T]):
+    label: T
+
+
+class Counted(Labelled[Decimal]):
+    count: int
+
+
+class Last(Counted):
+    pass
+
+
+class Log(Message):
+    last: Last
 
 
 def there_and_back(message: Message) -> Any:
@@ -113,3 +137,14 @@ def test_a_union_that_is_its_own_member_is_refused() -> None:
     """It says nothing about what it holds, and looking for that would have no end."""
     with pytest.raises(SerializationError, match=r"^body\.value: a union can't be a member of its"):
         there_and_back(Holder(1))
+
+
+def test_arguments_that_a_typed_dict_gives_to_its_base_count() -> None:
+    message = Log({"value": dt.date(2024, 5, 1), "label": Decimal(1), "count": 2})
+
+    (payload,) = SERIALIZER.encode(Notification(message))
+
+    assert json.loads(bytes(payload))["body"] == {
+        "last": {"value": "2024-05-01", "label": "1", "count": 2}
+    }
+    assert there_and_back(message) == message
