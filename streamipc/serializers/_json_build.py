@@ -17,7 +17,7 @@ from typing import Any
 
 from ..messages import Message
 from ._json_choices import PLAIN_LITERALS, LiteralCodec, enum_codec
-from ._json_codec import Codec, type_name
+from ._json_codec import Bad, Codec, type_name
 from ._json_containers import Fixed, Items
 from ._json_containers import Mapping as MappingCodec
 from ._json_free import FREE, FreeOf, Open, unsupported
@@ -82,7 +82,7 @@ class Lazy(Codec):
     is_lazy = True
 
     def __init__(self, annotation: Any, scope: Scope) -> None:
-        super().__init__(annotation if isinstance(annotation, str) else repr(annotation))
+        super().__init__(str(getattr(annotation, "__forward_arg__", annotation)))
         self._annotation = annotation
         self._scope = scope
         self._field = scope.field
@@ -190,7 +190,10 @@ def _build_generic(annotation: Any, origin: Any, args: tuple[Any, ...], scope: S
     if origin is typing.Union or origin is types.UnionType:
         return _build_union(args, scope)
     if origin is typing.Literal:
-        return LiteralCodec(args, [_build_literal(value) for value in args])
+        try:
+            return LiteralCodec(args, [_build_literal(value) for value in args])
+        except (Bad, TypeError):  # there is no form for a value in JSON, or no hash of it
+            return unsupported(annotation)
     if isinstance(origin, type):
         return _build_class(origin, args, scope, bare=annotation is getattr(typing, "Tuple", None))
     if type(origin).__name__ == "TypeAliasType":
@@ -226,7 +229,7 @@ def _build_literal(value: Any) -> Codec:
     if isinstance(value, enum.Enum):
         return enum_codec(type(value))
     cls = type(value)
-    return PLAIN_LITERALS.get(cls) or scalar_of(cls) or unsupported(repr(value))
+    return PLAIN_LITERALS.get(cls) or scalar_of(cls) or unsupported(value)
 
 
 def _build_class(cls: Any, args: tuple[Any, ...], scope: Scope, *, bare: bool) -> Codec:

@@ -336,9 +336,10 @@ def test_a_name_that_is_not_defined_is_told_with_its_field(cls: Any) -> None:
     assert str(caught.value).startswith(f"body.v.maker: {text}: define")
 
 
-def test_a_name_that_is_not_defined_has_itself_in_an_error() -> None:
+@pytest.mark.parametrize("annotation", [list["Nowhere"], typing.List["Nowhere"]], ids=repr)  # type: ignore[name-defined]  # noqa: F821
+def test_a_name_that_is_not_defined_has_itself_in_an_error(annotation: Any) -> None:
     with pytest.raises(SerializationError, match=r"^body\.v: expected list\[Nowhere\], got 5 "):
-        read(holder(list["Nowhere"]), {"v": 5})  # type: ignore[name-defined]  # noqa: F821
+        read(holder(annotation), {"v": 5})
 
 
 def test_an_argument_of_a_base_that_is_not_defined_is_told_with_its_class() -> None:

@@ -11,6 +11,7 @@ from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union
 
 import pytest
 import typing_extensions
+from json_fields import Fields
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
@@ -18,6 +19,7 @@ from streamipc.protocol.envelopes import Notification, Response
 from streamipc.serializers.json import JsonMessageSerializer
 
 SERIALIZER = JsonMessageSerializer()
+fields = Fields(__name__)
 T = TypeVar("T")
 
 
@@ -92,6 +94,14 @@ def test_an_annotation_that_is_no_type_is_refused() -> None:
 @pytest.mark.parametrize("value", [Color.RED, Shape.ROUND, b"x"])
 def test_literals_of_several_enumerations_are_told_apart(value: Any) -> None:
     assert there_and_back(Chosen(value)) == Chosen(value)
+
+
+@pytest.mark.parametrize("value", [frozenset({1}), 1j, bytearray(b"x")], ids=str)
+def test_a_literal_that_json_has_no_form_for_spoils_nothing_else(value: Any) -> None:
+    with pytest.raises(SerializationError, match=r"^body\.v: expected typing\.Literal\["):
+        fields.write(Literal[value], value)
+    # This looks for the name in the annotations of all messages.
+    assert SERIALIZER.encode(Response(1, Color.RED))
 
 
 @pytest.mark.parametrize("value", [[1, Color.RED], ["a", "b"]])
