@@ -275,7 +275,7 @@ def _build_mapping(cls: Any, args: tuple[Any, ...], scope: Scope) -> Codec:
     value: Codec = FREE
     if cls is collections.Counter:
         value = INT
-    elif args:
+    elif len(args) > 1:  # dict[str] is a type to Python
         value = build(args[1], scope)
     if key is FREE and value is FREE:
         return FreeOf(cls.__name__, cls, make)

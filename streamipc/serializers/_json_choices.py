@@ -111,14 +111,14 @@ class FlagCodec(_Named):
         super().__init__(cls, [int])
         self._mask = 0
         for member in cls.__members__.values():
-            self._mask |= member._value_
+            self._mask |= max(member._value_, 0)  # a member of -1 means all that there are
 
     def encode(self, value: Any) -> Any:
         if not isinstance(value, self.cls or object):
             raise unexpected(self.name, value)
         member: Any = value
         number = member._value_
-        if number < 0:  # pragma: no cover - ~Bits.A of an IntFlag, on Python 3.10
+        if number < 0:  # such a member, or ~Bits.A of an IntFlag on Python 3.10
             number &= self._mask
         if number & ~self._mask:
             raise Bad(f"{number} has bits that no member of {self.name} has")
@@ -126,7 +126,7 @@ class FlagCodec(_Named):
 
     def decode(self, data: Any) -> Any:
         # Bits without a member are refused: enum would remember each such number for ever.
-        if type(data) is int and data >= 0 and not data & ~self._mask and self.cls is not None:
+        if type(data) is int and not data & ~self._mask and self.cls is not None:
             with suppress(ValueError):
                 return self.cls(data)
         raise expected(f"{self.name} (an integer of the bits {self._mask:#x})", data)

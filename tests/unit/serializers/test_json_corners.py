@@ -6,6 +6,7 @@ import datetime as dt
 import enum
 import json
 import sys
+import types
 from decimal import Decimal
 from typing import Any, Generic, Literal, TypeGuard, TypeVar, Union
 
@@ -29,6 +30,12 @@ class Color(enum.Enum):
 
 class Shape(enum.Enum):
     ROUND = "round"
+
+
+class Rights(enum.IntFlag):
+    READ = 1
+    WRITE = 4
+    ALL = -1
 
 
 class Guarded(Message):
@@ -158,3 +165,18 @@ def test_arguments_that_a_typed_dict_gives_to_its_base_count() -> None:
         "last": {"value": "2024-05-01", "label": "1", "count": 2}
     }
     assert there_and_back(message) == message
+
+
+def test_a_flag_of_all_bits_means_those_that_have_a_member() -> None:
+    assert fields.write(Rights, Rights.ALL) == 5
+    assert fields.read(Rights, 5) is Rights.READ | Rights.WRITE
+    for number in (-1, 2, 8):
+        with pytest.raises(SerializationError, match=r"^body\.v: expected Rights .* the bits 0x5"):
+            fields.read(Rights, number)
+
+
+def test_a_dictionary_may_say_what_its_keys_are_and_no_more() -> None:
+    keyed = types.GenericAlias(dict, (int,))
+
+    assert fields.write(keyed, {1: (2,)}) == {"1": {"$tuple": [2]}}
+    assert fields.read(keyed, {"1": {"$tuple": [2]}}) == {1: (2,)}
