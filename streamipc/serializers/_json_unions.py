@@ -25,6 +25,8 @@ _MAX_TRIES = 4
 
 class _Attempts(threading.local):
     depth = 0
+    given_up = False
+    """Whether one of them would have stood too deep."""
 
 
 _attempts = _Attempts()
@@ -149,8 +151,11 @@ class Union(Codec):
 
     def _attempt(self, members: Sequence[Codec], action: Callable[[Codec], Any]) -> Any:
         """Return what ``action`` makes of the first member that takes it."""
+        if _attempts.depth == 0:
+            _attempts.given_up = False
         if members and _attempts.depth >= _MAX_TRIES:
-            raise Bad(f"can't tell which of {self.name} is meant: too many unions in each other")
+            _attempts.given_up = True
+            return _attempts
         _attempts.depth += 1
         try:
             for member in members:
@@ -158,6 +163,8 @@ class Union(Codec):
                     return action(member)
         finally:
             _attempts.depth -= 1
+        if _attempts.depth == 0 and _attempts.given_up:
+            raise Bad(f"can't tell which of {self.name} is meant: too many unions in each other")
         return _attempts
 
     def children(self) -> Iterable[Codec]:
