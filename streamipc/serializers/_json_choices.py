@@ -21,7 +21,7 @@ class _Named(Codec):
     __slots__ = ("_type",)
 
     def __init__(self, cls: type[enum.Enum], shapes: Iterable[type]) -> None:
-        super().__init__(cls.__qualname__, cls, shapes=shapes, tag="$enum")
+        super().__init__(cls.__qualname__, cls, shapes=shapes)
         self._type = type_name(cls)
 
     def claims(self, data: dict[str, Any]) -> bool:
@@ -31,7 +31,7 @@ class _Named(Codec):
         return {"$enum": self._type, "value": self.encode(value)}
 
     def unwrap(self, data: dict[str, Any]) -> Any:
-        if len(data) != 2 or "value" not in data or data.get("$enum") != self._type:
+        if len(data) != 2 or "value" not in data:
             raise Bad(f'expected {{"$enum": "{self._type}", "value": …}}')
         return self.decode(data["value"])
 
@@ -83,7 +83,7 @@ class _EnumKey(Codec):
     __slots__ = ("_codec", "_members")
 
     def __init__(self, codec: Codec) -> None:
-        super().__init__(codec.name, codec.cls)
+        super().__init__(codec.name)
         self._codec = codec
         by_digits = codec.shapes == {int}
         self._members: dict[str, Any] = {
@@ -139,7 +139,7 @@ class _FlagKey(Codec):
     __slots__ = ("_codec",)
 
     def __init__(self, codec: Codec) -> None:
-        super().__init__(codec.name, codec.cls)
+        super().__init__(codec.name)
         self._codec = codec
 
     def encode(self, value: Any) -> Any:

@@ -55,7 +55,8 @@ class Codec(ABC):
         exact: if a value's class is this one, it is written and read as it is.
         shapes: the classes of the plain values that :meth:`decode` reads.
         plain: in a union, written without a tag, even where others have its shapes.
-        tag: what marks a value in a union where its shape alone does not.
+        tag: what marks a value in a union where its shape alone does not; empty where
+            the methods below have their own way.
     """
 
     __slots__ = ("cls", "exact", "name", "plain", "shapes", "tag")
@@ -119,7 +120,7 @@ class Codec(ABC):
 
 def type_name(cls: type) -> str:
     """Return the name of a class as error texts and tags have it."""
-    if isinstance(cls, type) and issubclass(cls, Message) and "__wire_name__" in cls.__dict__:
+    if issubclass(cls, Message) and "__wire_name__" in cls.__dict__:
         return wire_name_of(cls)
     return cls.__qualname__ if cls.__module__ == "builtins" else default_wire_name(cls)
 

@@ -156,7 +156,6 @@ class Mapping(Codec):
         ):
             return value
         made: dict[str, Any] = {}
-        key: Any = ""
         encode = self._value.encode
         for key, item in value.items():
             try:

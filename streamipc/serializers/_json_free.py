@@ -295,7 +295,7 @@ class Open(Codec):
             raise unexpected(self.name, value)
         cls = type(value)
         # Not a subclass of a plain type, which would arrive as the plain type.
-        if cls in _PLAIN or cls in _writers or record_for(cls) or scalar_of(cls) or _is_known(cls):
+        if cls in _PLAIN or cls in _writers or record_for(cls) or scalar_of(cls) or is_named(cls):
             return free_encode(value)
         raise uncarried(cls)
 
@@ -322,7 +322,3 @@ class _Nobody:
 def unsupported(annotation: Any) -> Codec:
     """Return the codec of an annotation that no value fits, as far as is known here."""
     return Open(str(annotation), _Nobody)
-
-
-def _is_known(cls: type) -> bool:
-    return issubclass(cls, enum.Enum) and is_named(cls)

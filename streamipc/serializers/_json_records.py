@@ -66,7 +66,7 @@ class Record(Codec):
     )
 
     def __init__(self, cls: type, name: str, bound: tuple[Codec, ...] = ()) -> None:
-        super().__init__(name, cls, shapes=[dict], tag="$type")
+        super().__init__(name, cls, shapes=[dict])
         self.head = f',"type":{quote(self.name)}'
         """What an envelope with such a message says of its type."""
         self.bound = bound

@@ -78,7 +78,7 @@ class _Float(Codec):
         raise Bad('expected {"$float": "nan"}, "inf" or "-inf"')
 
     def text_key(self) -> Codec | None:
-        return _FloatKey("float", float)
+        return _FloatKey("float")
 
 
 class _IntKey(Codec):
@@ -92,7 +92,7 @@ class _IntKey(Codec):
     def decode(self, data: Any) -> int:
         if re.fullmatch("0|-?[1-9][0-9]*", data):
             return int(data)
-        raise expected("int", data)
+        raise expected(self.name, data)
 
 
 class _FloatKey(Codec):
@@ -104,7 +104,7 @@ class _FloatKey(Codec):
     def decode(self, data: Any) -> float:
         if re.fullmatch(r"-?([0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|inf)|nan", data):
             return float(data)
-        raise expected("float", data)
+        raise expected(self.name, data)
 
 
 class _BoolKey(Codec):
@@ -116,7 +116,7 @@ class _BoolKey(Codec):
     def decode(self, data: Any) -> bool:
         if data in ("true", "false"):
             return bool(data == "true")
-        raise expected('bool ("true" or "false")', data)
+        raise expected(self.name, data)
 
 
 NONE = _Exact("None", NoneType)
@@ -127,8 +127,8 @@ FLOAT = _Float("float", float, exact=float, shapes=[float, int], plain=True, tag
 
 _EXACT_KEYS: dict[type | None, Codec] = {
     str: STR,
-    int: _IntKey("int", int),
-    bool: _BoolKey("bool", bool),
+    int: _IntKey("int"),
+    bool: _BoolKey('bool ("true" or "false")'),
 }
 
 
@@ -137,8 +137,9 @@ class Scalar(Codec):
 
     Args:
         but_not: a subclass whose values would lose something.
-        write, read: raise ``ValueError``, ``ArithmeticError`` or ``TypeError`` for a value
-            that can't be.
+        write: turns a value into what stands for it.
+        read: turns that into a value; raises ``ValueError``, ``ArithmeticError`` or
+            ``NotImplementedError`` where there is none.
     """
 
     __slots__ = ("_but_not", "_read", "_write")
@@ -168,7 +169,7 @@ class Scalar(Codec):
 
     def decode(self, data: Any) -> Any:
         if type(data) in self.shapes:
-            with suppress(ValueError, ArithmeticError, TypeError, NotImplementedError):
+            with suppress(ValueError, ArithmeticError, NotImplementedError):
                 return self._read(data)
         raise expected(self.name, data)
 
@@ -266,8 +267,7 @@ def _bytes(cls: Any) -> Scalar:
         return b2a_base64(value, newline=False).decode("ascii")
 
     def read(text: str) -> Any:
-        made = _from_base64(text)
-        return made if cls is bytes else cls(made)
+        return cls(_from_base64(text))
 
     return Scalar(cls, f"${cls.__name__}", write, read)
 

@@ -81,10 +81,9 @@ class Scope:
             text = annotation
         else:
             text = annotation.__forward_arg__
-            module = getattr(annotation, "__forward_module__", None)
+            module = sys.modules.get(annotation.__forward_module__ or "")
             if module is not None:
-                module = sys.modules.get(module) if isinstance(module, str) else module
-                names = {**vars(module)} if module is not None else names
+                names = {**vars(module)}
         try:
             return eval(text.strip(), {"__builtins__": builtins}, names)
         except Exception as error:

@@ -15,7 +15,6 @@ from contextlib import suppress
 from typing import Any
 
 from ._json_codec import Bad, Codec, expected, unexpected
-from ._json_scalars import NONE
 
 __all__ = ["Optional", "Union"]
 
@@ -40,7 +39,7 @@ class Optional(Codec):
     nullable = True
 
     def __init__(self, inner: Codec) -> None:
-        super().__init__(f"{inner.name} | None", shapes={*inner.shapes, *NONE.shapes})
+        super().__init__(f"{inner.name} | None")
         self._inner = inner
 
     def encode(self, value: Any) -> Any:
@@ -129,7 +128,7 @@ class Union(Codec):
             return None
         if type(data) is dict and has_tag(data):
             members = [member for member in self._members if member.claims(data)]
-            if len(members) > 1 and "$type" in data:
+            if "$type" in data:
                 # Of a class and its base, the one that is named; of two bases, either.
                 named = [member for member in members if member.name == data["$type"]]
                 members = [*named, *members][:1]

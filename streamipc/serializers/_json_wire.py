@@ -172,7 +172,7 @@ def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
         text = "body: nested too deeply for JSON, or a container holds itself"
     elif isinstance(error, UnicodeEncodeError):
         text = f"{_surrogate_path(envelope)}: a text with half of a surrogate pair is not Unicode"
-    elif isinstance(error, KeyError) and type(envelope) not in _WRITERS:
+    elif type(envelope) not in _WRITERS:
         text = f"expected an envelope, got {type_name(type(envelope))}"
     else:
         text = f"body: can't be written as JSON: {type(error).__name__}: {error}"
