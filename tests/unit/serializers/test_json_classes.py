@@ -52,6 +52,16 @@ class Circle(Shape):
     radius: float
 
 
+class Figure(Message, abstract=True):
+    """Has no name of its own on the wire either, but a field."""
+
+    corners: int
+
+
+class Square(Figure):
+    side: float
+
+
 class Own:
     """Names that the typing module has too."""
 
@@ -195,13 +205,21 @@ def test_self_is_the_class_of_the_message_in_its_base_too() -> None:
     assert send(page)[0] == page
 
 
-def test_an_abstract_message_stands_for_its_subclasses() -> None:
-    cls = holder(Shape)
+@pytest.mark.parametrize(
+    ("base", "value", "written"),
+    [
+        (Shape, Circle(1.5), {"$type": f"{__name__}.Circle", "radius": 1.5}),
+        (Figure, Square(4, 1.5), {"$type": f"{__name__}.Square", "corners": 4, "side": 1.5}),
+    ],
+    ids=["without fields", "with a field"],
+)
+def test_an_abstract_message_stands_for_its_subclasses(base: Any, value: Any, written: Any) -> None:
+    cls = holder(base)
 
-    arrived, data = send(cls(Circle(1.5)))
+    arrived, data = send(cls(value))
 
-    assert data["v"] == {"$type": f"{__name__}.Circle", "radius": 1.5}
-    assert arrived == cls(Circle(1.5))
+    assert data["v"] == written
+    assert arrived == cls(value)
 
 
 @pytest.mark.parametrize("value", [Row((1,)), Table(n=1), Node()], ids=lambda v: type(v).__name__)

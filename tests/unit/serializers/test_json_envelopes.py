@@ -197,6 +197,8 @@ BAD: list[tuple[Any, str, Envelope | None]] = [
     ('{ "kind" : "response" , "id" : 7 , "body":[1,}', "the payload is not valid JSON: ", Response(7, None)),
     ('{"kind":"cancel","id":7}}', "the payload is not valid JSON: more text follows", Cancel(7)),
     ('{"kind":"cancel","id":7} x', "the payload is not valid JSON: more text follows", Cancel(7)),
+    (' \n{"kind":"cancel","id":7', "the payload is not valid JSON: Expecting ',' delimiter", None),
+    (' \n{"kind":"cancel","id":7} x', "the payload is not valid JSON: more text follows", Cancel(7)),
     ('{"kind":"response","id":7,"body":"\\ud800"}', "the payload is not valid JSON: body holds half of a surrogate", Response(7, None)),
     ('{"kind":"response","id":7,"body":[{"\\udfff":1}]}', "the payload is not valid JSON: a key in body[0] holds half", Response(7, None)),
     (b'{"kind":"response","id":7,"body":"\xed\xa0\x80"}', "the payload is not valid JSON: byte 34 is not UTF-8", Response(7, None)),
@@ -240,8 +242,12 @@ def test_deep_values_that_parse_but_can_not_be_built_are_told() -> None:
 
 def test_native_payload_is_told_apart() -> None:
     payload = b"".join(NativeMessageSerializer().encode(Request(1, SayHello("a"))))
-    with pytest.raises(SerializationError, match="both sides must use the same serializer"):
+    with pytest.raises(SerializationError) as caught:
         decode(payload)
+    assert str(caught.value) == (
+        "this is not JSON: both sides must use the same serializer "
+        f"(the payload starts with {payload[:12]!r})"
+    )
 
 
 UNSENDABLE: list[tuple[Any, str]] = [

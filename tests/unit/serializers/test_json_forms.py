@@ -55,6 +55,10 @@ class High(enum.IntFlag):
     C = 4
 
 
+class Size(tuple, enum.Enum):  # type: ignore[type-arg]
+    SMALL = (1, 2)
+
+
 class Text(str):
     __slots__ = ()
 
@@ -81,6 +85,7 @@ class Palette(Message):
     color: Optional[Color] = None
     point: Optional[Point] = None
     film: Optional[Film] = None
+    size: Optional[Size] = None
 
 
 class Knot(Message):
@@ -115,6 +120,7 @@ WRITTEN: list[tuple[Any, Any, Any]] = [
     (collections.abc.Hashable, (1,), {"$tuple": [1]}),
     (collections.abc.Hashable, DAY, {"$date": "2024-05-01"}),
     (collections.abc.Hashable, Color.RED, {"$enum": f"{__name__}.Color", "value": "red"}),
+    (collections.abc.Hashable, Size.SMALL, {"$enum": f"{__name__}.Size", "value": "SMALL"}),
     # In a union.
     (Union[pathlib.PurePath, str], pathlib.PurePath("a"), {"$purepath": "a"}),
     (Union[pathlib.Path, str], pathlib.Path("a"), {"$path": "a"}),
@@ -191,7 +197,12 @@ RECEIVED: list[tuple[Any, Any, str]] = [
     (High, 1, "expected High (an integer of the bits 0x6), got 1"),
     (Any, {"$map": ["ab"]}, 'expected a pair [key, value], got "ab"'),
     (Any, {"$set": [], "a": 1}, 'an object with a tag has no other keys, got an object with'),
-    (Any, {"$enum": [], "value": 1}, "unknown enumeration an array of 0: no message that is def"),
+    (
+        Any,
+        {"$enum": [], "value": 1},
+        "unknown enumeration an array of 0: no message that is defined in this process has it in "
+        "its annotations",
+    ),
     (Any, {"$enum": f"{__name__}.Point", "value": 1}, "unknown enumeration"),
     (Any, {"$enum": f"{__name__}.Color", "a": 1}, f'expected {{"$enum": "{__name__}.Color", "val'),
     (Any, {"$enum": f"{__name__}.Color", "value": "red", "a": 1}, 'expected {"$enum": '),

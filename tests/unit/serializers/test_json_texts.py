@@ -101,17 +101,24 @@ def test_a_step_of_a_path_is_cut() -> None:
 
 
 @pytest.mark.parametrize("depth", [18, 19, 20, 30])
-def test_the_middle_of_a_long_path_is_left_out(depth: int) -> None:
-    data: Any = {"w": 1}
-    steps = ["body"]
+@pytest.mark.parametrize(
+    ("data", "last", "told"),
+    [
+        ({"w": 1}, [".w"], "unknown field of tests.Deep"),
+        (5, [], "expected tests.Deep, got 5"),
+    ],
+    ids=["even", "odd"],
+)
+def test_the_middle_of_a_long_path_is_left_out(
+    depth: int, data: Any, last: list[str], told: str
+) -> None:
+    steps = ["body", *[".v", "[0]"] * depth, *last]
     for _ in range(depth):
         data = {"v": [data]}
-        steps += [".v", "[0]"]
-    steps += [".w"]
     if len(steps) > 40:
         steps[20:-20] = ["…"]
 
-    assert read(Deep, data) == f"{''.join(steps)}: unknown field of tests.Deep"
+    assert read(Deep, data) == f"{''.join(steps)}: {told}"
 
 
 HEAD = '{"kind":"response","id":1,'
@@ -132,6 +139,7 @@ HEAD = '{"kind":"response","id":1,'
         (HEAD + '"b":{"' + "k" * 61 + '":1,"' + "k" * 61 + '":1}}', f'the key "{"k" * 60}" occurs'),
         (HEAD + '"body":NaN}', 'NaN is not JSON; write {"$float": "nan"}, "inf" or "-inf"'),
         (HEAD + '"body":["\\ud800"]}', "body[0] holds half of a surrogate pair"),
+        (HEAD + '"":"\\ud800"}', "the object holds half of a surrogate pair"),
         ('{"\\ud800":1}', "a key in the object holds half of a surrogate pair"),
         (HEAD + '"body":[{"\\ud800":1}]}', "a key in body[0] holds half of a surrogate pair"),
         (HEAD + '"body":{"' + "k" * 61 + '":"\\ud800"}}', f"body.{'k' * 60} holds half"),
