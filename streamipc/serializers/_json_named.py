@@ -7,6 +7,7 @@ the annotations of a message is as well known to both sides as the message is.
 from __future__ import annotations
 
 import enum
+from contextlib import suppress
 from typing import Any
 
 from .. import messages
@@ -53,7 +54,9 @@ def _reachable(known: list[type[Message]]) -> dict[str, type]:
             found[type_name(cls)] = cls
         # A generic class whose variables grow without end is followed no further.
         if len(seen) < 10_000:
-            waiting.extend(codec.children())
+            # A type statement that grows without end can't be built: its message says so.
+            with suppress(RecursionError):
+                waiting.extend(codec.children())
     return found
 
 

@@ -13,7 +13,7 @@ from json_fields import Fields
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
-from streamipc.protocol.envelopes import Notification
+from streamipc.protocol.envelopes import Notification, Response
 from streamipc.serializers.json import JsonMessageSerializer
 
 SERIALIZER = JsonMessageSerializer()
@@ -104,3 +104,23 @@ def test_a_type_statement_may_take_any_number_of_types(module: Callable[[str, st
 
     assert there_and_back(message) == message
     assert read(new.Uses, {"row": ["2024-05-01"]}) == message
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="type statements are new in Python 3.12")
+def test_a_type_statement_that_grows_without_end_spoils_its_message_alone(
+    module: Callable[[str, str], Any],
+) -> None:
+    new = module(
+        "json_growing_type",
+        "import enum\n"
+        "from streamipc.messages import Message\n"
+        "type Nest[T] = T | list[Nest[list[T]]]\n"
+        "class Color(enum.Enum):\n    RED = 'red'\n"
+        "class Grows(Message):\n    v: Nest[int]\n"
+        "class Paints(Message):\n    v: Color\n",
+    )
+    with pytest.raises(SerializationError, match="nested too deeply"):
+        there_and_back(new.Grows(1))
+
+    payload = b"".join(SERIALIZER.encode(Response(1, new.Color.RED)))
+    assert SERIALIZER.decode(memoryview(payload)) == Response(1, new.Color.RED)
