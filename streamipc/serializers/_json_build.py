@@ -349,7 +349,7 @@ def _enter(
 def _typed_dict_fields(cls: Any, scopes: Mapping[type, Scope]) -> tuple[FieldSpec, ...]:
     fields = []
     for name, annotation in own_annotations(cls).items():
-        scope = scopes.get(_home_of_key(name, cls), scopes[cls])
+        scope = scopes[_home_of_key(name, cls)]
         scope.field = name
         required = _qualified(annotation, scope)
         if required is None:
