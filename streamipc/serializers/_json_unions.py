@@ -162,7 +162,7 @@ class Union(Codec):
                     return action(member)
         finally:
             _attempts.depth -= 1
-        if _attempts.depth == 0 and _attempts.given_up:
+        if _attempts.given_up:
             raise Bad(f"can't tell which of {self.name} is meant: too many unions in each other")
         return _attempts
 
