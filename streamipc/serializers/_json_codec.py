@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..messages import Message, default_wire_name, wire_name_of
-from ._json_text import quote
+from ._json_text import quote, step
 
 __all__ = ["Bad", "Codec", "describe", "expected", "type_name", "unexpected"]
 
@@ -34,13 +34,8 @@ class Bad(Exception):
     def located(self, root: str) -> str:
         """Return the text behind its path, which starts with ``root``."""
         path = [root]
-        for step in reversed(self.steps):
-            if isinstance(step, int):
-                path.append(f"[{step}]")
-            elif step.isidentifier():
-                path.append(f".{step[:60]}")
-            else:
-                path.append(f"[{quote(step[:60])}]")
+        for place in reversed(self.steps):
+            path.append(f"[{place}]" if isinstance(place, int) else step(place))
         if len(path) > 40:
             path[20:-20] = ["…"]
         return f"{''.join(path)}: {self.text}"

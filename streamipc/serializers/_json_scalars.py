@@ -224,10 +224,13 @@ def _timedelta(cls: Any) -> Scalar:
 
 def _decimal(cls: Any) -> Scalar:
     def read(text: str) -> Any:
-        # Without the pattern, a context that does not trap would turn anything into NaN.
         if not re.fullmatch(r"[-+]?([0-9.]+([eE][-+]?[0-9]+)?|Infinity|s?NaN[0-9]*)", text):
             raise ValueError
-        return cls(text)
+        made = cls(text)
+        # A context that does not trap makes NaN of what is no number.
+        if made.is_nan() and "NaN" not in text:
+            raise ValueError
+        return made
 
     return Scalar(cls, "$decimal", str, read)
 

@@ -13,7 +13,7 @@ from collections import Counter
 from json import encoder
 from typing import Any
 
-__all__ = ["NotJsonError", "dumps", "quote", "read", "write"]
+__all__ = ["NotJsonError", "dumps", "quote", "read", "step", "write"]
 
 
 class NotJsonError(ValueError):
@@ -92,7 +92,7 @@ def find_surrogate(value: Any, path: str = "") -> str | None:
             return path
     elif isinstance(value, dict):
         for key, item in value.items():
-            inner = f"{path}.{key[:60]}" if path else key[:60]
+            inner = f"{path}{step(key)}" if path else key[:60]
             if find_surrogate(key) is not None:
                 return f"a key in {path or 'the object'}"
             found = find_surrogate(item, inner)
@@ -108,6 +108,11 @@ def find_surrogate(value: Any, path: str = "") -> str | None:
 
 quote = encoder.encode_basestring
 """A text as a JSON string, in quotes."""
+
+
+def step(key: str) -> str:
+    """Return what stands for a key in a path."""
+    return f".{key[:60]}" if key.isidentifier() else f"[{quote(key[:60])}]"
 
 
 _encoder = json.JSONEncoder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import decimal
 import enum
 import json
 import sys
@@ -180,3 +181,11 @@ def test_a_dictionary_may_say_what_its_keys_are_and_no_more() -> None:
 
     assert fields.write(keyed, {1: (2,)}) == {"1": {"$tuple": [2]}}
     assert fields.read(keyed, {"1": {"$tuple": [2]}}) == {1: (2,)}
+
+
+@pytest.mark.parametrize("text", ["1.2.3", ".", "1e99999999999999999999", "x"])
+def test_what_is_no_number_is_none_in_any_context_of_decimals(text: str) -> None:
+    with decimal.localcontext(decimal.Context(traps=[])):
+        with pytest.raises(SerializationError, match=r"^body\.v: expected Decimal, got "):
+            fields.read(Decimal, text)
+        assert fields.read(Decimal, "-NaN12").is_nan()

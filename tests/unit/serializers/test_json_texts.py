@@ -140,6 +140,7 @@ HEAD = '{"kind":"response","id":1,'
         (HEAD + '"body":NaN}', 'NaN is not JSON; write {"$float": "nan"}, "inf" or "-inf"'),
         (HEAD + '"body":["\\ud800"]}', "body[0] holds half of a surrogate pair"),
         (HEAD + '"":"\\ud800"}', "the object holds half of a surrogate pair"),
+        (HEAD + '"body":{"a b":["\\ud800"]}}', 'body["a b"][0] holds half of a surrogate pair'),
         ('{"\\ud800":1}', "a key in the object holds half of a surrogate pair"),
         (HEAD + '"body":[{"\\ud800":1}]}', "a key in body[0] holds half of a surrogate pair"),
         (HEAD + '"body":{"' + "k" * 61 + '":"\\ud800"}}', f"body.{'k' * 60} holds half"),
