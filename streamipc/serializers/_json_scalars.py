@@ -203,20 +203,22 @@ def _time(cls: Any) -> Scalar:
 
 
 def _timedelta(cls: Any) -> Scalar:
-    from decimal import Decimal
-
     def write(value: Any) -> Any:
         whole = value.days * 86_400 + value.seconds
         if -(2**31) < whole < 2**31 or not value.microseconds:
             return value.total_seconds()
-        # In a float of that size there is no room for the microseconds.
-        return str(Decimal(whole * 1_000_000 + value.microseconds).scaleb(-6))
+        # In a float of that size there is no room for the microseconds, and how many digits
+        # a Decimal has is for the program to say.
+        digits = str(whole * 1_000_000 + value.microseconds)
+        return f"{digits[:-6]}.{digits[-6:]}"
 
     def read(data: Any) -> Any:
         if type(data) is str:
-            if not re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,6})?", data):
+            found = re.fullmatch(r"(-?[0-9]{1,15})(?:\.([0-9]{1,6}))?", data)
+            if found is None:
                 raise ValueError
-            return cls(microseconds=int(Decimal(data).scaleb(6)))
+            whole, part = found.groups("")
+            return cls(microseconds=int(f"{whole}{part:0<6}"))
         return cls(seconds=data)
 
     return Scalar(cls, "$timedelta", write, read, shapes=(int, float, str))

@@ -189,3 +189,11 @@ def test_what_is_no_number_is_none_in_any_context_of_decimals(text: str) -> None
         with pytest.raises(SerializationError, match=r"^body\.v: expected Decimal, got "):
             fields.read(Decimal, text)
         assert fields.read(Decimal, "-NaN12").is_nan()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_how_precise_decimals_are_is_nothing_to_a_time(sign: int) -> None:
+    long = sign * dt.timedelta(seconds=2**31, microseconds=500_001)
+
+    with decimal.localcontext(decimal.Context(prec=5)):
+        assert fields.read(dt.timedelta, fields.write(dt.timedelta, long)) == long
