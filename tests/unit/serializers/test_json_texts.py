@@ -74,8 +74,15 @@ def test_a_long_number_is_cut() -> None:
     assert text.endswith(f"expected dict[str, int], got 1{'0' * 59} (in tests.Table)")
 
 
-def test_a_long_value_of_the_sender_is_cut() -> None:
-    assert len(sent(Count("x" * 1000))) < 150  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", ["x" * 1000, b"x" * 1000], ids=["text", "bytes"])
+def test_a_long_value_of_the_sender_is_cut(value: Any) -> None:
+    told = sent(Count(value))
+    shown = told.removeprefix("body.n: expected int, got ").removesuffix(" (in tests.Count)")
+    assert len(shown) == 60
+    assert "xxx...xxx" in shown
+
+
+def test_of_a_deep_value_of_the_sender_the_outside_is_shown() -> None:
     assert sent(Count([[[[]]]])) == "body.n: expected int, got [[[...]]] (in tests.Count)"  # type: ignore[arg-type]
 
 
