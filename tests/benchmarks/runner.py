@@ -36,6 +36,10 @@ class Size:
         """Return how often to do what a full run does ``full`` times."""
         return max(2, int(full * self.scale))
 
+    def named(self, full: int) -> int:
+        """Return a number that a title names: it is that, unless nothing is to be proved."""
+        return full if self.scale >= QUICK.scale else self.count(full)
+
 
 PATIENCE = 60.0
 """Seconds that one measurement may take."""

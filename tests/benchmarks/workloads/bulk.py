@@ -37,7 +37,7 @@ def make_array(size: int) -> Any:
 
 def large(size: Size) -> int:
     """Return a number of bytes that is a multiple of a page."""
-    return max(size.count(BYTES) & ~0xFFFF, 1 << 16)
+    return max(size.named(BYTES) & ~0xFFFF, 1 << 16)
 
 
 def transfers(send: Callable[[Any], object], data: Any, length: int) -> Sample:

@@ -29,7 +29,7 @@ def with_pending(full: int) -> Callable[[Size], Sample]:
     """Return what measures a call, and ``request()`` alone, while others are pending."""
 
     def run(size: Size) -> Sample:
-        count = size.count(full) if full else 0
+        count = size.named(full) if full else 0
         with ours.open_session("inline") as session, measure.apart(session.pid):
 
             def call() -> object:

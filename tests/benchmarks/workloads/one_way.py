@@ -137,7 +137,7 @@ def stream(window: int | None = None) -> Callable[[Size], Sample]:
     options = {} if window is None else {"window": window}
 
     def run(size: Size) -> Sample:
-        count = size.count(ITEMS)
+        count = size.named(ITEMS)
         with ours.open_session() as session, measure.apart(session.pid):
             session.request(Expect(0)).result()
             return take_all(session.stream(Count(count), **options), count)
@@ -152,14 +152,14 @@ def send_items(connection: Connection, count: int) -> None:
 
 
 def stream_by_pipe(size: Size) -> Sample:
-    count = size.count(ITEMS)
+    count = size.named(ITEMS)
     with standard.open_connection(send_items, count) as (connection, pid), measure.apart(pid):
         connection.send("go")
         return take_all((connection.recv() for _ in range(count)), count)
 
 
 def stream_by_execnet(size: Size) -> Sample:
-    count = size.count(ITEMS)
+    count = size.named(ITEMS)
     with with_execnet.open_gateway() as (gateway, pid), measure.apart(pid):
         channel = gateway.remote_exec(
             "channel.send(0)\nfor number in range(channel.receive()): channel.send(number)"
@@ -172,7 +172,7 @@ def stream_by_execnet(size: Size) -> Sample:
 def stream_by_rpyc(size: Size) -> Sample:
     from rpyc.utils.helpers import buffiter
 
-    count = size.count(ITEMS)
+    count = size.named(ITEMS)
     with with_rpyc.open_connection() as connection, measure.apart(connection.proc.pid):
         return take_all(buffiter(connection.root.count(count)), count)
 

@@ -52,7 +52,7 @@ def interpreter(statement: str) -> Callable[[Size], Sample]:
 
 def idle(size: Size) -> Sample:
     seconds = IDLE_SECONDS * size.seconds / FULL_SECONDS
-    sample: Sample = output_of("idle.py", max(2, size.count(SESSIONS)), seconds)
+    sample: Sample = output_of("idle.py", size.named(SESSIONS), seconds)
     return sample
 
 
