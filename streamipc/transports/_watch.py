@@ -83,29 +83,34 @@ class ChildWatcher:
         """
         if self._threads:
             raise RuntimeError("the child is being watched already")
+        with self._lock:
+            if self._stopping:
+                return  # another thread has closed it meanwhile, and standard error with it
+            self._running = True
         self._on_exit = on_exit
-        self._exited = self._process.poll() is not None
-        name = f"streamipc-child-{self._process.pid}"
-        jobs: list[tuple[str, Callable[[], None]]] = []
-        if not can_poll():
-            jobs = [(f"{name}-stderr", self._read_to_end), (name, self._wait_without_poll)]
-        else:
-            with steady:
-                self._wake_fds = _make_wake_fds()
-                self._pidfd = -1 if self._exited else _open_pidfd(self._process.pid)
-            if self._pidfd < 0 and not self._exited:
-                jobs.append((f"{name}-wait", self._wait))
-            jobs.append((name, self._run))
-        self._running = True
         try:
-            for job_name, job in jobs:
-                thread = threading.Thread(target=job, name=job_name, daemon=True)
+            for name, job in self._prepare():
+                thread = threading.Thread(target=job, name=name, daemon=True)
                 thread.start()
                 self._threads.append(thread)
         except BaseException:
-            self._running = False
             self._release()
+            self._end_running()
             raise
+
+    def _prepare(self) -> list[tuple[str, Callable[[], None]]]:
+        """Make the descriptors that are needed; return what threads are to do, by name."""
+        self._exited = self._process.poll() is not None
+        name = f"streamipc-child-{self._process.pid}"
+        if not can_poll():
+            return [(f"{name}-stderr", self._read_to_end), (name, self._wait_without_poll)]
+        with steady:
+            self._wake_fds = _make_wake_fds()
+            self._pidfd = -1 if self._exited else _open_pidfd(self._process.pid)
+        jobs = [(name, self._run)]
+        if self._pidfd < 0 and not self._exited:
+            jobs.insert(0, (f"{name}-wait", self._wait))
+        return jobs
 
     def close(self, timeout: float = 1.0) -> None:
         """End the thread and close our end of standard error; does not end the child.
@@ -150,11 +155,7 @@ class ChildWatcher:
                 self._report_exit()
         finally:
             self._release()
-            with self._lock:
-                self._running = False
-                close = self._close_stderr_at_end
-            if close:
-                self._close_stderr()
+            self._end_running()
 
     def _watch(self) -> bool:
         """Sleep until the child is dead or :meth:`close` was called, reading meanwhile.
@@ -233,11 +234,14 @@ class ChildWatcher:
                 pass
             self._sink.finish()
         finally:
-            with self._lock:
-                self._running = False
-                close = self._close_stderr_at_end
-            if close:
-                self._close_stderr()
+            self._end_running()
+
+    def _end_running(self) -> None:
+        with self._lock:
+            self._running = False
+            close = self._close_stderr_at_end
+        if close:
+            self._close_stderr()
 
     def _wake(self) -> None:
         with self._lock:  # so that the number can't be another file by now

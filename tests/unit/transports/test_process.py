@@ -430,6 +430,37 @@ def test_closing_while_a_callback_hangs_leaves_the_rest_to_the_thread(start, eve
     transport.close()
 
 
+def test_watching_that_begins_behind_the_end_touches_nobodys_descriptor(start):
+    """One thread starts a session while another closes it."""
+    transport = start("import sys; sys.stdin.buffer.read()")
+    number = transport.process.stderr.fileno()
+    transport.close()
+    theirs, write = os.pipe()
+    os.dup2(theirs, number)
+    os.write(write, b"theirs")
+    transport.watch(lambda: None)
+    for thread in transport._watcher._threads:
+        thread.join(10)
+    assert os.get_blocking(number)
+    assert os.read(number, 100) == b"theirs"
+    for fd in {theirs, number, write}:
+        os.close(fd)
+
+
+def test_watching_that_fails_while_it_is_closed_leaves_nothing_open(start, monkeypatch):
+    transport = start("import sys; sys.stdin.buffer.read()")
+
+    def fail(thread):
+        transport.close()
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            transport.watch(lambda: None)
+    assert transport.process.stderr.closed
+
+
 def test_watching_twice_is_refused(watched):
     transport, dead = watched("pass")
     with pytest.raises(RuntimeError, match="is being watched already"):
