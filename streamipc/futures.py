@@ -106,10 +106,13 @@ class ResponseFuture(Future[R], Generic[R]):
         def _condition(self):
             made = self._made_condition
             if made is None:
+                # Not under the lock: the garbage collector may come, and end a session
+                # without threads right here, whose futures are settled under it.
+                new = threading.Condition()
                 with _creation:
                     made = self._made_condition
                     if made is None:
-                        made = self._made_condition = threading.Condition()
+                        made = self._made_condition = new
             return made
 
     def ready(self) -> bool:

@@ -432,10 +432,11 @@ def _lock_of(served: Served) -> Any:
     """Return the lock of a request, made when first needed: most never need one."""
     lock = served._lock
     if lock is None:
+        new = threading.Lock()  # not under the lock, as ResponseFuture's condition
         with _creation:
             lock = served._lock
             if lock is None:
-                lock = served._lock = threading.Lock()
+                lock = served._lock = new
     return lock
 
 

@@ -261,3 +261,24 @@ def test_an_item_that_comes_while_a_coroutine_begins_to_wait_is_taken(
 
     assert asyncio.run(asyncio.wait_for(stream.__anext__(), 10)) == "item"
     assert not listeners
+
+
+def test_garbage_that_settles_futures_may_be_collected_while_a_condition_is_made(
+    owner: Owner, future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a session without threads that is dropped with a request pending."""
+    other: ResponseFuture[str] = ResponseFuture(owner, 8, LogMessage("ask"))
+    make = threading.Condition
+
+    def collect_and_make() -> threading.Condition:
+        monkeypatch.setattr(threading, "Condition", make)
+        other.settle("collected", None)
+        return make()
+
+    asking = threading.Thread(target=future.done, daemon=True)
+    monkeypatch.setattr(threading, "Condition", collect_and_make)
+    asking.start()
+    asking.join(10)
+
+    assert not asking.is_alive()
+    assert other.result(0) == "collected"
