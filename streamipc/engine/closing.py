@@ -125,10 +125,13 @@ class Closing:
 
     def abandon(self) -> None:
         """Nobody holds the session any more: end it without waiting for anything."""
-        if self._engine.solo is not None:
-            self.close(0.0)  # nobody would come to run a job
-        else:
+        engine = self._engine
+        if engine.solo is None or engine.reader.holder == threading.get_ident():
+            # Without threads this one reads, and settles the last future that held the
+            # session: it runs what is queued once it has left the role.
             self._start_thread(self.close, 0.0)
+        else:
+            self.close(0.0)  # nobody would come to run a job
 
     def forget_after_fork(self) -> None:
         """Make a copy in a forked child count as closed."""

@@ -41,6 +41,7 @@ from streamipc import (
     SyncIpcSession,
     UnhandledRequestError,
 )
+from streamipc.engine import closing
 
 
 def sync_peer(**options: Any) -> IpcPeer:
@@ -470,6 +471,21 @@ def test_a_session_that_is_dropped_warns_and_closes(child: Callable[..., list[st
         gc.collect()
 
     assert process.returncode is not None
+
+
+def test_a_session_that_only_its_request_holds_ends_when_that_is_answered(
+    child: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads drops it, and does not wait for itself to leave reading."""
+    monkeypatch.setattr(closing, "_JOIN", 60.0)
+    future = sync_peer().create_command_session(child("sync")).request(Blob(b"answered"))
+    replies: list[Any] = []
+    caller = threading.Thread(target=lambda: replies.append(future.result(20)))
+    with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031 - collected there
+        caller.start()
+        caller.join(30)
+
+    assert replies == [len(b"answered")]
 
 
 def test_awaiting_it_is_refused(pair: Any) -> None:
