@@ -222,6 +222,7 @@ class Reader:
                         self.waiting.pop(waiter, None)
                     if self.holder == me:
                         self.leave_locked()
+                self.work_arrived()  # with what we have read, perhaps, and not told of
 
     def callers_may_read(self) -> bool:
         """Tell whether a caller may take or keep the role."""

@@ -96,6 +96,28 @@ def test_one_who_is_cancelled_while_it_reads_leaves_the_role_to_one_who_waits(
     assert second.returned() == "reply to second"
 
 
+def test_what_an_interrupted_caller_has_read_is_answered_although_the_next_one_reads_on(
+    sides: Sides, eventually: Eventually
+) -> None:
+    left, right, held = sides
+    first, second = reads(left, "first", eventually), waits(left, "second", eventually)
+    send_watcher_to_sleep(left, eventually)
+    reader = left._engine.reader
+    tell_the_crew = reader.work_arrived
+
+    def interrupt() -> None:  # Ctrl-C, behind the read
+        reader.work_arrived = tell_the_crew
+        raise KeyboardInterrupt
+
+    reader.work_arrived = interrupt
+    asked = right.request(Quick("answered"))
+
+    assert isinstance(first.returned(), KeyboardInterrupt)
+    assert asked.result(LONG) == "answered"
+    held.release("second")
+    assert second.returned() == "reply to second"
+
+
 # Nobody waits.
 
 
