@@ -52,6 +52,12 @@ class NotificationsJob:
 
     def run(self) -> None:
         """Handle a burst of them."""
+        try:
+            self._handle_some()
+        finally:  # also when interrupted, without threads: there is no other job for the rest
+            self._leave_rest()
+
+    def _handle_some(self) -> None:
         engine = self._engine
         waiting = engine.notifications
         for _ in range(_BURST):
@@ -67,6 +73,10 @@ class NotificationsJob:
                 engine.keep(served.message)
             if time.perf_counter() - start > SLOW_SECONDS:
                 engine.notifications_are_slow = True
+
+    def _leave_rest(self) -> None:
+        engine = self._engine
+        waiting = engine.notifications
         with engine.lock:
             most = MOST_NOTIFICATIONS if engine.reader.overfull else MAX_NOTIFICATIONS
             few = len(waiting) * 2 <= most

@@ -34,6 +34,7 @@ from streamipc import (
     IpcPeer,
     IpcSession,
     JsonMessageSerializer,
+    LogMessage,
     RemoteError,
     RequestContext,
     RequestTimeoutError,
@@ -42,6 +43,7 @@ from streamipc import (
     UnhandledRequestError,
 )
 from streamipc.engine import closing
+from streamipc.engine.serving import Served
 
 
 def sync_peer(**options: Any) -> IpcPeer:
@@ -486,6 +488,32 @@ def test_a_session_that_only_its_request_holds_ends_when_that_is_answered(
         caller.join(30)
 
     assert replies == [len(b"answered")]
+
+
+def test_notifications_are_handled_after_an_interrupt_between_two_of_them(
+    pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, other = pair
+    seen: list[str] = []
+
+    @session.on_message
+    def handle(msg: LogMessage) -> None:
+        seen.append(msg.message)
+
+    run = Served.run_notification
+
+    def interrupt(served: Served) -> bool:
+        monkeypatch.setattr(Served, "run_notification", run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Served, "run_notification", interrupt)
+    other.notify(LogMessage("on its way"))
+    with pytest.raises(KeyboardInterrupt):
+        session.tick(10)
+    other.notify(LogMessage("handled"))
+    session.tick(10)
+
+    assert seen == ["handled"]
 
 
 def test_awaiting_it_is_refused(pair: Any) -> None:
