@@ -101,22 +101,22 @@ class Sending:
         if prepare is not None:
             prepare(future)
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self.lock:
-            refused = self._refusal is not None
-            if id in self._calls:
-                raise ProtocolError(f"the id generator gave {id!r}, the id of a pending request")
-            if not refused:
-                if deadline is not None:
-                    future.timeout = timeout
-                    self._deadlines.add(deadline, future)
-                    self.crew.deadline_added(deadline)
-                self._calls[id] = future
-        if refused:
-            # Raises; not above, since the error waits for the child's exit status.
-            self._start_for(message)
         try:
-            # Large buffers are the caller's own: they are written before it goes on.
-            self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
+            with self.lock:
+                refused = self._refusal is not None
+                if id in self._calls:
+                    raise ProtocolError(
+                        f"the id generator gave {id!r}, the id of a pending request"
+                    )
+                if not refused:
+                    if deadline is not None:
+                        future.timeout = timeout
+                        self._deadlines.add(deadline, future)
+                        self.crew.deadline_added(deadline)
+                    self._calls[id] = future
+            if not refused:
+                # Large buffers are the caller's own: they are written before it goes on.
+                self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
         except WriteTimeoutError as late:
             self._expire([future], known_to_peer=not late.withdrawn)
         except SessionClosedError:
@@ -124,6 +124,9 @@ class Sending:
         except BaseException:
             future.cancel()  # an interrupt, such as Ctrl-C: nobody will have the future
             raise
+        if refused:
+            # Raises; not above, since the error waits for the child's exit status.
+            self._start_for(message)
         return future
 
     def notify(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:

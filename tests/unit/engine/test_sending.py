@@ -90,6 +90,30 @@ def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
     assert raw.read_until(ErrorResponse, 1)[0].code == "unhandled"
 
 
+def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(raw: RawPeer) -> None:
+    session = raw.session
+    session.start()
+    engine = session._engine
+    lock = engine.lock
+
+    class Interrupted:
+        """Ctrl-C comes as the lock is left."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            engine.lock = lock
+            lock.release()
+            raise KeyboardInterrupt
+
+    engine.lock = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        session.request(Echo(), timeout=None)
+
+    assert session.stats.pending == 0
+
+
 @pytest.mark.skipif(
     not hasattr(fcntl, "F_GETPIPE_SZ"), reason="what a pipe holds is known on Linux only"
 )
