@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import sys
 import tracemalloc
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,29 +115,6 @@ def test_an_announced_size_reserves_no_memory_that_is_not_filled() -> None:
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     assert after - before < 200_000  # KiB
-
-
-def huge_pages_are_asked_for() -> bool:
-    """Tell whether a mapping of 9 MB and more of this process is marked ``hg`` (proc(5))."""
-    size = 0
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if line.startswith("Size:"):
-            size = int(line.split()[1])
-        if line.startswith("VmFlags:") and size >= 9_000 and "hg" in line.split():
-            return True
-    return False
-
-
-@pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").exists(),
-    reason="Linux alone has transparent huge pages, and not in every build",
-)
-def test_a_large_object_lies_in_huge_pages() -> None:
-    assert not huge_pages_are_asked_for()
-    memory = ReservedBytes(10_000_001)
-    assert huge_pages_are_asked_for()
-    memory.view[-3:] = b"end"
-    assert memory.take() == bytes(9_999_998) + b"end"
 
 
 def test_without_ctypes_it_lies_in_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,13 +57,25 @@ def in_huge_pages(memory: memoryview) -> bool:
     raise AssertionError("the memory is not mapped")
 
 
-@pytest.mark.skipif(
+has_huge_pages = pytest.mark.skipif(
     not Path("/sys/kernel/mm/transparent_hugepage").exists(),
     reason="only Linux has huge pages, and not every kernel of it",
 )
+
+
+@has_huge_pages
 @pytest.mark.parametrize(("size", "huge"), [((8 << 20) - 1, False), (8 << 20, True)])
 def test_from_eight_megabytes_on_pages_are_huge(size: int, huge: bool) -> None:
     assert in_huge_pages(reserve(size)) is huge
+
+
+@has_huge_pages
+def test_a_large_object_lies_in_huge_pages() -> None:
+    memory = ReservedBytes(10_000_001)
+    with memory.view[5_000_000:] as middle:
+        assert in_huge_pages(middle)
+    memory.view[-3:] = b"end"
+    assert memory.take() == bytes(9_999_998) + b"end"
 
 
 @pytest.mark.parametrize("size", [MEBIBYTE, 8 << 20])
