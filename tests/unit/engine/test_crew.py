@@ -215,7 +215,8 @@ def test_handlers_that_return_while_the_end_looks_for_those_that_do_not_disturb_
     for name in names:
         left.request(Hold(name))
         held.wait_until_entered(name)
-    threads = [member.thread for member in right._engine.crew._members]
+    with right._engine.crew._lock:  # another member may be on its way
+        threads = [member.thread for member in right._engine.crew._members]
     is_alive = threading.Thread.is_alive
 
     def is_alive_until_then(thread: threading.Thread) -> bool:
