@@ -169,6 +169,29 @@ def test_the_bytes_are_the_object_that_was_read_into() -> None:
     assert back.value.data is tail
 
 
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        Response(7, LARGE),
+        Response("a text", LARGE),
+        Response("a text", Blob(LARGE)),
+        Request(7, Blob(LARGE, "more"), 3.5, {"key": "value", "other": "x" * 300}),
+        Request("a text", Blob(LARGE, "more"), None, {"key": "value"}),
+    ],
+    ids=range(5),
+)
+def test_they_are_found_behind_whatever_stands_before_them(envelope: Envelope) -> None:
+    serializer = NativeMessageSerializer()
+    payload = b"".join(serializer.encode(envelope))
+    start = len(payload) - len(LARGE)
+    head = memoryview(payload)[:start]
+
+    assert serializer.tail_size(head, len(payload)) == len(LARGE)
+    assert serializer.tail_size(memoryview(payload)[: start + 9], len(payload)) == len(LARGE)
+    assert serializer.tail_size(head[:-1], len(payload)) == 0
+    assert serializer.decode(head, LARGE) == envelope
+
+
 def test_the_connection_has_them_read_so() -> None:
     data = b"".join(connection().encode(Response(7, bytes(900_000))))
     there = connection()
