@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 import tracemalloc
 from typing import Any
 
@@ -14,7 +13,6 @@ from streamipc.messages import Message
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Envelope, Notification, Request, Response
 from streamipc.protocol.framing import MAGIC, Apart, FrameDecoder, Junk
-from streamipc.protocol.memory import ReservedBytes
 from streamipc.serializers.native import NativeMessageSerializer
 
 LARGE = bytes(range(256)) * 400  # 100 KiB and some
@@ -115,13 +113,6 @@ def test_an_announced_size_reserves_no_memory_that_is_not_filled() -> None:
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     assert after - before < 200_000  # KiB
-
-
-def test_without_ctypes_it_lies_in_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ctypes", None)
-    memory = ReservedBytes(10_000_001)
-    memory.view[:5] = b"start"
-    assert memory.take() == b"start" + bytes(9_999_996)
 
 
 # The native serializer

@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,37 +46,53 @@ def test_a_forked_child_does_not_see_what_comes_later() -> None:
     os.close(write)
 
 
-def in_huge_pages(memory: memoryview) -> bool:
-    """Tell whether the kernel was advised so: proc_pid_smaps(5)."""
-    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-    inside = False
+def mapping_of(memory: memoryview) -> tuple[int, int, bool]:
+    """Return where the mapping begins and ends, and whether it is marked ``hg``: proc(5)."""
+    address = address_of(memory)
     for line in SMAPS.read_text().splitlines():
         if limits := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            inside = int(limits[1], 16) <= address < int(limits[2], 16)
-        elif inside and line.startswith("VmFlags:"):
-            return "hg" in line.split()
+            start, end = int(limits[1], 16), int(limits[2], 16)
+        elif line.startswith("VmFlags:") and start <= address < end:
+            return start, end, "hg" in line.split()
     raise AssertionError("the memory is not mapped")
 
 
-has_huge_pages = pytest.mark.skipif(
+def address_of(memory: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+needs_huge_pages = pytest.mark.skipif(
     not Path("/sys/kernel/mm/transparent_hugepage").exists(),
-    reason="only Linux has huge pages, and not every kernel of it",
+    reason="Linux alone has transparent huge pages, and not in every build",
 )
 
 
-@has_huge_pages
+@needs_huge_pages
 @pytest.mark.parametrize(("size", "huge"), [((8 << 20) - 1, False), (8 << 20, True)])
 def test_from_eight_megabytes_on_pages_are_huge(size: int, huge: bool) -> None:
-    assert in_huge_pages(reserve(size)) is huge
+    assert mapping_of(reserve(size))[2] is huge
 
 
-@has_huge_pages
-def test_a_large_object_lies_in_huge_pages() -> None:
+@needs_huge_pages
+@pytest.mark.parametrize("size", [8 << 20, (33 << 20) + 4000])
+def test_those_of_a_large_object_are_and_no_others_with_them(size: int) -> None:
+    memory = ReservedBytes(size)
+    address = address_of(memory.view)
+    page = mmap.PAGESIZE
+    start, end, huge = mapping_of(memory.view[page:])
+
+    assert huge
+    assert end >= address + size
+    if size > 32 << 20:  # malloc gives it a mapping of its own, whatever went before
+        assert start - page < address <= start
+        assert end - page < address + size
+
+
+def test_without_ctypes_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)
     memory = ReservedBytes(10_000_001)
-    with memory.view[5_000_000:] as middle:
-        assert in_huge_pages(middle)
-    memory.view[-3:] = b"end"
-    assert memory.take() == bytes(9_999_998) + b"end"
+    memory.view[:5] = b"start"
+    assert memory.take() == b"start" + bytes(9_999_996)
 
 
 @pytest.mark.parametrize("size", [MEBIBYTE, 8 << 20])
