@@ -6,7 +6,12 @@ it page by page as bytes arrive.
 
 from __future__ import annotations
 
+import functools
 import io
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["ReservedBytes", "reserve"]
 
@@ -79,10 +84,18 @@ def _ask_for_huge_pages(view: memoryview) -> None:
 
         start = ctypes.addressof(ctypes.c_char.from_buffer(view))
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        ctypes.CDLL(None).madvise(
+        _libc().madvise(
             ctypes.c_void_p(first),
             ctypes.c_size_t(start + len(view) - first),
             ctypes.c_int(mmap.MADV_HUGEPAGE),
         )
     except Exception:
         pass  # a Python without ctypes, or one that forbids it: slower, and nothing else
+
+
+@functools.cache
+def _libc() -> Any:
+    """Return the C library: each time that it is opened makes a class, which is a cycle."""
+    import ctypes
+
+    return ctypes.CDLL(None)

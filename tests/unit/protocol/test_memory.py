@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import mmap
 import os
 import re
@@ -86,6 +87,19 @@ def test_those_of_a_large_object_are_and_no_others_with_them(size: int) -> None:
     if size > 32 << 20:  # malloc gives it a mapping of its own, whatever went before
         assert start - page < address <= start
         assert end - page < address + size
+
+
+def test_large_objects_leave_nothing_in_cycles() -> None:
+    """A program may run without the garbage collector."""
+    ReservedBytes(8 << 20).take()
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(10):
+            ReservedBytes(8 << 20).take()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_without_ctypes_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
