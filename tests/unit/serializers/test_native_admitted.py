@@ -482,6 +482,7 @@ def test_what_cannot_be_sent_is_named_in_full() -> None:
         (threading.Event.set, r"Event\.set \(function\) can't be sent: functions and classes"),
         (Two(1, 2).__init__, r"Two\.__init__ \(method\) can't be sent"),  # type: ignore[misc]
         (types.MethodType(functools.partial(print), 1), r": method \(method\) can't be sent"),
+        ((1).__add__, r": int\.__add__ \(method-wrapper\) can't be sent"),
         (Two, r"Two \(type\) can't be sent: functions and classes do not travel"),
         (object(), r": object object can't be sent: .*\(allow=\[object\]\)"),
         (threading.Event(), r": threading\.Event object can't be sent: .*\(allow=\[Event\]\)"),
