@@ -37,6 +37,7 @@ class Rights(enum.IntFlag):
     READ = 1
     WRITE = 4
     ALL = -1
+    MORE = -2
 
 
 class Guarded(Message):
@@ -97,6 +98,13 @@ def there_and_back(message: Message) -> Any:
 def test_an_annotation_that_is_no_type_is_refused() -> None:
     with pytest.raises(SerializationError, match="TypeGuard"):
         there_and_back(Guarded(1))
+
+
+@pytest.mark.parametrize("annotation", [5, typing_extensions.ParamSpec("P").args], ids=str)
+def test_what_is_nothing_that_an_annotation_can_be_takes_no_value(annotation: Any) -> None:
+    with pytest.raises(SerializationError) as caught:
+        fields.write(annotation, 1)
+    assert str(caught.value).startswith(f"body.v: expected {annotation}, got 1")
 
 
 @pytest.mark.parametrize("value", [Color.RED, Shape.ROUND, b"x"])
@@ -170,6 +178,7 @@ def test_arguments_that_a_typed_dict_gives_to_its_base_count() -> None:
 
 def test_a_flag_of_all_bits_means_those_that_have_a_member() -> None:
     assert fields.write(Rights, Rights.ALL) == 5
+    assert fields.write(Rights, Rights.MORE) == 4
     assert fields.read(Rights, 5) is Rights.READ | Rights.WRITE
     for number in (-1, 2, 8):
         with pytest.raises(SerializationError, match=r"^body\.v: expected Rights .* the bits 0x5"):

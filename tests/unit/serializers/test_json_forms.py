@@ -159,6 +159,8 @@ READ: list[tuple[Any, Any, Any]] = [
     *[(dt.datetime, f"2024-05-01T12:00:00.123456{zone}", NOON) for zone in ("Z", "z", "+00:00")],
     *[(dt.time, f"12:00:00.123456{zone}", NOON.timetz()) for zone in ("Z", "z", "+00:00")],
     (dt.timedelta, 1, dt.timedelta(seconds=1)),
+    (dt.timedelta, "90", dt.timedelta(seconds=90)),
+    (dt.timedelta, "90.5", dt.timedelta(seconds=90, milliseconds=500)),
     (dt.timedelta, "-0.000001", dt.timedelta(microseconds=-1)),
     (dt.timedelta, "86399999999999.999999", dt.timedelta.max),
     # An integer of JSON is what other languages write for a float without a fraction.

@@ -235,6 +235,7 @@ def test_value_of_a_subclass_keeps_its_class_beside_what_looks_the_same() -> Non
 
 REFUSED: list[tuple[Any, Any, str]] = [
     (Union[int, str], 1.5, "body.v: expected int | str, got 1.5"),
+    (Union[int, str], None, "body.v: expected int | str, got null"),
     (Union[int, Animal, None], "x", f'body.v: expected int | {__name__}.Animal | None, got "x"'),
     (Union[int, str], {"$date": "2024-05-01"}, "body.v: expected int | str, got an object"),
     (Union[Animal, Stone], {"nme": "a"}, f"body.v: expected {__name__}.Animal | {__name__}.Stone"),
@@ -264,6 +265,8 @@ def test_value_that_no_member_takes_is_refused(annotation: Any, data: Any, text:
 def test_sender_is_told_which_members_there_are() -> None:
     with pytest.raises(SerializationError, match=r"^body\.v: expected int \| date, got 'x'"):
         write(Union[int, dt.date], "x")
+    with pytest.raises(SerializationError, match=r"^body\.v: expected int \| date, got None"):
+        write(Union[int, dt.date], None)
     with pytest.raises(SerializationError, match=r"^body\.v: expected int \| None, got 'x'"):
         write(Optional[int], "x")
     with pytest.raises(SerializationError, match=r"^body\.v: expected list\[int\] \| list\[str\]"):
