@@ -167,18 +167,21 @@ class ResponseFuture(Future[R], Generic[R]):
         Returns:
             ``False`` if the reply is already there.
         """
-        with self._condition:
-            if self._state != _PENDING:
-                return self.cancelled()
-            # Both steps of Future.cancel() and set_running_or_notify_cancel() at once: a
-            # second canceller between them would find a state that is no state.
-            self._state = _CANCELLED
-            for waiter in self._waiters:
-                waiter.add_cancelled(self)
-            self._condition.notify_all()
-        self.owner.cancel(self)
-        self.keeps = None
-        self._wake()
+        try:
+            with self._condition:
+                if self._state != _PENDING:
+                    return self.cancelled()
+                # Both steps of Future.cancel() and set_running_or_notify_cancel() at once: a
+                # second canceller between them would find a state that is no state.
+                self._state = _CANCELLED
+                for waiter in self._waiters:
+                    waiter.add_cancelled(self)
+                self._condition.notify_all()
+            self.owner.cancel(self)
+        finally:  # also when interrupted, by Ctrl-C for one: nobody else wakes who waits
+            if self._state == _CANCELLED:
+                self.keeps = None
+                self._wake()
         self._invoke_callbacks()
         return True
 

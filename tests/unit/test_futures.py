@@ -282,3 +282,21 @@ def test_garbage_that_settles_futures_may_be_collected_while_a_condition_is_made
 
     assert not asking.is_alive()
     assert other.result(0) == "collected"
+
+
+def test_an_interrupted_cancellation_wakes_who_waits(
+    owner: Owner, future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(cancelled: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, "cancel", interrupt)
+    asleep = threading.Lock()
+    asleep.acquire()
+    future.wakers.append(asleep)
+
+    with pytest.raises(KeyboardInterrupt):
+        future.cancel()
+
+    assert future.cancelled()
+    assert not asleep.locked()
