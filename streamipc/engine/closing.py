@@ -148,6 +148,8 @@ class Closing:
             said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             what = f"reading failed ({said})"
         self._end(what)
+        if isinstance(error, InterruptedError):
+            self._end_lost(what)
 
     def write_failed(self, error: Exception) -> None:
         """The writer could not write; any thread calls this."""
@@ -185,6 +187,25 @@ class Closing:
         self.ended.set()
         if self._claim():
             self._start_thread(self._finish, None)
+
+    def _end_lost(self, what: str) -> None:
+        """Fail the request whose reply an interrupt has lost: it stands in no table any more.
+
+        It left the table for a frame that is gone. So the garbage collector is asked, which
+        knows it as long as anybody does.
+        """
+        import gc
+
+        from ..futures import ResponseFuture
+
+        engine = self._engine
+        futures = [one for one in gc.get_objects() if type(one) is ResponseFuture]
+        for future in futures:
+            ours = getattr(future, "owner", None) is engine  # none yet: it is being made
+            if ours and not future.ready() and future not in engine.lingering:
+                name = type(future.request).__wire_name__
+                error = engine.host.closed_error(f"no reply to {name}; {what}")
+                engine.end_call(future, None, error)
 
     def _end_credit(self) -> None:
         """Wake handlers that wait for credit: nothing that is still to be read grants any."""

@@ -11,6 +11,7 @@ from handover import (
     LONG,
     Ask,
     AskInline,
+    Caller,
     Deeper,
     Eventually,
     Held,
@@ -21,11 +22,12 @@ from handover import (
     reads,
     send_watcher_to_sleep,
     times_out_while_it_reads,
+    waiting,
     waits,
     watcher_sleeps,
 )
 
-from streamipc import RequestTimeoutError
+from streamipc import RequestTimeoutError, SessionClosedError
 from streamipc.engine import watching
 
 Sides = tuple[Any, Any, Held]
@@ -116,6 +118,34 @@ def test_what_an_interrupted_caller_has_read_is_answered_although_the_next_one_r
     assert asked.result(LONG) == "answered"
     held.release("second")
     assert second.returned() == "reply to second"
+
+
+@pytest.mark.parametrize("timeout", [LONG, None])
+@pytest.mark.parametrize("waits_already", [True, False])
+def test_a_reply_that_an_interrupt_has_lost_on_its_way_to_another_ends_that_ones_wait(
+    sides: Sides, eventually: Eventually, timeout: float | None, waits_already: bool
+) -> None:
+    left, _, held = sides
+    first = reads(left, "first", eventually)
+    second = left.request(Hold("second"), timeout=timeout)
+    if waits_already:
+        caller = Caller(second, None)
+        eventually(lambda: waiting(left) == 1)
+    connection = left._engine.connection
+    receive = connection.receive
+
+    def interrupt(decoded: Any) -> None:  # Ctrl-C, behind taking the request off the table
+        connection.receive = receive
+        receive(decoded)
+        raise KeyboardInterrupt
+
+    connection.receive = interrupt
+    held.release("second")
+    assert isinstance(first.returned(), KeyboardInterrupt)
+    if not waits_already:
+        caller = Caller(second, None)
+
+    assert isinstance(caller.returned(), SessionClosedError)
 
 
 # Nobody waits.
