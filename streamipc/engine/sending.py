@@ -101,6 +101,7 @@ class Sending:
         if prepare is not None:
             prepare(future)
         deadline = None if timeout is None else time.monotonic() + timeout
+        refused = False
         try:
             with self.lock:
                 refused = self._refusal is not None
