@@ -77,6 +77,7 @@ def test_from_eight_megabytes_on_pages_are_huge(size: int, huge: bool) -> None:
 @needs_huge_pages
 @pytest.mark.parametrize("size", [8 << 20, (33 << 20) + 4000])
 def test_those_of_a_large_object_are_and_no_others_with_them(size: int) -> None:
+    other = reserve(MEBIBYTE)  # Linux maps what comes next below it
     memory = ReservedBytes(size)
     address = address_of(memory.view)
     page = mmap.PAGESIZE
@@ -87,6 +88,7 @@ def test_those_of_a_large_object_are_and_no_others_with_them(size: int) -> None:
     if size > 32 << 20:  # malloc gives it a mapping of its own, whatever went before
         assert start - page < address <= start
         assert end - page < address + size
+    assert not mapping_of(other)[2]
 
 
 def test_large_objects_leave_nothing_in_cycles() -> None:

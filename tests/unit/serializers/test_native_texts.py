@@ -51,6 +51,12 @@ def deep() -> list[Any]:
     return items
 
 
+def released() -> memoryview:
+    view = memoryview(b"x")
+    view.release()
+    return view
+
+
 def zone_without_a_key() -> Any:
     counts = struct.pack(">6I", 0, 0, 0, 0, 1, 4)  # one type of local time, of four characters
     file = b"TZif" + bytes(16) + counts + bytes(6) + b"UTC\0"
@@ -106,6 +112,11 @@ SENT: list[tuple[Any, str]] = [
     (
         Response(1, Said(Path)),
         "tests.Said.x: Path (type) can't be sent: functions and classes do not travel",
+    ),
+    (
+        Response(1, released()),
+        "a value of type memoryview can't be sent: ValueError: "
+        "operation forbidden on released memoryview object",
     ),
     (
         Response(1, zone_without_a_key()),
