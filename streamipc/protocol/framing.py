@@ -263,10 +263,11 @@ class FrameDecoder:
     def _end_large(self, large: memoryview) -> memoryview | Apart:
         head, tail, unfilled = self._head, self._tail, self._unfilled
         self._large = self._unfilled = self._head = self._tail = None
-        if head is None or tail is None:
+        if tail is None:
             return large
-        if unfilled is not None:
-            unfilled.release()  # our reader may still hold it
+        assert head is not None
+        assert unfilled is not None
+        unfilled.release()  # our reader may still hold it
         return Apart(head, tail.take())
 
     def _skip_oversized(self, length: int, found: list[Item]) -> bool:
