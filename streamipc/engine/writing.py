@@ -16,17 +16,18 @@ write or a wait for room, and nothing else is locked under it.
 from __future__ import annotations
 
 import errno
-import threading
 import time
-from _thread import get_ident
+from _thread import allocate_lock, get_ident
 
 from .._forks import renew
 from ..exceptions import IpcError, SessionClosedError
 from .queueing import Frame, FrameQueue
+from .reading import wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from ..serializers.base import Buffer
     from .outlets import Outlet
@@ -53,6 +54,36 @@ class WriteTimeoutError(IpcError):
         self.withdrawn = withdrawn
 
 
+class _Moved:
+    """Wakes threads, as a ``threading.Condition`` does; used with the writer's lock held.
+
+    An interrupt, such as Ctrl-C, can have the ``wait()`` of a condition end without the lock,
+    which is another thread's by then, and released all the same. Here nobody waits in the
+    midst of a block that has the lock.
+    """
+
+    def __init__(self) -> None:
+        self._waiters: list[Any] = []
+
+    def bell(self) -> Any:
+        """Return a lock that can be taken when something has moved, or at the latest then."""
+        bell = allocate_lock()
+        bell.acquire()
+        self._waiters.append(bell)
+        return bell
+
+    def forget(self, bell: Any) -> None:
+        """Take one off the list whose owner waits no more."""
+        if bell in self._waiters:
+            self._waiters.remove(bell)
+
+    def notify_all(self) -> None:
+        """Wake all; each is taken off the list behind its waking, as an interrupt may come."""
+        while self._waiters:
+            wake(self._waiters[-1])
+            self._waiters.pop()
+
+
 class Writer(FrameQueue):
     """Queues frames and writes them.
 
@@ -74,7 +105,7 @@ class Writer(FrameQueue):
         self._on_backlog = on_backlog
         self._on_error = on_error
         # Guarded by the queue's lock:
-        self._moved = threading.Condition(self._lock)  # bytes went out, or flushing is free
+        self._moved = _Moved()  # bytes went out, or flushing is free
         self._flusher = 0  # identifier of the thread that writes; 0: nobody does
         self._waiting = 0  # threads in _wait_for_turn
         self._in_flight = 0  # up to which byte a write is going on; 0: none is
@@ -240,12 +271,15 @@ class Writer(FrameQueue):
                     return True
                 if left == 0:
                     return False
-                if self._flusher:
-                    self._waiting += 1
-                    try:
-                        self._moved.wait(left)
-                    finally:
-                        self._waiting -= 1
+                if not self._flusher:
+                    continue
+                bell = self._moved.bell()
+                self._waiting += 1
+            try:
+                bell.acquire(timeout=-1 if left is None else left)
+            finally:
+                with self._lock:
+                    self._waiting -= 1
 
     def fail(self) -> None:
         """Drop the queue and refuse everything from now on."""
@@ -347,18 +381,28 @@ class Writer(FrameQueue):
 
     def _wait_for_turn(self, mark: int, deadline: float | None) -> None:
         """Wait until flushing is free, and take it, unless it is no longer needed."""
-        with self._outlet.handler_waits(), self._lock:
-            self._waiting += 1
+        me = get_ident()
+        bell = None
+        counted = False
+        with self._outlet.handler_waits():
             try:
-                while self._flusher and self._flushed < mark and not self._broken:
-                    timeout = None if deadline is None else deadline - time.monotonic()
-                    if timeout is not None and timeout <= 0:
-                        return
-                    self._moved.wait(timeout)
-                if self._flushed < mark and not self._broken:
-                    self._flusher = get_ident()
+                while True:
+                    left = _left(deadline)
+                    with self._lock:
+                        wanted = self._flushed < mark and not self._broken
+                        if not (wanted and self._flusher) or left == 0:
+                            if wanted and not self._flusher:
+                                self._flusher = me
+                            self._waiting, counted = self._waiting - counted, False
+                            self._moved.forget(bell)
+                            return
+                        bell = self._moved.bell()
+                        self._waiting, counted = self._waiting + (not counted), True
+                    bell.acquire(timeout=-1 if left is None else left)
             finally:
-                self._waiting -= 1
+                if counted:  # an interrupt
+                    with self._lock:
+                        self._waiting -= 1
 
     def _give_up(self, frame: Frame) -> None:
         """Say why a frame is not out; withdraw it if nothing of it is."""

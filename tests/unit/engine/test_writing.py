@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 import time
@@ -671,6 +672,37 @@ def test_an_interrupt_of_one_who_wakes_those_that_wait_for_their_turn_wakes_them
     assert all(finishes(other) for other in others)
     assert bytes(slow.outlet.data) == b"firstotherother"
     assert not slow.writer.is_writing()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signal")
+def test_an_interrupt_of_one_whose_turn_has_come_leaves_the_lock_to_its_owner(slow: Rig) -> None:
+    writer = slow.writer
+    main = threading.get_ident()
+    slow.outlet.gate.clear()
+    first, _ = in_thread(lambda: writer.send([b"first"]))
+    assert slow.outlet.waiting.acquire(timeout=10)
+
+    def interrupt_with_the_lock_held() -> bool:
+        while not writer._waiting:
+            time.sleep(0.001)
+        with writer._lock:
+            writer._moved.notify_all()
+            time.sleep(0.1)  # it wakes, and wants the lock
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(0.1)
+            return writer._lock.locked()
+
+    owner, still_locked = in_thread(interrupt_with_the_lock_held)
+    with pytest.raises(KeyboardInterrupt):
+        writer.send([b"second"])
+    slow.outlet.gate.set()
+
+    assert finishes(owner)
+    assert still_locked == [True]
+    assert finishes(first)
+    writer.send([b"third"])
+    assert bytes(slow.outlet.data) == b"firstsecondthird"
+    assert writer._waiting == 0
 
 
 def test_an_interrupt_behind_the_bookkeeping_of_a_write_wakes_who_waits_for_the_end() -> None:
