@@ -192,6 +192,7 @@ RECEIVED: list[tuple[Any, Any, str]] = [
     (tuple[()], [1], "expected tuple[()], got an array of 1"),
     (tuple, 1, "expected tuple, got 1"),
     (list, 1, "expected list, got 1"),
+    (dict[int, Any], 1, "expected dict[int, Any], got 1"),
     (dict[Any, int], [[1]], "expected a pair [key, value], got an array of 1"),
     (dict[Any, int], [[1, 2, 3]], "expected a pair [key, value], got an array of 3"),
     (dict[tuple[int], int], {}, "expected dict[tuple[int], int] as an array of pairs, got"),

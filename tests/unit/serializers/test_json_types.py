@@ -425,10 +425,10 @@ def test_protocols_take_messages() -> None:
 def test_without_the_encoder_in_c_the_bytes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     from streamipc.serializers import _json_text
 
-    message = Item("é", Decimal(1))
-    fast = SERIALIZER.encode(Notification(message))
+    envelopes = [Notification(Item("é", Decimal(1))), Response(1, [math.nan])]
+    fast = [SERIALIZER.encode(envelope) for envelope in envelopes]
     monkeypatch.setattr(_json_text, "_chunks", None)
-    assert SERIALIZER.encode(Notification(message)) == fast
+    assert [SERIALIZER.encode(envelope) for envelope in envelopes] == fast
 
 
 def test_int_enum_in_an_int_field_arrives_as_int() -> None:
