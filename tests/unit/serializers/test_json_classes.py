@@ -261,6 +261,7 @@ def test_what_a_typed_dict_requires_counts_though_its_annotations_are_texts() ->
     assert send(film({"title": "a"}))[1] == {"v": {"title": "a"}}
 
     frozen = holder(Frozen)
+    assert read(frozen, {"v": {"title": "a", "year": 1}}).v == {"title": "a", "year": 1}
     assert read(frozen, {"v": {"title": "a"}}).v == {"title": "a"}
 
     book = holder(Book)
