@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from .reading import Reader, wake
+from .bells import wake
+from .reading import Reader
 from .staff import Job, Member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .bells import Bells
     from .polling import Inlet, Wakeup
 
 __all__ = ["Calling"]
@@ -42,8 +44,7 @@ class Calling:
     blocked_jobs: int
     _on_errands: int
     _stopping: bool
-    _quiet: threading.Condition
-    _quiet_waiters: int
+    _quiet: Bells
     _hire: Callable[[], Member | None]
 
     def _give_to_worker(self, job: Job) -> None:
@@ -95,8 +96,8 @@ class Calling:
         self._on_errands -= job.is_errand
         if self._errands or self._slow:
             self._call_workers()
-        if self._quiet_waiters and not self.running:
-            self._quiet.notify_all()
+        if self._quiet.hung and not self.running:
+            self._quiet.ring()
 
     def _rouse(self, member: Member) -> None:
         """Wake a member wherever it sleeps."""

@@ -45,6 +45,7 @@ import threading
 import time
 from collections import deque
 
+from .bells import Bells
 from .reading import Reader
 from .staff import IDLE_SECONDS, Job, Member, take_seat, working_member
 from .watching import Watching
@@ -116,8 +117,7 @@ class Crew(Watching):
         self.blocked_jobs = 0
         self._on_errands = 0  # members that run one; they count as running as well
         self._stopping = False
-        self._quiet = threading.Condition(lock)  # notified when the last job has ended
-        self._quiet_waiters = 0
+        self._quiet = Bells()  # rung when the last job has ended
         reader.wake_watcher = self._wake_watcher
         reader.work_arrived = self._work_arrived
         reader.look_at_clock = self._expire_due
@@ -201,17 +201,17 @@ class Crew(Watching):
 
     def wait_until_quiet(self, end: float | None) -> bool:
         """Wait until no job runs or waits; return whether it is so."""
-        with self._lock:
-            self._quiet_waiters += 1
-            try:
-                while self.jobs():
-                    left = None if end is None else end - time.monotonic()
-                    if left is not None and left <= 0:
-                        return False
-                    self._quiet.wait(left)
-            finally:
-                self._quiet_waiters -= 1
-        return True
+        bell = None
+        while True:
+            with self._lock:
+                self._quiet.take_down(bell)
+                if not self.jobs():
+                    return True
+                left = -1.0 if end is None else end - time.monotonic()
+                if end is not None and left <= 0:
+                    return False
+                bell = self._quiet.hang()
+            bell.acquire(timeout=left)
 
     def drop_jobs(self) -> list[Job]:
         """Take out and return what waits to run."""
@@ -220,7 +220,7 @@ class Crew(Watching):
             self._quick.clear()
             self._slow.clear()
             self._errands.clear()
-            self._quiet.notify_all()
+            self._quiet.ring()
         return dropped
 
     def runs_here(self) -> bool:

@@ -14,9 +14,10 @@ from ..messages import LogMessage, Message
 from ..protocol import events
 from ..protocol.connection import refusal_of
 from ..protocol.envelopes import Notification, Request
+from .bells import wake
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
 from .lifetimes import is_exiting
-from .reading import Reader, wake
+from .reading import Reader
 from .serving import Served, closed_refusal
 
 TYPE_CHECKING = False

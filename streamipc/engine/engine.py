@@ -27,6 +27,7 @@ from ..protocol.connection import Connection
 from ..protocol.envelopes import (
     Cancel,
 )
+from .bells import wake
 from .closing import Closing
 from .crew import Crew
 from .deadlines import Deadlines, Reminder, is_lingering
@@ -35,7 +36,7 @@ from .jobs import CallJob
 from .lifetimes import park_at_exit
 from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, Wakeup
-from .reading import Reader, wake
+from .reading import Reader
 from .sending import MAX_BACKLOG, Sending
 from .serving import Served
 from .staff import working_member

@@ -57,6 +57,7 @@ import errno
 import time
 from _thread import allocate_lock, get_ident
 
+from .bells import wake
 from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
 TYPE_CHECKING = False
@@ -113,14 +114,6 @@ class _Bell:
 
     def __init__(self, wakeup: Wakeup) -> None:
         self.release = wakeup.set
-
-
-def wake(lock: Any) -> None:
-    """Release a lock that serves as a wake-up call; waking twice is the same as once."""
-    try:
-        lock.release()
-    except RuntimeError:
-        pass  # it was released already and its owner has not come round to it
 
 
 class Reader:

@@ -21,7 +21,8 @@ import threading
 import time
 from collections import deque
 
-from .reading import Awaited, Reader, wake
+from .bells import Bells, wake
+from .reading import Awaited, Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Solo:
         self._jobs: deque[Job] = deque()
         self._here = threading.local()
         self._due: float | None = None  # no pending deadline is earlier
-        self._quiet = threading.Condition(lock)  # notified when the last job has ended
+        self._quiet = Bells()  # rung when a job has ended
         self.running = 0  # jobs that run and are not blocked
         self.blocked_jobs = 0
         self._handlers = 0  # jobs that run and are handlers, blocked or not
@@ -153,13 +154,17 @@ class Solo:
     def wait_until_quiet(self, end: float | None) -> bool:
         """Run what waits; return whether no job runs in another thread either."""
         self.run_jobs()
-        with self._lock:
-            while self.running + self.blocked_jobs and not self.runs_here():
-                left = None if end is None else end - time.monotonic()
-                if left is not None and left <= 0:
+        bell = None
+        while True:
+            with self._lock:
+                self._quiet.take_down(bell)
+                if not self.running + self.blocked_jobs or self.runs_here():
+                    return True
+                left = -1.0 if end is None else end - time.monotonic()
+                if end is not None and left <= 0:
                     return False
-                self._quiet.wait(left)
-        return True
+                bell = self._quiet.hang()
+            bell.acquire(timeout=left)
 
     def run_jobs(self) -> None:
         """Run what is queued, and fail what is over its time."""
@@ -179,7 +184,7 @@ class Solo:
                     with self._lock:
                         self.running -= 1
                         self._handlers -= job.is_handler
-                        self._quiet.notify_all()
+                        self._quiet.ring()
                 if self.interrupted:
                     self.interrupted = False
                     self._flush()

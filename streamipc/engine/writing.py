@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import errno
 import time
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 
 from .._forks import renew
 from ..exceptions import IpcError, SessionClosedError
+from .bells import Bells
 from .queueing import Frame, FrameQueue
-from .reading import wake
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from ..serializers.base import Buffer
     from .outlets import Outlet
@@ -54,36 +53,6 @@ class WriteTimeoutError(IpcError):
         self.withdrawn = withdrawn
 
 
-class _Moved:
-    """Wakes threads, as a ``threading.Condition`` does; used with the writer's lock held.
-
-    An interrupt, such as Ctrl-C, can have the ``wait()`` of a condition end without the lock,
-    which is another thread's by then, and released all the same. Here nobody waits in the
-    midst of a block that has the lock.
-    """
-
-    def __init__(self) -> None:
-        self._waiters: list[Any] = []
-
-    def bell(self) -> Any:
-        """Return a lock that can be taken when something has moved, or at the latest then."""
-        bell = allocate_lock()
-        bell.acquire()
-        self._waiters.append(bell)
-        return bell
-
-    def forget(self, bell: Any) -> None:
-        """Take one off the list whose owner waits no more."""
-        if bell in self._waiters:
-            self._waiters.remove(bell)
-
-    def notify_all(self) -> None:
-        """Wake all; each is taken off the list behind its waking, as an interrupt may come."""
-        while self._waiters:
-            wake(self._waiters[-1])
-            self._waiters.pop()
-
-
 class Writer(FrameQueue):
     """Queues frames and writes them.
 
@@ -105,7 +74,7 @@ class Writer(FrameQueue):
         self._on_backlog = on_backlog
         self._on_error = on_error
         # Guarded by the queue's lock:
-        self._moved = _Moved()  # bytes went out, or flushing is free
+        self._moved = Bells()  # bytes went out, or flushing is free
         self._flusher = 0  # identifier of the thread that writes; 0: nobody does
         self._waiting = 0  # threads in _wait_for_turn
         self._in_flight = 0  # up to which byte a write is going on; 0: none is
@@ -273,7 +242,7 @@ class Writer(FrameQueue):
                     return False
                 if not self._flusher:
                     continue
-                bell = self._moved.bell()
+                bell = self._moved.hang()
                 self._waiting += 1
             try:
                 bell.acquire(timeout=-1 if left is None else left)
@@ -289,7 +258,7 @@ class Writer(FrameQueue):
             self._batch.clear()
             self._batched = self._undropped = 0
             self._flushed = self._queued
-            self._moved.notify_all()
+            self._moved.ring()
 
     def forget_after_fork(self) -> None:
         """Write nothing more, in a forked child: what is queued is the parent's to write."""
@@ -314,14 +283,14 @@ class Writer(FrameQueue):
                     self._flushed, self._in_flight, self._flusher = end, 0, 0
                     self._outlet.forget_written()
                     if self._waiting:
-                        self._moved.notify_all()
+                        self._moved.ring()
                     return None
             return self._count_past_queue(data, end, written)
         except BaseException as error:
             if not self._in_flight:  # Ctrl-C, after what was written is counted
                 with self._lock:
                     if self._waiting:
-                        self._moved.notify_all()
+                        self._moved.ring()
                 raise
             failure = self._failure(error)
             if failure is error:
@@ -345,7 +314,7 @@ class Writer(FrameQueue):
                 self._drop_written()
             if not (left or self._queue):
                 if self._waiting:
-                    self._moved.notify_all()
+                    self._moved.ring()
                 self._flusher = 0
                 return None
         return frame
@@ -394,9 +363,9 @@ class Writer(FrameQueue):
                             if wanted and not self._flusher:
                                 self._flusher = me
                             self._waiting, counted = self._waiting - counted, False
-                            self._moved.forget(bell)
+                            self._moved.take_down(bell)
                             return
-                        bell = self._moved.bell()
+                        bell = self._moved.hang()
                         self._waiting, counted = self._waiting + (not counted), True
                     bell.acquire(timeout=-1 if left is None else left)
             finally:
@@ -458,7 +427,7 @@ class Writer(FrameQueue):
         queue = self._queue
         if not queue or (self._waiting and self._flushed >= mark):
             if self._waiting:
-                self._moved.notify_all()
+                self._moved.ring()
             self._flusher = 0  # last: until then an interrupt has us hand over
             return None
         if not may_block and self._flushed >= mark:
@@ -482,7 +451,7 @@ class Writer(FrameQueue):
             self._outlet.forget_written()
             self._drop_written()
             if count and self._waiting:
-                self._moved.notify_all()
+                self._moved.ring()
 
     def _hand_over(self) -> None:
         with self._lock:
@@ -493,7 +462,7 @@ class Writer(FrameQueue):
             left_of_first = 0 if first is None else sum(map(len, first.views))
             end = self._queued - self._batched if first is None else first.end
             if self._waiting:
-                self._moved.notify_all()
+                self._moved.ring()
             self._flushed, self._in_flight, self._flusher = end - left_of_first, 0, 0
             left = bool(self._queue) and not self._waiting
         if left:

@@ -643,13 +643,13 @@ def test_an_interrupt_of_one_who_wakes_those_that_wait_for_their_turn_wakes_them
 ) -> None:
     slow.outlet.gate.clear()
     moved = slow.writer._moved
-    notify_all = moved.notify_all
+    ring = moved.ring
     calls = iter(range(1, 100))
 
     def interrupt_once() -> None:
         if next(calls) == n:
             raise KeyboardInterrupt
-        notify_all()
+        ring()
 
     first, _ = in_thread(lambda: slow.writer.send([b"first"]))
     assert slow.outlet.waiting.acquire(timeout=10)
@@ -661,11 +661,11 @@ def test_an_interrupt_of_one_who_wakes_those_that_wait_for_their_turn_wakes_them
 
     def count_while_the_others_look(count: int) -> None:
         count_written(count)
-        while threading.current_thread() is first and len(moved._waiters) < 2:  # type: ignore[attr-defined]
+        while threading.current_thread() is first and len(moved.hung) < 2:
             time.sleep(0.001)  # they have found that it is not their turn yet
 
     slow.writer._written = count_while_the_others_look  # type: ignore[method-assign]
-    moved.notify_all = interrupt_once  # type: ignore[method-assign]
+    moved.ring = interrupt_once  # type: ignore[method-assign]
     slow.outlet.gate.set()
 
     assert finishes(first)
@@ -686,7 +686,7 @@ def test_an_interrupt_of_one_whose_turn_has_come_leaves_the_lock_to_its_owner(sl
         while not writer._waiting:
             time.sleep(0.001)
         with writer._lock:
-            writer._moved.notify_all()
+            writer._moved.ring()
             time.sleep(0.1)  # it wakes, and wants the lock
             signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.1)
