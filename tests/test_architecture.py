@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +145,9 @@ def test_every_room_is_on_a_floor() -> None:
 
 def test_all_that_is_exported_exists() -> None:
     missing = [name for name in streamipc.__all__ if not hasattr(streamipc, name)]
+    for found in pkgutil.walk_packages(streamipc.__path__, "streamipc."):
+        module = importlib.import_module(found.name)
+        missing += [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)]
 
     assert missing == []
     assert sorted(streamipc.__all__) == sorted(set(streamipc.__all__))

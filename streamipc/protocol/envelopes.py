@@ -29,7 +29,6 @@ __all__ = [
     "Credit",
     "Envelope",
     "ErrorResponse",
-    "IdGenerator",
     "Notification",
     "PidHrtimeRequestIdGenerator",
     "Progress",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
     """What becomes of a child's standard error; see :func:`start_process`."""
 
-__all__ = ["ProcessTransport", "StderrOption", "start_process", "wrap_process"]
+__all__ = ["ProcessTransport", "start_process", "wrap_process"]
 
 _RESERVED = ("stdin", "stdout", "bufsize", "text", "encoding", "errors", "universal_newlines")
 
