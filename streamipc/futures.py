@@ -179,11 +179,14 @@ class ResponseFuture(Future[R], Generic[R]):
                 self._condition.notify_all()
             self.owner.cancel(self)
         finally:  # also when interrupted, by Ctrl-C for one: nobody else wakes who waits
-            if self._state == _CANCELLED:
-                self.keeps = None
-                self._wake()
+            self._wake_if_cancelled()
         self._invoke_callbacks()
         return True
+
+    def _wake_if_cancelled(self) -> None:
+        if self._state == _CANCELLED:
+            self.keeps = None
+            self._wake()
 
     def settle(self, value: Any, error: BaseException | None) -> bool:
         """Set the outcome unless there is one; return whether it was set.

@@ -311,6 +311,24 @@ def test_what_waits_for_a_thread_is_run_when_the_next_one_that_can_be_had_is_the
     all_run.wait(LONG)
 
 
+def test_who_can_have_one_more_thread_and_no_second_runs_the_rest_itself(
+    sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, right, _ = sides
+    right.start()
+    crew = right._engine.crew
+    eventually(lambda: watcher_sleeps(right, polling=True))
+    done = threading.Semaphore(0)
+    with crew._lock:
+        with monkeypatch.context() as patch:
+            no_thread_for(right, patch)
+            for _ in range(3):
+                crew._give_to_worker(CallJob(done.release, right._engine.report))
+        no_thread_for(right, monkeypatch, beyond=2)
+
+    assert all(done.acquire(timeout=LONG) for _ in range(3))
+
+
 def test_a_session_whose_reading_blocks_answers_with_the_only_thread_that_can_be_had(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -15,6 +15,7 @@ import threading
 
 import pytest
 
+from streamipc.transports import _readahead
 from streamipc.transports.files import FileTransport
 from streamipc.transports.pipe import FdTransport
 from streamipc.transports.streams import open_streams
@@ -242,7 +243,7 @@ def test_a_buffered_writer_over_a_full_non_blocking_pipe_is_waited_for(read_all)
     os.close(unused)
 
 
-def test_a_pair_over_a_full_non_blocking_socket_is_waited_for(sockets):
+def test_a_pair_over_a_full_non_blocking_socket_is_waited_for(sockets, monkeypatch):
     ours, theirs = sockets
     ours.settimeout(0)
     while True:
@@ -255,7 +256,14 @@ def test_a_pair_over_a_full_non_blocking_socket_is_waited_for(sockets):
     file.write(b"the end")
     received = []
     thread = threading.Thread(target=lambda: received.append(theirs.makefile("rb").read()))
-    thread.start()
+    wait_writable = _readahead._wait_writable
+
+    def read_once_it_is_waited_for(fd):
+        if thread.ident is None:
+            thread.start()
+        wait_writable(fd)
+
+    monkeypatch.setattr(_readahead, "_wait_writable", read_once_it_is_waited_for)
     transport = open_streams(file, file)
     transport.close_write()
     thread.join()
