@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from streamipc import IpcPeer, LogMessage, Message
+from streamipc.engine.serving import error_message_from
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification, Request, Response
 from streamipc.protocol.events import NotificationReceived, Undecodable
@@ -256,6 +257,7 @@ class LiveRun:
     def __init__(self, corpora: list[Corpus]) -> None:
         self._live = {(id(c), limit): Live(c, limit) for c in corpora for limit in set(LIMITS)}
         self._count = 0
+        error_message_from(ValueError())  # imports what an answer with an error needs
         for (_, limit), live in self._live.items():
             assert live.answers(frame(b"{") + bytes(limit), "first")  # import what is needed
 
