@@ -334,6 +334,14 @@ def test_plain_reply_comes_back_as_it_was(value: Any, written: Any) -> None:
     assert_same(arrived.value, value)
 
 
+def test_a_memoryview_comes_back_as_one() -> None:
+    arrived, data = send(Response(1, [memoryview(b"a")]))
+
+    assert data["body"] == [{"$memoryview": "YQ=="}]
+    assert type(arrived.value[0]) is memoryview
+    assert arrived.value == [b"a"]
+
+
 def test_nan_is_tagged_wherever_it_stands() -> None:
     cls = message_with(list[float])
     arrived, data = send(Notification(cls([math.nan, 1.0])))  # type: ignore[call-arg]
