@@ -154,3 +154,12 @@ def test_a_request_that_never_needed_a_lock_has_none_to_renew_after_a_fork() -> 
     served.forget_after_fork()
 
     assert served._lock is None
+
+
+def test_a_request_without_a_handler_has_none_to_be_slow() -> None:
+    engine: Any = None
+    served = serving.Served(engine, Request(1, Echo()), (), 1, None, 0)
+
+    served.took(10.0)
+
+    assert not served.is_slow

@@ -498,6 +498,21 @@ def test_deadlines_in_a_full_pipe_withdraw_whole_frames_only() -> None:
         assert own == sorted(own)
 
 
+def test_who_begins_to_wait_for_room_after_the_end_is_told_at_once() -> None:
+    incoming, outgoing = os.pipe()
+    unused, _unused = os.pipe()
+    transport = FdTransport(unused, outgoing)
+    outlet = PolledOutlet(transport, lambda: None)
+    outlet.abort()
+    with pytest.raises(OSError, match="the session has ended"):
+        outlet.wait_for_room(None)
+    assert outlet.waiting == 0
+    transport.close()
+    outlet.close()
+    os.close(incoming)
+    os.close(_unused)
+
+
 def test_closing_ends_a_wait_for_room() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
