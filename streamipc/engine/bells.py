@@ -7,10 +7,12 @@ thread's by then. So here a thread waits outside of the lock, for a bell of its 
 
 from __future__ import annotations
 
+import time
 from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 __all__ = ["Bells", "wake"]
@@ -25,14 +27,36 @@ def wake(lock: Any) -> None:
 
 
 class Bells:
-    """What a ``threading.Condition`` is for; all methods are called with its lock held.
+    """What a ``threading.Condition`` is for; all but :meth:`wait_for` with the lock held.
+
+    Args:
+        lock: guards what is waited for, and the bells.
 
     Attributes:
         hung: those that have not been rung.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
         self.hung: list[Any] = []
+
+    def wait_for(self, ready: Callable[[], object], end: float | None) -> bool:
+        """Wait until ``ready()``, which is called with the lock held, or ``end``.
+
+        Returns:
+            ``False`` if the time was over first.
+        """
+        bell = None
+        while True:
+            with self._lock:
+                self.take_down(bell)
+                if ready():
+                    return True
+                left = -1.0 if end is None else end - time.monotonic()
+                if end is not None and left <= 0:
+                    return False
+                bell = self.hang()
+            bell.acquire(timeout=left)
 
     def hang(self) -> Any:
         """Return a lock; once our lock is left, taking it is waiting to be rung."""

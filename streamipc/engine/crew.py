@@ -117,7 +117,7 @@ class Crew(Watching):
         self.blocked_jobs = 0
         self._on_errands = 0  # members that run one; they count as running as well
         self._stopping = False
-        self._quiet = Bells()  # rung when the last job has ended
+        self._quiet = Bells(lock)  # rung when the last job has ended
         reader.wake_watcher = self._wake_watcher
         reader.work_arrived = self._work_arrived
         reader.look_at_clock = self._expire_due
@@ -201,17 +201,7 @@ class Crew(Watching):
 
     def wait_until_quiet(self, end: float | None) -> bool:
         """Wait until no job runs or waits; return whether it is so."""
-        bell = None
-        while True:
-            with self._lock:
-                self._quiet.take_down(bell)
-                if not self.jobs():
-                    return True
-                left = -1.0 if end is None else end - time.monotonic()
-                if end is not None and left <= 0:
-                    return False
-                bell = self._quiet.hang()
-            bell.acquire(timeout=left)
+        return self._quiet.wait_for(lambda: not self.jobs(), end)
 
     def drop_jobs(self) -> list[Job]:
         """Take out and return what waits to run."""

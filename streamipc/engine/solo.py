@@ -86,7 +86,7 @@ class Solo:
         self._jobs: deque[Job] = deque()
         self._here = threading.local()
         self._due: float | None = None  # no pending deadline is earlier
-        self._quiet = Bells()  # rung when a job has ended
+        self._quiet = Bells(lock)  # rung when a job has ended
         self.running = 0  # jobs that run and are not blocked
         self.blocked_jobs = 0
         self._handlers = 0  # jobs that run and are handlers, blocked or not
@@ -154,17 +154,9 @@ class Solo:
     def wait_until_quiet(self, end: float | None) -> bool:
         """Run what waits; return whether no job runs in another thread either."""
         self.run_jobs()
-        bell = None
-        while True:
-            with self._lock:
-                self._quiet.take_down(bell)
-                if not self.running + self.blocked_jobs or self.runs_here():
-                    return True
-                left = -1.0 if end is None else end - time.monotonic()
-                if end is not None and left <= 0:
-                    return False
-                bell = self._quiet.hang()
-            bell.acquire(timeout=left)
+        return self._quiet.wait_for(
+            lambda: not self.running + self.blocked_jobs or self.runs_here(), end
+        )
 
     def run_jobs(self) -> None:
         """Run what is queued, and fail what is over its time."""

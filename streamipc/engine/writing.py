@@ -74,7 +74,7 @@ class Writer(FrameQueue):
         self._on_backlog = on_backlog
         self._on_error = on_error
         # Guarded by the queue's lock:
-        self._moved = Bells()  # bytes went out, or flushing is free
+        self._moved = Bells(self._lock)  # bytes went out, or flushing is free
         self._flusher = 0  # identifier of the thread that writes; 0: nobody does
         self._waiting = 0  # threads in _wait_for_turn
         self._in_flight = 0  # up to which byte a write is going on; 0: none is

@@ -18,7 +18,7 @@ Connected = Callable[..., tuple[IpcSession, IpcSession]]
 
 
 def test_a_ring_wakes_all_who_have_hung_a_bell_and_nobody_later() -> None:
-    bells = Bells()
+    bells = Bells(threading.Lock())
     first, second = bells.hang(), bells.hang()
     bells.ring()
     third = bells.hang()
@@ -30,7 +30,7 @@ def test_a_ring_wakes_all_who_have_hung_a_bell_and_nobody_later() -> None:
 
 
 def test_a_bell_that_was_taken_down_is_not_rung() -> None:
-    bells = Bells()
+    bells = Bells(threading.Lock())
     bell = bells.hang()
     bells.take_down(bell)
     bells.take_down(bell)
