@@ -43,3 +43,13 @@ class Fields:
         payload = json.dumps({"kind": "notification", "type": name, "body": {"v": data}})
         envelope: Any = self._serializer.decode(memoryview(payload.encode()))
         return envelope.message.v
+
+    def assert_form(self, annotation: Any, value: Any, written: Any) -> None:
+        """See that ``value`` is written so, and comes back as it was."""
+        data = self.write(annotation, value)
+        made = self.read(annotation, data)
+
+        assert data == written
+        assert type(data) is type(written)
+        assert made == value
+        assert type(made) is type(value)

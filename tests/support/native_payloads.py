@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from streamipc.exceptions import SerializationError
 from streamipc.protocol.envelopes import Envelope
+from streamipc.serializers._native_builders import MODULE
 from streamipc.serializers.native import NativeMessageSerializer
 
 SERIALIZER = NativeMessageSerializer()
@@ -45,3 +47,14 @@ def with_buffers(kind: int, body: bytes, *buffers: bytes, name: bytes = b"") -> 
     for buffer in buffers:
         payload += bytes(-len(payload) % 16) + buffer
     return payload
+
+
+def call(name: str, *args: Any, serializer: NativeMessageSerializer = SERIALIZER) -> Any:
+    """Have the reader call a builder, as a peer would; return what it builds."""
+
+    def text(value: str) -> bytes:
+        return b"\x8c" + bytes([len(value)]) + value.encode()
+
+    body = b"\x80\x05" + text(MODULE) + text(name) + b"\x93" + pickle.dumps(args, 5)[2:-1] + b"R."
+    payload = header(2, id_=1, timeout=0.0) + body
+    return serializer.decode(memoryview(payload)).value  # type: ignore[union-attr]

@@ -12,8 +12,6 @@ import json
 import math
 import os
 import pathlib
-import subprocess
-import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union
 
 import pytest
+from bare_interpreter import printed
 from json_fields import Fields
 
 from streamipc.exceptions import SerializationError
@@ -148,13 +147,7 @@ WRITTEN: list[tuple[Any, Any, Any]] = [
 
 @pytest.mark.parametrize(("annotation", "value", "written"), WRITTEN, ids=lambda c: str(c)[-50:])
 def test_value_has_its_form_and_comes_back(annotation: Any, value: Any, written: Any) -> None:
-    data = write(annotation, value)
-    made = read(annotation, data)
-
-    assert data == written
-    assert type(data) is type(written)
-    assert made == value
-    assert type(made) is type(value)
+    fields.assert_form(annotation, value, written)
 
 
 NOON = dt.datetime(2024, 5, 1, 12, 0, 0, 123456, tzinfo=dt.timezone.utc)
@@ -361,14 +354,7 @@ def test_a_tag_loads_the_standard_module_that_it_needs() -> None:
         f"payload = {body!r}.encode()\n"
         "print([type(item).__name__ for item in serializer.decode(memoryview(payload)).value])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-    )
-    told, before, made = done.stdout.splitlines()
+    told, before, made = printed(code)
     assert told.startswith("body: JSON can't carry a value of ")
     assert before == "[]"
     assert made == f"['datetime', 'Decimal', 'UUID', '{type(pathlib.Path()).__name__}']"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copyreg
 import enum
 import functools
-import pickle
-import struct
 import sys
 import threading
 import types
@@ -16,12 +14,12 @@ from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypedDict, TypeVar, Union
 
 import pytest
+from native_payloads import call
 from typing_extensions import TypeAliasType
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
 from streamipc.protocol.envelopes import Response
-from streamipc.serializers._native_builders import MODULE
 from streamipc.serializers.native import NativeMessageSerializer
 
 SERIALIZER = NativeMessageSerializer()
@@ -44,17 +42,6 @@ def message_with(**hints: Any) -> Any:
 def there_and_back(value: Any, serializer: NativeMessageSerializer = SERIALIZER) -> Any:
     payload = b"".join(serializer.encode(Response(1, value)))
     return serializer.decode(memoryview(payload)).value  # type: ignore[union-attr]
-
-
-def call(name: str, *args: Any, serializer: NativeMessageSerializer = SERIALIZER) -> Any:
-    """Have the reader call a builder, as a peer would."""
-
-    def text(value: str) -> bytes:
-        return b"\x8c" + bytes([len(value)]) + value.encode()
-
-    body = b"\x80\x05" + text(MODULE) + text(name) + b"\x93" + pickle.dumps(args, 5)[2:-1] + b"R."
-    header = struct.pack(">BBHHHIQd", 2, 0, 0, 0, 0, 0, 1, 0.0)
-    return serializer.decode(memoryview(header + body)).value  # type: ignore[union-attr]
 
 
 # Where annotations name them

@@ -11,7 +11,6 @@ import functools
 import gc
 import ipaddress
 import pathlib
-import pickle
 import struct
 import sys
 import uuid
@@ -20,10 +19,10 @@ import zoneinfo
 from typing import Any
 
 import pytest
+from native_payloads import call
 
 from streamipc.exceptions import SerializationError
 from streamipc.protocol.envelopes import Response
-from streamipc.serializers._native_builders import MODULE
 from streamipc.serializers.native import NativeMessageSerializer
 
 SERIALIZER = NativeMessageSerializer()
@@ -33,17 +32,6 @@ FACTORIES = (bool, bytearray, bytes, complex, dict, float, frozenset, int, list,
 def there_and_back(value: Any) -> Any:
     payload = bytearray().join(SERIALIZER.encode(Response(1, value)))
     return SERIALIZER.decode(memoryview(payload)).value  # type: ignore[union-attr]
-
-
-def call(name: str, *args: Any) -> Any:
-    """Have the reader call a builder, as a peer would."""
-
-    def text(value: str) -> bytes:
-        return b"\x8c" + bytes([len(value)]) + value.encode()
-
-    body = b"\x80\x05" + text(MODULE) + text(name) + b"\x93" + pickle.dumps(args, 5)[2:-1] + b"R."
-    header = struct.pack(">BBHHHIQd", 2, 0, 0, 0, 0, 0, 1, 0.0)
-    return SERIALIZER.decode(memoryview(header + body)).value  # type: ignore[union-attr]
 
 
 def str_of(case: Any) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import pytest
+from bare_interpreter import printed
 
 PROGRAM = """
 import datetime, pickle, sys
@@ -90,21 +90,12 @@ def read(value, count):
 def test_the_first_16_small_payloads_need_neither_expressions_nor_the_full_reader(
     value: str,
 ) -> None:
-    assert printed(f"read({value}, 0); read({value}, 16); read({value}, 2)") == ["", "", "re"]
+    assert printed(NEEDED + f"read({value}, 0); read({value}, 16); read({value}, 2)") == [
+        "",
+        "",
+        "re",
+    ]
 
 
 def test_a_large_payload_is_worth_the_expressions_at_once() -> None:
-    assert printed("read('x' * 1100, 2)") == ["re"]
-
-
-def printed(program: str) -> list[str]:
-    # -S: what site loads is of no interest.
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", NEEDED + program],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    assert printed(NEEDED + "read('x' * 1100, 2)") == ["re"]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import enum
-import pickle
-import struct
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import native_payloads
 import pytest
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
 from streamipc.protocol.envelopes import Response
-from streamipc.serializers._native_builders import MODULE
 from streamipc.serializers.native import NativeMessageSerializer
 
 T = TypeVar("T")
@@ -69,14 +67,8 @@ def there_and_back(value: Any) -> Any:
 
 def call(name: str, cls: type, *args: Any) -> Any:
     """Have the reader call a builder with the name of a class, as a peer would."""
-
-    def text(value: str) -> bytes:
-        return b"\x8c" + bytes([len(value)]) + value.encode()
-
-    values = pickle.dumps((f"{__name__}.{cls.__qualname__}", *args), 5)[2:-1]
-    body = b"\x80\x05" + text(MODULE) + text(name) + b"\x93" + values + b"R."
-    header = struct.pack(">BBHHHIQd", 2, 0, 0, 0, 0, 0, 1, 0.0)
-    return SERIALIZER.decode(memoryview(header + body)).value  # type: ignore[union-attr]
+    class_name = f"{__name__}.{cls.__qualname__}"
+    return native_payloads.call(name, class_name, *args, serializer=SERIALIZER)
 
 
 BUILDERS: dict[str, tuple[Any, ...]] = {

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
 from typing import Any
 
 import pytest
+from native_payloads import call
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
 from streamipc.protocol.envelopes import Request, Response
-from streamipc.serializers._native_builders import MODULE
 from streamipc.serializers.native import NativeMessageSerializer
 
 SERIALIZER = NativeMessageSerializer()
@@ -114,17 +112,6 @@ def test_data_of_numpy_that_is_more_than_bytes_is_refused(value: Any) -> None:
 
 
 # Payloads made by hand
-
-
-def call(name: str, *args: Any) -> Any:
-    """Have the reader call a builder, as a peer would."""
-
-    def text(value: str) -> bytes:
-        return b"\x8c" + bytes([len(value)]) + value.encode()
-
-    body = b"\x80\x05" + text(MODULE) + text(name) + b"\x93" + pickle.dumps(args, 5)[2:-1] + b"R."
-    header = struct.pack(">BBHHHIQd", 2, 0, 0, 0, 0, 0, 1, 0.0)
-    return SERIALIZER.decode(memoryview(header + body)).value  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("spec", ["S0", "U0", "V0", "<U0", [], [("a", "S0")]])

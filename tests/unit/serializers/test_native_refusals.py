@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
 import sys
 from typing import Any, NamedTuple
 
 import pytest
+from native_payloads import call
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
@@ -56,17 +55,6 @@ class Fickle:
         if self.tries == 1:
             raise OSError("not now")
         return Fickle, ()
-
-
-def call(name: str, *args: Any, serializer: NativeMessageSerializer = SERIALIZER) -> Any:
-    """Have the reader call a builder, as a peer would."""
-
-    def text(value: str) -> bytes:
-        return b"\x8c" + bytes([len(value)]) + value.encode()
-
-    body = b"\x80\x05" + text(MODULE) + text(name) + b"\x93" + pickle.dumps(args, 5)[2:-1] + b"R."
-    header = struct.pack(">BBHHHIQd", 2, 0, 0, 0, 0, 0, 1, 0.0)
-    return serializer.decode(memoryview(header + body)).value  # type: ignore[union-attr]
 
 
 def there_and_back(value: Any, serializer: NativeMessageSerializer = SERIALIZER) -> Any:
