@@ -7,6 +7,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from feeding import feed
 from native_payloads import header, with_buffers
 
 from streamipc.messages import Message
@@ -33,17 +34,6 @@ def behind_ten(head: memoryview, size: int) -> int:
 
 def decoder() -> FrameDecoder:
     return FrameDecoder(1 << 24, lambda head: True, behind_ten)
-
-
-def feed(frames: FrameDecoder, data: bytes, step: int) -> list[Any]:
-    found: list[Any] = []
-    while data:
-        buffer = frames.buffer()
-        count = min(len(buffer), len(data), step)
-        buffer[:count] = data[:count]
-        data = data[count:]
-        found += frames.received(count)  # while we still hold the buffer, as a reader does
-    return found
 
 
 @pytest.mark.parametrize("step", [17, 18, 19, 1000, 1 << 20])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import random
 
+import feeding
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,14 +23,7 @@ def decoder(max_frame_size: int = 1 << 20, is_payload: object = True) -> FrameDe
 
 def feed(frames: FrameDecoder, data: bytes, step: int = 1 << 20) -> list[object]:
     """Feed ``data`` in pieces; return payloads as bytes, junk as ``("junk", bytes)``."""
-    found: list[object] = []
-    while data:
-        buffer = frames.buffer()
-        count = min(len(buffer), len(data), step)
-        buffer[:count] = data[:count]
-        data = data[count:]
-        found += [plain(item) for item in frames.received(count)]
-    return joined(found)
+    return joined([plain(item) for item in feeding.feed(frames, data, step)])
 
 
 def plain(item: object) -> object:

@@ -1,0 +1,24 @@
+"""Bytes for a frame decoder, in pieces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from streamipc.protocol.framing import FrameDecoder
+
+if TYPE_CHECKING:
+    from streamipc.protocol.framing import Item
+
+__all__ = ["feed"]
+
+
+def feed(frames: FrameDecoder, data: bytes, step: int) -> list[Item]:
+    """Feed ``data``, at most ``step`` bytes at a time; return what that completes."""
+    found: list[Item] = []
+    while data:
+        buffer = frames.buffer()
+        count = min(len(buffer), len(data), step)
+        buffer[:count] = data[:count]
+        data = data[count:]
+        found += frames.received(count)  # while we still hold the buffer, as a reader does
+    return found
