@@ -23,6 +23,12 @@ _HUGE_PAGES_FROM = 8 << 20
 pages of 4 KiB takes the kernel longer than copying them. What is backed is then up to 2 MiB
 more than has arrived."""
 
+_MAPPED_BEYOND = 32 << 20
+"""Bytes above which malloc(3) gives memory a mapping of its own, whatever went before
+(``DEFAULT_MMAP_THRESHOLD_MAX`` of glibc, mallopt(3), with 64 bits). Below, the memory may be
+part of the heap, which would keep the advice about huge pages when the object is long gone
+and grow by what nobody uses."""
+
 
 def reserve(size: int) -> memoryview:
     """Return writable memory of ``size`` bytes.
@@ -64,7 +70,7 @@ class ReservedBytes:
     def __init__(self, size: int) -> None:
         self._file = io.BytesIO(bytes(size))
         self.view = self._file.getbuffer()
-        if size >= _HUGE_PAGES_FROM:
+        if size > _MAPPED_BEYOND:
             _ask_for_huge_pages(self.view)
 
     def take(self) -> bytes:

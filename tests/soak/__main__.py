@@ -22,7 +22,7 @@ import time
 
 from streamipc import IpcPeer, JsonMessageSerializer
 
-from .checks import ENOUGH, ENOUGH_OF_MEMORY, Usage, growth, usage
+from .checks import ENOUGH, ENOUGH_OF_MEMORY, Usage, growth, keep_no_memory, usage
 from .lanes import Lane, Totals
 
 
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of an earlier run, to do the same again")
     parser.add_argument("--sabotage", help="a fault that the children are to have; see child.py")
     arguments = parser.parse_args()
+    keep_no_memory()
     seed = random.SystemRandom().getrandbits(32) if arguments.seed is None else arguments.seed
     logging.basicConfig(stream=sys.stderr)
     print(f"soak for {arguments.minutes:g} min, seed {seed}, Python {sys.version.split()[0]}")

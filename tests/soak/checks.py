@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["ENOUGH", "ENOUGH_OF_MEMORY", "Usage", "growth", "usage"]
+__all__ = ["ENOUGH", "ENOUGH_OF_MEMORY", "Usage", "growth", "keep_no_memory", "usage"]
 
 ENOUGH = 8
 """Samples from which the growth of descriptors and threads is judged."""
@@ -20,7 +20,7 @@ ENOUGH_OF_MEMORY = 16
 """Samples from which the growth of memory is judged: first it is all warm-up."""
 
 _SLACK = {
-    "rss": (1.10, 32 << 20),
+    "rss": (1.10, 16 << 20),
     "blocks": (1.05, 5_000),
     "descriptors": (1.0, 1),
     "threads": (1.0, 8),
@@ -37,6 +37,26 @@ class Usage(NamedTuple):
     blocks: int
     descriptors: int
     threads: int
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""The parameters of mallopt(3) in glibc's ``malloc.h``."""
+
+_KEPT = 128 << 10
+"""Bytes: glibc's own first values of both."""
+
+
+def keep_no_memory() -> None:
+    """Have malloc(3) give memory back when it is free, where it is glibc's.
+
+    Else it learns from large blocks to keep as much: in a process of many threads hundreds
+    of megabytes, which go up and down for reasons that are not ours. Setting the thresholds,
+    even to what they are, ends the learning.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, _KEPT)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT)
 
 
 def usage() -> Usage:

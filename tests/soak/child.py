@@ -12,12 +12,14 @@ from typing import Any
 
 from streamipc import IpcPeer, JsonMessageSerializer, NativeMessageSerializer
 
+from .checks import keep_no_memory
 from .messages import Begin, Die, Finish, Report, Swap, Told, piece
 from .side import Side
 from .traffic import Traffic
 
 
 def main() -> None:
+    keep_no_memory()
     _dump_when_asked()
     serializer = JsonMessageSerializer() if "json" in sys.argv else NativeMessageSerializer()
     session = IpcPeer(serializer).create_stdio_session()

@@ -24,6 +24,7 @@ from shared_messages import Echo
 from streamipc import IpcPeer, RequestContext, SessionClosedError
 from streamipc.engine import crew as crew_module
 from streamipc.engine.jobs import CallbacksJob, CallJob
+from streamipc.engine.reading import TICK
 from streamipc.futures import ResponseFuture
 from streamipc.transports import pipe
 from streamipc.transports.pipe import FdTransport
@@ -136,6 +137,41 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     told.set()
     assert right._engine.closing.closed.wait(LONG)
     assert asked.done()
+
+
+def test_the_standby_finds_the_place_of_a_watcher_empty(
+    sides: Sides, eventually: Eventually
+) -> None:
+    left, right, _ = sides
+    crew, reader = right._engine.crew, right._engine.reader
+    failed, told = threading.Event(), threading.Event()
+    places: list[Any] = []
+    crew._standby_sleep = lambda me, ticks: TICK  # so that it looks again, however quiet it is
+    take_ended = reader.take_ended
+
+    @right.on_exception
+    def tell(error: Bug) -> None:
+        failed.set()
+        assert told.wait(LONG)
+
+    def fail_once() -> None:
+        reader.take_ended = take_ended
+        eventually(lambda: crew._standby is not None)
+        places.extend((crew._watcher, crew._standby))
+        fail()
+
+    right.start()
+    assert left.request(Quick("has them begin")).result(LONG) == "has them begin"
+    reader.take_ended = fail_once
+    asked = left.request(Quick("read by the first"))
+
+    assert failed.wait(LONG)
+    first, standby = places
+    eventually(lambda: crew._watcher is standby)
+    assert first not in crew._members
+    assert asked.result(LONG) == "read by the first"
+    told.set()
+    assert right._engine.closing.closed.wait(LONG)
 
 
 # A member is stuck.

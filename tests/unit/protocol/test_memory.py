@@ -75,30 +75,36 @@ def test_from_eight_megabytes_on_pages_are_huge(size: int, huge: bool) -> None:
 
 
 @needs_huge_pages
-@pytest.mark.parametrize("size", [8 << 20, (33 << 20) + 4000])
-def test_those_of_a_large_object_are_and_no_others_with_them(size: int) -> None:
+def test_those_of_a_large_object_are_and_no_others_with_them() -> None:
+    size = (33 << 20) + 4000
     other = reserve(MEBIBYTE)  # Linux maps what comes next below it
     memory = ReservedBytes(size)
     address = address_of(memory.view)
-    page = mmap.PAGESIZE
-    start, end, huge = mapping_of(memory.view[page:])
+    start, end, huge = mapping_of(memory.view[mmap.PAGESIZE :])
 
     assert huge
-    assert end >= address + size
-    if size > 32 << 20:  # malloc gives it a mapping of its own, whatever went before
-        assert start - page < address <= start
-        assert end - page < address + size
+    assert start - mmap.PAGESIZE < address <= start
+    assert address + size <= end < address + size + mmap.PAGESIZE
     assert not mapping_of(other)[2]
+
+
+@needs_huge_pages
+def test_the_heap_is_left_as_it_is() -> None:
+    """Once such a size was freed, malloc(3) takes the next one from the heap."""
+    for size in (8 << 20, 31 << 20, 32 << 20, 8 << 20):
+        memory = ReservedBytes(size)
+        assert not mapping_of(memory.view[mmap.PAGESIZE :])[2]
+        memory.take()
 
 
 def test_large_objects_leave_nothing_in_cycles() -> None:
     """A program may run without the garbage collector."""
-    ReservedBytes(8 << 20).take()
+    ReservedBytes(33 << 20).take()
     gc.collect()
     gc.disable()
     try:
         for _ in range(10):
-            ReservedBytes(8 << 20).take()
+            ReservedBytes(33 << 20).take()
         assert gc.collect() == 0
     finally:
         gc.enable()
@@ -106,9 +112,9 @@ def test_large_objects_leave_nothing_in_cycles() -> None:
 
 def test_without_ctypes_they_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ctypes", None)
-    memory = ReservedBytes(10_000_001)
+    memory = ReservedBytes(40_000_001)
     memory.view[:5] = b"start"
-    assert memory.take() == b"start" + bytes(9_999_996)
+    assert memory.take() == b"start" + bytes(39_999_996)
 
 
 @pytest.mark.parametrize("size", [MEBIBYTE, 8 << 20])
