@@ -37,7 +37,7 @@ from .lifetimes import park_at_exit
 from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, Wakeup
 from .reading import Reader
-from .sending import MAX_BACKLOG, Sending
+from .sending import Sending
 from .serving import Served
 from .staff import working_member
 from .writing import Writer
@@ -58,6 +58,9 @@ __all__ = ["Engine"]
 
 MAX_REPORTS = 1 << 10
 """Errors that may wait for ``on_exception``."""
+
+_NOT_READ = 1 << 20
+"""Bytes that wait for room from which on the peer is no longer told what it will see itself."""
 
 
 class Engine(Sending, Dispatching):
@@ -349,7 +352,7 @@ class Engine(Sending, Dispatching):
             )
             # Where the peer has not read for long, cancels would pile up. It knows the
             # deadlines of what it has read, and will see those of what it is going to read.
-            if known and known_to_peer and self.writer.backlog <= MAX_BACKLOG:
+            if known and known_to_peer and self.writer.backlog <= _NOT_READ:
                 self._send_control(Cancel(future.id))
             self.settle(future, None, error)
 

@@ -31,8 +31,14 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BACKLOG", "Sending"]
 
-MAX_BACKLOG = 1 << 20
-"""Bytes of refusals that may wait for room before reading, which causes them, pauses."""
+MAX_BACKLOG = 1 << 24
+"""Bytes of refusals that may wait for room before reading, which causes them, pauses.
+
+Two sides that refuse each other's requests must not both come so far, or neither would read
+again. While refusals wait, callers wait behind them. So what is refused then is no more than
+lies in a pipe, which we grow to 1 MiB, and in the queue up to ``HIGH_WATER``; and a refusal
+takes about 320 bytes where the smallest request takes 60.
+"""
 
 
 def _import_future(*arguments: Any) -> Any:

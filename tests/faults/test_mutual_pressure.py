@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from shared_messages import Echo, Note
 
-from streamipc import IpcPeer, RequestContext
+from streamipc import IpcPeer, Request, RequestContext, SerializationError, messages
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.transports import pipe
 
@@ -119,3 +119,39 @@ def test_handlers_that_wait_for_their_turn_on_both_sides_do_not_keep_either_from
     for _ in floods.sessions:
         assert notified.acquire(timeout=LONG)
     floods.join()
+
+
+class Removed(Request[int]):
+    """Known to nobody once it is made."""
+
+
+def test_refusals_on_both_sides_do_not_keep_either_from_reading(
+    connected: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is five times as long as what it refuses, and both pipes are full of that."""
+    sessions = connected()
+    asked = Removed()
+    monkeypatch.delitem(messages._registry, Removed.__wire_name__)
+    futures: list[Any] = []
+    for session in sessions:
+        session.start()
+        session._engine.reader.paused = True
+
+    def flood(session: Any) -> None:
+        for _ in range(25_000):
+            futures.append(session.request(asked, timeout=None))
+
+    threads = [threading.Thread(target=flood, args=(session,)) for session in sessions]
+    for thread in threads:
+        thread.start()
+    for session in sessions:
+        eventually(lambda engine=session._engine: engine.outlet.waiting)
+    for session in sessions:
+        session._engine._go_on_reading()
+
+    for thread in threads:
+        thread.join(LONG)
+        assert not thread.is_alive()
+    for future in futures:
+        with pytest.raises(SerializationError, match="unknown message type"):
+            future.result(LONG)
