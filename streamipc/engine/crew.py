@@ -250,7 +250,7 @@ class Crew(Watching):
         self._members[member] = None
         try:
             member.thread.start()
-        except RuntimeError:  # can't start new thread: the members there are must do
+        except (RuntimeError, MemoryError):  # no new thread: the members there are must do
             del self._members[member]
             if not self._members:
                 raise

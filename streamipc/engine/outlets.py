@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 
 from .._forks import renew
 from ..handlers import current
@@ -22,6 +23,9 @@ else:
     from .._typing import Protocol
 
 __all__ = ["BlockingOutlet", "Outlet", "PolledOutlet"]
+
+_LOOK = 0.05
+"""Seconds after which one who can't be woken looks around."""
 
 
 class Outlet(Protocol):
@@ -162,25 +166,44 @@ class PolledOutlet:
         import select
 
         with self._lock:
-            if self._aborted:
-                raise OSError(errno.EPIPE, "the session has ended")
-            if self._wakeup is None:
-                self._wakeup = Wakeup()
-            wakeup = self._wakeup.fileno()
+            self._check_aborted()
+            wakeup = self._wakeup_fd()
         # A new poll object each time: this is rare, and several threads may be here.
         poll = select.poll()
         write_fd = self._transport.write_fd
         poll.register(write_fd, select.POLLOUT)
-        poll.register(wakeup, select.POLLIN)
+        if wakeup >= 0:
+            poll.register(wakeup, select.POLLIN)
         if read_fd == write_fd:  # a socket
             poll.register(read_fd, select.POLLIN | select.POLLOUT)
         elif read_fd >= 0:
             poll.register(read_fd, select.POLLIN)
-        found = dict(poll.poll(milliseconds(timeout)))
-        if self._aborted:
-            raise OSError(errno.EPIPE, "the session has ended")
+        found = dict(poll.poll(milliseconds(timeout)) if wakeup >= 0 else self._look(poll, timeout))
+        self._check_aborted()
         room = found.get(write_fd, 0) & ~select.POLLIN
         return bool(room), bool(found.get(read_fd, 0) & ~select.POLLOUT)
+
+    def _wakeup_fd(self) -> int:
+        """Return, with the lock held, what :meth:`abort` makes readable; -1: none is to be had."""
+        if self._wakeup is None:
+            try:
+                self._wakeup = Wakeup()
+            except OSError:  # EMFILE, for one, which is no reason to end a session that has all
+                return -1
+        return self._wakeup.fileno()
+
+    def _look(self, poll: Any, timeout: float | None) -> list[tuple[int, int]]:
+        """Poll, and look now and then whether the session has ended."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _LOOK if end is None else max(0.0, min(_LOOK, end - time.monotonic()))
+            found: list[tuple[int, int]] = poll.poll(milliseconds(left))
+            if found or left < _LOOK or self._aborted:
+                return found
+
+    def _check_aborted(self) -> None:
+        if self._aborted:
+            raise OSError(errno.EPIPE, "the session has ended")
 
     def written(self) -> int | None:
         """Return what the last, interrupted, write has written; ``None``: unknown."""

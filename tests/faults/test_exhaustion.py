@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,7 +20,9 @@ from streamipc import (
     NativeMessageSerializer,
     ProtocolError,
     RemoteError,
+    RequestTimeoutError,
     SerializationError,
+    SessionClosedError,
 )
 
 TIMEOUT = 20
@@ -98,6 +103,70 @@ def test_a_session_that_finds_no_descriptors_fails_and_leaves_none(
 ) -> None:
     printed = run([*script(NO_DESCRIPTORS), how, *echo_child])
     assert printed == ["True True 10", "works again"]
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """No descriptor can be had meanwhile, not even for a module that is to be imported."""
+    import resource
+
+    from streamipc import futures  # noqa: F401
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    next_one = os.dup(0)
+    os.close(next_one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+MORE_THAN_A_PIPE_HOLDS = 4 << 20
+
+
+@linux
+def test_whoever_waits_for_room_needs_no_descriptor_for_it(connected: Any, eventually: Any) -> None:
+    left, right = connected()
+    came: queue.Queue[int] = queue.Queue()
+    right.on_message(Note)(lambda msg: came.put(len(msg.text)))
+    left.start()
+    large = "x" * MORE_THAN_A_PIPE_HOLDS
+    waiting = threading.Thread(target=left.notify, args=(Note(large),))
+    with no_descriptors():
+        waiting.start()
+        eventually(lambda: left._engine.outlet.waiting)
+        with pytest.raises(RequestTimeoutError):
+            left.request(Echo(large), timeout=0.2).result()
+        assert waiting.is_alive()
+    right.start()
+
+    assert came.get(timeout=TIMEOUT) == len(large)
+    waiting.join(TIMEOUT)
+    assert not waiting.is_alive()
+
+
+@linux
+def test_whoever_waits_for_room_without_descriptors_hears_of_the_end(
+    connected: Any, eventually: Any
+) -> None:
+    left, _ = connected()
+    left.start()
+    ended: queue.Queue[BaseException] = queue.Queue()
+
+    def send() -> None:
+        try:
+            left.notify(Note("x" * MORE_THAN_A_PIPE_HOLDS))
+        except SessionClosedError as error:
+            ended.put(error)
+
+    with no_descriptors():
+        threading.Thread(target=send).start()
+        eventually(lambda: left._engine.outlet.waiting)
+        left.close(timeout=0)
+        assert "this side closed the session" in str(ended.get(timeout=TIMEOUT))
 
 
 def test_a_handler_without_memory_fails_its_request_alone(connected: Any) -> None:

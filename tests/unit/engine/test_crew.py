@@ -273,25 +273,34 @@ def test_handlers_that_return_while_the_end_looks_for_those_that_do_not_disturb_
 # No thread can be had.
 
 
-def no_thread_for(session: Any, monkeypatch: pytest.MonkeyPatch, beyond: int = 0) -> None:
+NO_THREAD = RuntimeError("can't start new thread")
+
+
+def no_thread_for(
+    session: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    beyond: int = 0,
+    error: Exception = NO_THREAD,
+) -> None:
     """From now on, no further thread can be had for the session's crew, if it has so many."""
     start = threading.Thread.start
     crew = session._engine.crew
 
     def start_if_not_of_the_crew(thread: Any) -> None:
         if getattr(thread._target, "__self__", None) is crew and len(crew._members) > beyond:
-            raise RuntimeError("can't start new thread")
+            raise error
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_if_not_of_the_crew)
 
 
+@pytest.mark.parametrize("error", [NO_THREAD, MemoryError()])
 def test_without_threads_the_watcher_passes_items_on(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch
+    sides: Sides, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     left, right, _ = sides
     right.start()
-    no_thread_for(right, monkeypatch)
+    no_thread_for(right, monkeypatch, error=error)
     items: list[Any] = []
 
     @left.on_request
