@@ -279,6 +279,8 @@ class Crew(Watching):
                 if me.job is not None:
                     self._ended(me.job)
                 self._leave(me)
+                if self._watcher is None and self._members and not self._stopping:
+                    self._promote()  # the end may take as long as ``on_exception`` does
             self._crashed(error)
 
     def _next_duty(self, me: Member) -> bool:

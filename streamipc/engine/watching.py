@@ -247,8 +247,8 @@ class Watching(Calling):
     # The standby.
 
     def _stand_by(self, me: Member) -> None:
-        """Look at the watcher until it is stuck or gone; then take its place."""
-        seen: tuple[Member | None, int] | None = None
+        """Look at the watcher until it is stuck; then take its place."""
+        seen: tuple[Member, int] | None = None
         idle_ticks = 0
         while True:
             with self._lock:
@@ -257,12 +257,12 @@ class Watching(Calling):
                 if self._stopping or self._standby is not me:
                     return
                 watcher = self._watcher
-                stuck = watcher is not None and watcher.job
-                now_seen = (watcher, watcher.runs if watcher else 0)
-                if watcher is None or (stuck and now_seen == seen):
-                    self._take_over(me, watcher)
+                assert watcher is not None  # one that leaves has another in its place
+                now_seen = (watcher, watcher.runs)
+                if watcher.job is not None and now_seen == seen:
+                    self._take_over(me, watcher.job)
                     break
-                idle_ticks = 0 if stuck or now_seen != seen else idle_ticks + 1
+                idle_ticks = 0 if watcher.job is not None or now_seen != seen else idle_ticks + 1
                 seen = now_seen
                 timeout = self._standby_sleep(me, idle_ticks)
             me.bell.acquire(timeout=timeout)
@@ -284,14 +284,13 @@ class Watching(Calling):
             return -1 if earliest is None else max(0.0, earliest - time.monotonic())
         return -1
 
-    def _take_over(self, me: Member, old: Member | None) -> None:
+    def _take_over(self, me: Member, stuck: Job) -> None:
         self._watcher = me
         self._standby = None
         self._ticking = False
-        if old is not None and old.job is not None:
-            old.job.took(TICK)
-            if old.job.is_errand:
-                self._hand_out(type(old.job))
+        stuck.took(TICK)
+        if stuck.is_errand:
+            self._hand_out(type(stuck))
         if self._inlet is None:
             self._have_standby()  # somebody must keep the time while we read
 

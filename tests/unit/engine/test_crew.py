@@ -24,7 +24,6 @@ from shared_messages import Echo
 from streamipc import IpcPeer, RequestContext, SessionClosedError
 from streamipc.engine import crew as crew_module
 from streamipc.engine.jobs import CallbacksJob, CallJob
-from streamipc.engine.reading import TICK
 from streamipc.futures import ResponseFuture
 from streamipc.transports import pipe
 from streamipc.transports.pipe import FdTransport
@@ -139,14 +138,14 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     assert asked.done()
 
 
-def test_the_standby_finds_the_place_of_a_watcher_empty(
+def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, right, _ = sides
     crew, reader = right._engine.crew, right._engine.reader
     failed, told = threading.Event(), threading.Event()
     places: list[Any] = []
-    crew._standby_sleep = lambda me, ticks: TICK  # so that it looks again, however quiet it is
+    crew._standby_sleep = lambda me, ticks: -1  # as when it was quiet for long
     take_ended = reader.take_ended
 
     @right.on_exception
