@@ -247,7 +247,7 @@ class Engine(Sending, Dispatching):
         hold any lock. Starting a bare thread takes none.
         """
         if self.solo is not None:
-            self.solo.dropped.append(future)
+            self.solo.drop(future)
             return
         try:
             _thread.start_new_thread(future.cancel, ())

@@ -136,6 +136,13 @@ class Solo:
         """Return how many jobs wait to run."""
         return len(self._jobs)
 
+    def drop(self, future: Any) -> None:
+        """Have a future cancelled by whoever works next; for the garbage collector."""
+        self.dropped.append(future)
+        # This thread may hold any lock; the one that rousing the other takes may be held twice.
+        if self._reader.holder not in (None, threading.get_ident()):
+            self._reader.wake_holder()
+
     def drop_jobs(self) -> list[Job]:
         """Take out and return what waits to run."""
         with self._lock:

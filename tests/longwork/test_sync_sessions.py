@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import socket
@@ -10,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,24 @@ def test_a_dropped_stream_reaches_the_child(session: SyncIpcSession) -> None:
     session.tick()
 
     session.call(WaitFor("dropped closed"))
+
+
+def test_a_dropped_stream_reaches_the_child_while_another_thread_sleeps(
+    child: Callable[..., list[str]], eventually: Callable[..., None]
+) -> None:
+    with sync_peer().create_command_session(child()) as session:
+        stream = session.stream(Count(10**9, name="dropped"), timeout=None)
+        next(stream)
+        reader = session._engine.reader
+        with ThreadPoolExecutor(1) as pool:
+            heard = pool.submit(session.call, WaitFor("dropped closed"), timeout=40)
+            eventually(lambda: reader.holder not in (None, threading.get_ident()))
+            with contextlib.suppress(TimeoutError):
+                heard.result(timeout=0.05)  # until it sleeps: all items granted have come
+            del stream
+            gc.collect()
+
+            heard.result(timeout=20)
 
 
 def test_deadlines_pass(session: SyncIpcSession, child: Callable[..., list[str]]) -> None:

@@ -240,7 +240,7 @@ def test_futures_that_were_dropped_are_cancelled(bench: Bench) -> None:
             self.cancelled = True
 
     future = Future()
-    bench.solo.dropped.append(future)
+    bench.solo.drop(future)
     bench.solo.run_jobs()
 
     assert future.cancelled
