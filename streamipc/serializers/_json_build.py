@@ -354,8 +354,21 @@ def _typed_dict_fields(cls: Any, scopes: Mapping[type, Scope]) -> tuple[FieldSpe
         required = _qualified(annotation, scope)
         if required is None:
             required = name in cls.__required_keys__
-        fields.append(FieldSpec(name, build(annotation, scope), required=required))
+        codec = build(annotation, scope) if name != "$type" else _Reserved(name)
+        fields.append(FieldSpec(name, codec, required=required))
     return tuple(fields)
+
+
+class _Reserved(Codec):
+    """A key that a TypedDict may have, and nothing that is read back."""
+
+    __slots__ = ()
+
+    def encode(self, value: Any) -> Any:
+        return self.decode(value)
+
+    def decode(self, data: Any) -> Any:
+        raise Bad("JSON can't carry a TypedDict's key of this name: it tells a value's type")
 
 
 def _home_of_key(name: str, cls: type) -> type:

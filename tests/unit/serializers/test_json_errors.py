@@ -66,6 +66,9 @@ class Film(TypedDict):
     title: str
 
 
+Tagged = TypedDict("Tagged", {"$type": str, "n": int}, total=False)
+
+
 class Item(Message):
     name: str
     price: Decimal = Decimal(0)
@@ -289,6 +292,9 @@ def test_sender_is_told_where() -> None:
         "body.v.x: unknown field of"
     )
     assert told(Notification(holder(Film)({"title": 1}))).startswith("body.v.title: expected str")
+    assert told(Notification(holder(Tagged)({"$type": "a", "n": 1}))).startswith(
+        "body.v[\"$type\"]: JSON can't carry a TypedDict's key of this name"
+    )
     assert told(Response(1, [{"a": (1, bad)}])).startswith("body[0].a[1]: JSON can't carry")
     assert told(Progress(1, collections.deque([bad]))).startswith("body[0]: JSON can't carry")
     assert told(Response(1, {1: bad})).startswith("body[0][1]: JSON can't carry")
