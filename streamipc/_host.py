@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+from ._log import log_error, log_warning
 from ._signatures import parameters_of
 from .exceptions import SessionClosedError
 from .handlers import Handler
@@ -56,11 +57,11 @@ class SessionHost:
                 if taken is not NotImplemented:
                     return
         except BaseException as failure:
-            _log().error("an on_exception handler failed", exc_info=failure)
-        _log().error("%s in a session: %s", cls.__name__, error, exc_info=error)
+            log_error("an on_exception handler failed", failure)
+        log_error(f"{cls.__name__} in a session: {_text_of(error)}", error)
 
     def warn(self, text: str) -> None:
-        _log().warning("%s", text)
+        log_warning(text)
 
     def closed_error(self, what: str) -> SessionClosedError:
         describe = getattr(self._transport, "closed_error", None)
@@ -94,7 +95,8 @@ class SessionHost:
             report(error)
 
 
-def _log() -> Any:
-    import logging
-
-    return logging.getLogger("streamipc")
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"<str() of the exception failed: {type(failure).__name__}>"

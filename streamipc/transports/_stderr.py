@@ -7,6 +7,8 @@ import stat
 import sys
 from contextlib import suppress
 
+from .._log import log_error
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,12 +107,8 @@ class StderrSink:
         assert self._on_line is not None
         try:
             self._on_line(line.removesuffix(b"\r").decode("utf-8", "backslashreplace"))
-        except Exception:
-            import logging
-
-            logging.getLogger("streamipc").exception(
-                "the callback for the standard error of %s failed", self._label
-            )
+        except BaseException as error:  # SystemExit too: it would end the watching thread
+            log_error(f"the callback for the standard error of {self._label} failed", error)
 
 
 def _writable(fd: int) -> bool:

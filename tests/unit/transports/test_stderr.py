@@ -76,19 +76,20 @@ def test_a_line_without_an_end_comes_in_pieces():
     assert max(map(len, lines)) == 1 << 16
 
 
-def test_a_callback_that_fails_is_logged_and_called_again(caplog):
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_callback_that_fails_is_logged_and_called_again(caplog, error):
     lines = []
 
     def on_line(line):
         lines.append(line)
-        raise ValueError("no")
+        raise error("no")
 
     sink = StderrSink(False, on_line, "the child 'x'")
     with caplog.at_level(logging.ERROR, "streamipc"):
         sink.feed(b"one\ntwo\n")
     assert lines == ["one", "two"]
     assert "the callback for the standard error of the child 'x' failed" in caplog.text
-    assert "ValueError: no" in caplog.text
+    assert f"{error.__name__}: no" in caplog.text
 
 
 def test_what_a_full_pipe_does_not_take_waits_and_the_rest_is_counted(fd2):
