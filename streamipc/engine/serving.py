@@ -395,8 +395,6 @@ def _shortened(text: str) -> str:
 
 def error_message_from(error: BaseException) -> ErrorMessage:
     """Return what the peer is told about an exception."""
-    import traceback
-
     cls = type(error)
     name = (
         cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
@@ -406,8 +404,10 @@ def error_message_from(error: BaseException) -> ErrorMessage:
     except Exception as failure:
         text = f"<str() of the exception failed: {type(failure).__name__}>"
     try:
+        import traceback
+
         trace = "".join(traceback.format_exception(cls, error, error.__traceback__))
-    except Exception:
+    except Exception:  # of the exception's own, or no descriptor is left for the import
         trace = ""
     return ErrorMessage(text, name, trace)
 
