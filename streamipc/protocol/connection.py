@@ -185,10 +185,10 @@ class Connection:
         except Exception as error:
             return _undecodable(error)
         if isinstance(item, Oversized):
-            refusal = ProtocolError(
-                f"skipped a frame of {item.length:,} bytes: max_frame_size is "
-                f"{self._max_frame_size:,}"
-            )
+            why = f"max_frame_size is {self._max_frame_size:,}"
+            if item.reason is not None:
+                why = f"no memory for it ({type(item.reason).__name__}: {item.reason})"
+            refusal = ProtocolError(f"skipped a frame of {item.length:,} bytes: {why}")
             return Undecodable(refusal, self._header(item.head))
         return item
 

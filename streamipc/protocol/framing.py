@@ -80,18 +80,20 @@ class Junk:
 
 
 class Oversized:
-    """A frame that was skipped because it is larger than allowed.
+    """A frame that was skipped because it is larger than allowed, or than can be held now.
 
     Args:
         length: bytes of its payload, as announced.
         head: the first bytes of the payload.
+        reason: why there is no memory for it; ``None``: it is larger than allowed.
     """
 
-    __slots__ = ("head", "length")
+    __slots__ = ("head", "length", "reason")
 
-    def __init__(self, length: int, head: bytes) -> None:
+    def __init__(self, length: int, head: bytes, reason: Exception | None = None) -> None:
         self.length = length
         self.head = head
+        self.reason = reason
 
 
 def encode_frame(payload: Sequence[Buffer], max_frame_size: int) -> list[Buffer]:
@@ -248,8 +250,9 @@ class FrameDecoder:
                 self._large = self._tail.view
             else:
                 self._large = reserve(length)
-        except (MemoryError, OSError):
-            found.append(Oversized(length, bytes(self._memory[start : self._end][:_HEAD_SIZE])))
+        except (MemoryError, OSError, ImportError) as reason:
+            head = bytes(self._memory[start : self._end][:_HEAD_SIZE])
+            found.append(Oversized(length, head, reason))
             self._skip = length - (self._end - start)
             self._start = self._end
             return

@@ -34,6 +34,10 @@ def reserve(size: int) -> memoryview:
     """Return writable memory of ``size`` bytes.
 
     From a megabyte on it is an anonymous mapping, in which nothing has to be cleared first.
+
+    Raises:
+        MemoryError, OSError: there is none.
+        ImportError: nor a descriptor, to load what makes a mapping.
     """
     if size < _RESERVE_LIMIT:
         return memoryview(bytearray(size))
@@ -81,13 +85,12 @@ class ReservedBytes:
 
 def _ask_for_huge_pages(view: memoryview) -> None:
     """Advise the system about memory that Python has mapped, where there is a way to."""
-    import mmap
-
-    if not hasattr(mmap, "MADV_HUGEPAGE"):  # pragma: no cover - Linux alone has it
-        return
     try:
         import ctypes
+        import mmap
 
+        if not hasattr(mmap, "MADV_HUGEPAGE"):  # pragma: no cover - Linux alone has it
+            return
         start = ctypes.addressof(ctypes.c_char.from_buffer(view))
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         _libc().madvise(
