@@ -108,6 +108,7 @@ class FdTransport:
         self._restores: list[Callable[[], object]] = []
         modes = {fd: os.fstat(fd).st_mode for fd in self._open_fds}
         self._sockets = {fd for fd, mode in modes.items() if stat.S_ISSOCK(mode)}
+        self._socket = _socket_module() if self._sockets else None
         for fd, mode in modes.items():
             if stat.S_ISCHR(mode) and os.isatty(fd):
                 self._restores.append(_make_raw(fd))
@@ -202,7 +203,7 @@ class FdTransport:
             if fd not in self._open_fds:
                 return
             if fd in self._sockets:
-                _shut_down(fd, both=False)
+                self._shut_down(fd, both=False)
             if fd in self.read_fds:
                 return
             self.write_fd = _CLOSED
@@ -217,7 +218,7 @@ class FdTransport:
             # Other objects may share a socket (its makefile(), a forked process): only
             # shutting it down tells the peer that this session is over.
             for fd in fds & self._sockets:
-                _shut_down(fd, both=True)
+                self._shut_down(fd, both=True)
             self._restore_settings()
             self.read_fds = (_CLOSED,) * len(self.read_fds)
             self.write_fd = _CLOSED
@@ -226,6 +227,17 @@ class FdTransport:
         on_close, self._on_close = self._on_close, None
         if on_close is not None:
             on_close()
+
+    def _shut_down(self, fd: int, *, both: bool) -> None:
+        socket: Any = self._socket
+        try:
+            end = socket.socket(fileno=fd)
+            try:
+                end.shutdown(socket.SHUT_RDWR if both else socket.SHUT_WR)
+            finally:
+                end.detach()
+        except OSError:
+            pass  # the peer is gone already: there is nothing to tell it
 
     def close_after_fork(self) -> None:
         """Close the copies that a forked child inherited; touches nothing else.
@@ -322,17 +334,11 @@ else:  # pragma: no cover - Windows
     _read_fd, _write_fd = _read_windows, _write_windows
 
 
-def _shut_down(fd: int, *, both: bool) -> None:
+def _socket_module() -> Any:
+    """Import what closing needs now: then there may be no descriptor to do it with."""
     import socket
 
-    try:
-        end = socket.socket(fileno=fd)
-        try:
-            end.shutdown(socket.SHUT_RDWR if both else socket.SHUT_WR)
-        finally:
-            end.detach()
-    except OSError:
-        pass  # the peer is gone already: there is nothing to tell it
+    return socket
 
 
 def _make_raw(fd: int) -> Callable[[], object]:
