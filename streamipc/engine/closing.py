@@ -269,7 +269,7 @@ class Closing:
             threading.Thread(
                 target=target, args=args, name="streamipc-closing", daemon=True
             ).start()
-        except RuntimeError:  # can't start new thread, or the interpreter is shutting down
+        except (RuntimeError, MemoryError):  # no thread to be had, or the interpreter ends
             target(*args)
 
     def _close(self, end: float) -> None:

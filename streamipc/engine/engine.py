@@ -251,7 +251,7 @@ class Engine(Sending, Dispatching):
             return
         try:
             _thread.start_new_thread(future.cancel, ())
-        except RuntimeError:
+        except (RuntimeError, MemoryError):
             pass  # no thread to be had; its deadline ends it, or the interpreter does
 
     def check_awaitable(self) -> None:

@@ -138,3 +138,28 @@ def test_one_who_waits_for_a_notification_while_another_reads_is_told_of_the_end
 
     assert isinstance(receives.returned(), SessionClosedError)
     assert isinstance(reads.returned(), SessionClosedError)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_session_ends_although_there_is_no_thread_to_see_it_out(
+    connected: Callable[..., tuple[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+) -> None:
+    left, right = connected()
+    left.start()
+    start = threading.Thread.start
+    refused = threading.Event()
+
+    def start_others(thread: threading.Thread) -> None:
+        if thread.name == "streamipc-closing":
+            refused.set()
+            raise error("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    right.close()
+
+    assert refused.wait(LONG)
+    assert left._engine.closing.closed.wait(LONG)
+    left.close()

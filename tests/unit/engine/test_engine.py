@@ -75,8 +75,11 @@ def test_a_session_that_is_closed_while_it_starts_says_so() -> None:
     assert session.closed
 
 
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
 def test_a_stream_dropped_where_no_thread_can_be_had_is_left_to_its_deadline(
-    connected: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+    connected: Callable[..., tuple[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
 ) -> None:
     left, right = connected()
     right.on_request(Echo)(lambda msg: (yield from iter(int, 1)))
@@ -85,7 +88,7 @@ def test_a_stream_dropped_where_no_thread_can_be_had_is_left_to_its_deadline(
 
     def fail(function: object, _: object) -> int:
         refused.append(function)
-        raise RuntimeError("can't start new thread")
+        raise error("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", fail)
     for timeout in PATIENCE:
