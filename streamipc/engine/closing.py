@@ -109,7 +109,9 @@ class Closing:
         end = time.monotonic() + timeout
         self.refuses_requests = True
         engine.refuse(lambda: engine.host.closed_error("this side closed the session"))
-        here = engine.crew.runs_here() or self._finisher == threading.get_ident()
+        me = threading.get_ident()
+        # A signal handler that interrupts a wait is called by the very thread that must read.
+        here = engine.crew.runs_here() or me in (self._finisher, engine.reader.holder)
         if self._claim():
             if here:
                 self._start_thread(self._close, end)

@@ -397,3 +397,34 @@ def test_all_is_clean_under_the_diagnostics_of_python(script: Script) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert set(done.stderr.splitlines()) <= {"cleaned up"}
+
+
+CLOSED_BY_A_SIGNAL = """
+    import signal, sys
+    from shared_messages import Echo
+    from streamipc import IpcPeer
+
+    session = IpcPeer().create_command_session(sys.argv[1:])
+    session.start()
+    inlet = session._engine.reader._inlet
+    wait = inlet.wait
+
+    def wait_and_be_interrupted(timeout):
+        del inlet.wait
+        signal.raise_signal(signal.SIGUSR1)
+        return wait(timeout)
+
+    inlet.wait = wait_and_be_interrupted
+    signal.signal(signal.SIGUSR1, lambda *_: session.close(timeout=20))
+    print(session.request(Echo("in the end")).result(timeout=20))
+    session.close()
+    print(session.closed, session.returncode)
+"""
+
+
+def test_a_signal_handler_may_close_the_session_whose_reply_its_thread_reads(
+    script: Script, echo_child: list[str]
+) -> None:
+    command = [*script(CLOSED_BY_A_SIGNAL), *echo_child]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["in the end", "True 0"]
