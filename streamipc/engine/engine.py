@@ -35,7 +35,7 @@ from .dispatching import Dispatching, Received
 from .jobs import CallJob
 from .lifetimes import park_at_exit
 from .outlets import BlockingOutlet, PolledOutlet
-from .polling import Inlet, Wakeup
+from .polling import Inlet, two_wakeups
 from .reading import Reader
 from .sending import Sending
 from .serving import Served
@@ -102,8 +102,7 @@ class Engine(Sending, Dispatching):
         self.encode = self.connection.encode
         self._calls = self.connection.calls
         self._deadlines = Deadlines(self._calls)
-        self.reader_wakeup = Wakeup()
-        self.crew_wakeup = Wakeup()
+        self.reader_wakeup, self.crew_wakeup = two_wakeups()
         self.reader = Reader(
             self.lock,
             self.connection,

@@ -16,7 +16,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Inlet", "Ready", "SpinPolicy", "Wakeup", "milliseconds", "usable_cpus"]
+__all__ = [
+    "Inlet",
+    "Ready",
+    "SpinPolicy",
+    "Wakeup",
+    "milliseconds",
+    "two_wakeups",
+    "usable_cpus",
+]
 
 
 _LONGEST = 10**9
@@ -79,6 +87,16 @@ class Wakeup:
             os.close(self._read)
             if self._write != self._read:
                 os.close(self._write)
+
+
+def two_wakeups() -> tuple[Wakeup, Wakeup]:
+    """Make as many as a session needs, or none if one can't be had."""
+    first = Wakeup()
+    try:
+        return first, Wakeup()
+    except BaseException:
+        first.close()
+        raise
 
 
 class SpinPolicy:

@@ -43,7 +43,7 @@ def run(command: Sequence[str], **options: Any) -> list[str]:
 
 
 NO_DESCRIPTORS = """
-    import errno, os, resource, sys, threading, time
+    import contextlib, errno, os, resource, sys, threading, time
     from shared_messages import Echo
     from streamipc import IpcError, IpcPeer
 
@@ -64,7 +64,7 @@ NO_DESCRIPTORS = """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     failed = made = 0
     before = descriptors()
-    for spare in range(0, 30, 3):
+    for spare in range(16):
         ends = [*os.pipe(), *os.pipe()] if how == "streams" else []
         most = max(map(int, descriptors()))  # the one of the listing itself
         resource.setrlimit(resource.RLIMIT_NOFILE, (most + spare, hard))
@@ -82,8 +82,11 @@ NO_DESCRIPTORS = """
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         if session is not None:
             session.close()
-        for fd in (1, 2) if ends and session else range(len(ends)):
-            os.close(ends[fd])  # the other two belong to the session
+        for fd in ends[1:3]:
+            os.close(fd)
+        for fd in () if session else ends[::3]:
+            with contextlib.suppress(OSError):
+                os.close(fd)  # a session that came so far as to own it has closed it
         if how == "command" and sys.version_info < (3, 11):
             before = descriptors()  # Popen itself leaves a pipe open there (gh-87474)
         end = time.monotonic() + 20
@@ -102,7 +105,7 @@ def test_a_session_that_finds_no_descriptors_fails_and_leaves_none(
     how: str, script: Script, echo_child: list[str]
 ) -> None:
     printed = run([*script(NO_DESCRIPTORS), how, *echo_child])
-    assert printed == ["True True 10", "works again"]
+    assert printed == ["True True 16", "works again"]
 
 
 @contextlib.contextmanager
