@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from ._arguments import checked_timeout
 from ._terminating import OnSigterm
+from .engine import solo  # noqa: F401 - or a session without descriptors would look for it
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
 

@@ -55,9 +55,13 @@ NO_DESCRIPTORS = """
     def make(peer):
         if how == "command":
             return peer.create_command_session(command)
-        return peer.create_stream_session(ends[3], ends[0])
+        return makes.create_stream_session(ends[3], ends[0])
 
-    peer = IpcPeer()
+    peer = makes = IpcPeer()
+    if how == "sync":
+        from streamipc import SyncIpcSession
+
+        makes = IpcPeer(session_type=SyncIpcSession)
     with peer.create_command_session(command) as warm:
         assert warm.request(Echo(1)).result(timeout=20) == 1
         warm.request(Echo("x" * 1_000_000)).result(timeout=20)
@@ -65,7 +69,7 @@ NO_DESCRIPTORS = """
     failed = made = 0
     before = descriptors()
     for spare in range(16):
-        ends = [*os.pipe(), *os.pipe()] if how == "streams" else []
+        ends = [*os.pipe(), *os.pipe()] if how != "command" else []
         most = max(map(int, descriptors()))  # the one of the listing itself
         resource.setrlimit(resource.RLIMIT_NOFILE, (most + spare, hard))
         session = None
@@ -100,7 +104,7 @@ NO_DESCRIPTORS = """
 
 
 @linux
-@pytest.mark.parametrize("how", ["command", "streams"])
+@pytest.mark.parametrize("how", ["command", "streams", "sync"])
 def test_a_session_that_finds_no_descriptors_fails_and_leaves_none(
     how: str, script: Script, echo_child: list[str]
 ) -> None:
