@@ -200,8 +200,9 @@ class Crew(Watching):
         return sum(m.job is not None and m.job.is_handler for m in self._members)
 
     def wait_until_quiet(self, end: float | None) -> bool:
-        """Wait until no job runs or waits; return whether it is so."""
-        return self._quiet.wait_for(lambda: not self.jobs(), end)
+        """Wait until no job runs or waits, but for the caller's; return whether it is so."""
+        own = self.runs_here()  # it closes the session itself where no thread can be had for it
+        return self._quiet.wait_for(lambda: self.jobs() <= own, end)
 
     def drop_jobs(self) -> list[Job]:
         """Take out and return what waits to run."""

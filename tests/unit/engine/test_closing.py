@@ -140,14 +140,8 @@ def test_one_who_waits_for_a_notification_while_another_reads_is_told_of_the_end
     assert isinstance(reads.returned(), SessionClosedError)
 
 
-@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
-def test_a_session_ends_although_there_is_no_thread_to_see_it_out(
-    connected: Callable[..., tuple[Any, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    error: type[Exception],
-) -> None:
-    left, right = connected()
-    left.start()
+def no_thread_to_close(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> threading.Event:
+    """No thread can be had for the end of a session; the event tells that one was wanted."""
     start = threading.Thread.start
     refused = threading.Event()
 
@@ -158,8 +152,34 @@ def test_a_session_ends_although_there_is_no_thread_to_see_it_out(
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_others)
+    return refused
+
+
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError])
+def test_a_session_ends_although_there_is_no_thread_to_see_it_out(
+    connected: Callable[..., tuple[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+) -> None:
+    left, right = connected()
+    left.start()
+    refused = no_thread_to_close(monkeypatch, error)
     right.close()
 
     assert refused.wait(LONG)
     assert left._engine.closing.closed.wait(LONG)
     left.close()
+
+
+def test_a_handler_that_has_to_close_the_session_itself_does_not_wait_for_itself(
+    echo_child: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = IpcPeer().create_command_session(echo_child)
+    refused = no_thread_to_close(monkeypatch, RuntimeError)
+    session.on_message(Note)(lambda msg: session.close())
+    session.notify(Note("comes back"))
+
+    assert session._engine.closing.closed.wait(LONG)
+    assert refused.is_set()
+    assert session.returncode == 0  # as the end of its input has it, not SIGTERM
+    session.close()
