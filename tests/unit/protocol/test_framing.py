@@ -241,7 +241,9 @@ def test_no_byte_is_lost_whatever_comes(data: bytes, step: int) -> None:
     )
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OSError(12, "Cannot allocate memory"), ImportError("mmap")]
+)
 def test_a_frame_for_which_there_is_no_memory_is_skipped(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
