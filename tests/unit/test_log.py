@@ -47,3 +47,15 @@ def test_what_cant_be_logged_is_said_on_standard_error(capsys):
 def test_what_cant_be_said_anywhere_is_not_said(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     _log.log_warning("lost")
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def test_an_error_that_cant_say_what_it_is_is_logged_all_the_same(connected, caplog):
+    left, _ = connected()
+    left._engine.report(Speechless())
+    assert "Speechless in a session: <str() of the exception failed: RuntimeError>" in caplog.text
+    assert caplog.records[0].exc_info[0] is Speechless
