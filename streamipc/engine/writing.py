@@ -141,6 +141,10 @@ class Writer(FrameQueue):
         """
         me = get_ident()
         end = 0
+        if self._flusher == me:  # we read while we wait for room, without threads
+            with self._lock:
+                self._append(buffers)
+            return
         try:
             with self._lock:
                 idle = not (self._flusher or self._queue or self._batch or self._broken)

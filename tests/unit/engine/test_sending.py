@@ -14,7 +14,7 @@ import pytest
 from handover import LONG, Eventually
 from shared_messages import Echo, Note
 
-from streamipc import IpcPeer
+from streamipc import IpcPeer, IpcSession, SyncIpcSession
 from streamipc.engine import sending
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.engine.sending import MAX_BACKLOG
@@ -26,10 +26,10 @@ from streamipc.serializers.native import NativeMessageSerializer
 class RawPeer:
     """The other side of a session: bare pipes, read when the test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, session_type: type[IpcSession] = IpcSession) -> None:
         read, self.write_fd = os.pipe()
         self.read_fd, write = os.pipe()
-        self.session: Any = IpcPeer().create_stream_session(write, read)
+        self.session: Any = IpcPeer(session_type=session_type).create_stream_session(write, read)
         self.connection = Connection(NativeMessageSerializer(), 1 << 26)
 
     def frame(self, envelope: Any) -> bytes:
@@ -88,6 +88,32 @@ def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
     eventually(lambda: not reader.paused)
     raw.write(raw.frame(Request(7, Echo("unhandled"), None)))
     assert raw.read_until(ErrorResponse, 1)[0].code == "unhandled"
+
+
+def test_one_who_reads_while_it_waits_for_room_is_still_the_only_one_to_write(
+    eventually: Eventually,
+) -> None:
+    """Without threads; what it reads must be refused, which is nothing to be written past it."""
+    raw = RawPeer(SyncIpcSession)
+    session = raw.session
+    session.start()
+    engine = session._engine
+    texts = ["x" * (4 << 20), "y" * (4 << 20)]
+    threads = [threading.Thread(target=session.notify, args=(Note(text),)) for text in texts]
+    threads[0].start()
+    eventually(lambda: engine.outlet.waiting)
+    raw.write(unknown_request(1))
+    eventually(lambda: engine.writer.frames_sent == 2)
+
+    threads[1].start()
+    eventually(lambda: engine.writer._waiting == 1)  # for its turn
+    got = raw.read_until(Notification, 2)
+
+    for thread in threads:
+        thread.join(LONG)
+    assert [one.message.text for one in got if type(one) is Notification] == texts
+    assert [one.id for one in got if type(one) is ErrorResponse] == [1]
+    raw.close()
 
 
 def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(raw: RawPeer) -> None:
