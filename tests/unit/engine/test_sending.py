@@ -17,7 +17,6 @@ from shared_messages import Echo, Note
 from streamipc import IpcPeer, IpcSession, SyncIpcSession
 from streamipc.engine import sending
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
-from streamipc.engine.sending import MAX_BACKLOG
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import ErrorResponse, Notification, Request, Response
 from streamipc.serializers.native import NativeMessageSerializer
@@ -68,18 +67,20 @@ def unknown_request(number: int) -> bytes:
 
 
 def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
-    raw: RawPeer, eventually: Eventually
+    raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = raw.session
     session.start()
-    count = 2 * MAX_BACKLOG // 4000 + 400
+    most = 4 << 20
+    monkeypatch.setattr(sending, "MAX_BACKLOG", most)
+    count = 2 * most // 4000 + 400
     writing = threading.Thread(
         target=lambda: [raw.write(unknown_request(number)) for number in range(count)]
     )
     writing.start()
     reader, writer = session._engine.reader, session._engine.writer
     eventually(lambda: reader.paused)
-    assert MAX_BACKLOG // 2 < writer.backlog < 2 * MAX_BACKLOG
+    assert most // 2 < writer.backlog < 2 * most
 
     refusals = raw.read_until(ErrorResponse, count)
     writing.join(LONG)
@@ -88,6 +89,32 @@ def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
     eventually(lambda: not reader.paused)
     raw.write(raw.frame(Request(7, Echo("unhandled"), None)))
     assert raw.read_until(ErrorResponse, 1)[0].code == "unhandled"
+
+
+@pytest.mark.skipif(
+    not hasattr(fcntl, "F_GETPIPE_SZ"), reason="what a pipe holds is known on Linux only"
+)
+def test_refusals_that_the_peer_has_read_count_no_more_although_some_always_wait(
+    raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = raw.session
+    session.start()
+    room = fcntl.fcntl(raw.read_fd, fcntl.F_GETPIPE_SZ)
+    monkeypatch.setattr(sending, "MAX_BACKLOG", 1 << 15)
+    writer = session._engine.writer
+
+    sent = 0
+    for _ in range(4):
+        writing = threading.Thread(target=lambda: session.notify(Note("x" * (room + 1000))))
+        writing.start()
+        eventually(lambda: session._engine.outlet.waiting)
+        sent += 1
+        for number in range(3):
+            raw.write(unknown_request(number))
+            sent += 1
+            eventually(lambda: writer.frames_sent == sent)  # noqa: B023
+        raw.read_until(ErrorResponse, 3)
+        writing.join(LONG)
 
 
 def test_one_who_reads_while_it_waits_for_room_is_still_the_only_one_to_write(
