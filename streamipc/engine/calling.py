@@ -10,6 +10,7 @@ import threading
 from collections import deque
 
 from .bells import wake
+from .jobs import WriteJob
 from .reading import Reader
 from .staff import Job, Member
 
@@ -57,11 +58,11 @@ class Calling:
 
     def _call_errand_runner(self) -> None:
         """Have somebody run what waits in ``_errands``, if their limit allows it."""
-        if not self._may_run_errand() or self._stopping:
+        if not self._may_run_errand(self._errands[0]) or self._stopping:
             return
         if self._idle:
             wake(self._idle.pop().bell)
-        elif len(self._members) - self.blocked_jobs < 2 * self._limit + 2:
+        elif len(self._members) - self.blocked_jobs < 2 * self._limit + 3:
             self._hire()
 
     def _call_worker(self) -> None:
@@ -83,9 +84,9 @@ class Calling:
         """Tell whether one more handler may run."""
         return self.running - self._on_errands < self._limit
 
-    def _may_run_errand(self) -> bool:
+    def _may_run_errand(self, job: Job) -> bool:
         """Tell whether one more errand may run."""
-        return self._on_errands < self._limit
+        return self._on_errands < self._limit or type(job) is WriteJob
 
     def _started(self, job: Job) -> None:
         self.running += 1

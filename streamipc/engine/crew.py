@@ -14,7 +14,8 @@ Each member of the crew has one duty at a time:
   noted as slow, so that next time it is given to a worker at once;
 * *workers* run slow handlers, up to ``limit`` at a time, and errands: callbacks of the
   user's, and writing. Errands have a limit of their own, for they must get done while
-  all handlers are stuck: ``on_cancel`` is there to set such a handler free;
+  all handlers are stuck: ``on_cancel`` is there to set such a handler free. And one may
+  write beyond that limit, for callbacks may be stuck until something is written;
 * the rest sleep, and end after ``IDLE_SECONDS``.
 
 The invariant:
@@ -46,6 +47,7 @@ import time
 from collections import deque
 
 from .bells import Bells
+from .jobs import WriteJob
 from .reading import Reader
 from .staff import IDLE_SECONDS, Job, Member, take_seat, working_member
 from .watching import Watching
@@ -179,6 +181,16 @@ class Crew(Watching):
         if stopped:
             job.run()
 
+    def submit_writing(self, job: WriteJob) -> None:
+        """As :meth:`submit_and_wake`, before everything else; one of them is enough."""
+        with self._lock:
+            stopped = self._stopping
+            if not stopped and not (self._errands and type(self._errands[0]) is WriteJob):
+                self._errands.appendleft(job)
+                self._call_errand_runner()
+        if stopped:
+            job.run()
+
     def deadline_added(self, deadline: float) -> None:
         """See to it, with the lock held, that someone is awake at ``deadline``."""
         keeper = self._watcher
@@ -300,7 +312,7 @@ class Crew(Watching):
             elif self._standby is me or (self._standby is None and self._inlet is None):
                 self._standby = me
                 duty = self._stand_by
-            elif self._errands and self._may_run_errand():
+            elif self._errands and self._may_run_errand(self._errands[0]):
                 job = me.job = self._errands.popleft()
                 self._started(job)
             elif self._slow and self._may_run():

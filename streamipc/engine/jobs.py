@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..futures import ResponseFuture
     from .engine import Engine
 
-__all__ = ["CallJob", "CallbacksJob", "NotificationsJob"]
+__all__ = ["CallJob", "CallbacksJob", "NotificationsJob", "WriteJob"]
 
 MAX_NOTIFICATIONS = 1 << 10
 """Notifications that may wait for their handlers before reading pauses."""
@@ -139,3 +139,9 @@ class CallJob:
             self._function()
         except BaseException as error:
             self._report(error)
+
+
+class WriteJob(CallJob):
+    """Writes what is left, and may wait for room; all errands may be stuck for want of that."""
+
+    __slots__ = ()

@@ -6,7 +6,7 @@ import time
 
 from ..exceptions import IpcError, ProtocolError, SessionClosedError
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
-from .jobs import MAX_NOTIFICATIONS, CallJob
+from .jobs import MAX_NOTIFICATIONS, WriteJob
 from .lifetimes import park_at_exit
 from .serving import Served, error_frame
 from .writing import HIGH_WATER, Writer, WriteTimeoutError
@@ -227,7 +227,7 @@ class Sending:
 
     def _backlog(self) -> None:
         """Have somebody write what is left, who may wait for room."""
-        self.crew.submit_and_wake(CallJob(self._flush_backlog, self.report))
+        self.crew.submit_writing(WriteJob(self._flush_backlog, self.report))
 
     def _go_on_reading(self) -> None:
         """Lift the pause: who waits for room may wait for a peer that waits for us."""

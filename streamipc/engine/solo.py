@@ -122,7 +122,7 @@ class Solo:
             if self._reader.holder not in (None, threading.get_ident()):
                 self._reader.wake_holder()  # asleep, perhaps, and the one to run it
 
-    submit_and_wake = submit
+    submit_and_wake = submit_writing = submit
 
     def submit_read(self, job: Job) -> None:
         """Queue a job that the holder of the reading role has just read."""

@@ -226,7 +226,7 @@ class Watching(Calling):
         job: Job
         while self._quick:
             job = self._quick.popleft()
-            may_run = self._may_run_errand() if job.is_errand else self._may_run()
+            may_run = self._may_run_errand(job) if job.is_errand else self._may_run()
             free = may_run and self._standby is not None and not self._is_clogged()
             if self._alone or (free and not job.is_slow):
                 return self._start_as_watcher(me, job)

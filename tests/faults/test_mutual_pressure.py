@@ -155,3 +155,25 @@ def test_refusals_on_both_sides_do_not_keep_either_from_reading(
     for future in futures:
         with pytest.raises(SerializationError, match="unknown message type"):
             future.result(LONG)
+
+
+def test_a_callback_that_is_stuck_does_not_keep_an_answer_from_being_written(
+    connected: Any,
+) -> None:
+    """It may wait for what the peer does once it has the answer."""
+    asking, answering = connected(IpcPeer(), IpcPeer(handler_threads=1))
+    asking.on_request(Echo)(lambda msg: msg.value)
+    answering.on_request(Echo)(lambda msg: b"x" * MUCH)
+    asking.start()
+    stuck, go_on = threading.Event(), threading.Event()
+
+    def callback(_: object) -> None:
+        stuck.set()
+        assert go_on.wait(2 * LONG)
+
+    answering.request(Echo()).add_done_callback(callback)
+    assert stuck.wait(LONG)
+    try:
+        assert len(asking.request(Echo()).result(LONG)) == MUCH
+    finally:
+        go_on.set()
