@@ -413,8 +413,11 @@ class Closing:
 
     def _run_leftovers(self) -> None:
         """Run the user's callbacks that nobody else will call any more."""
+        until = None if self._by is None else time.monotonic() + _JOIN
         for job in self._engine.crew.drop_jobs():
-            if not isinstance(job, Served):
+            if isinstance(job, Served):
+                continue
+            if until is None or time.monotonic() < until or not _is_progress(job):
                 job.run()
 
     def _end_lingering(self) -> None:
@@ -430,6 +433,13 @@ class Closing:
         shutdown = getattr(self._engine.transport, "shutdown", None)
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
+
+
+def _is_progress(job: object) -> bool:
+    """Tell whether it calls ``on_progress``: there may be thousands, each with many items."""
+    from .progress import ProgressCalls
+
+    return isinstance(job, ProgressCalls)
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,14 @@ import pytest
 from long_messages import Blob, Count, Report, Step
 from shared_messages import Echo
 
-from streamipc import IpcPeer, RequestCancelledError, RequestContext, RequestTimeoutError
+from streamipc import (
+    IpcPeer,
+    RequestCancelledError,
+    RequestContext,
+    RequestTimeoutError,
+    SessionClosedError,
+)
+from streamipc.engine import closing
 
 
 def test_a_child_whose_stream_nobody_will_take_exits_by_itself(
@@ -121,3 +129,39 @@ def test_a_child_that_goes_on_asking_sees_that_we_close(script: Callable[..., li
         session.close(timeout=30)
 
         assert session.returncode == 0
+
+
+def test_closing_does_not_wait_for_all_that_on_progress_has_still_to_take(
+    connected: Callable[..., tuple[Any, Any]],
+    eventually: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(closing, "_JOIN", 0.2)
+    left, right = connected(IpcPeer(handler_threads=1), IpcPeer())
+    taken: list[object] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    @right.on_request
+    def report(msg: Report, ctx: RequestContext) -> None:
+        ctx.progress("item")
+
+    def stuck(item: object) -> None:
+        entered.set()
+        assert go_on.wait(30)
+
+    def slow(item: object) -> None:
+        taken.append(item)
+        time.sleep(0.02)
+
+    right.start()
+    held = left.request(Report([1]), on_progress=stuck)
+    assert entered.wait(30)
+    futures = [held, *(left.request(Report([1]), on_progress=slow) for _ in range(500))]
+    eventually(lambda: left.stats.pending == 0)
+
+    left.close(timeout=0)
+    go_on.set()
+
+    assert len(taken) < 500
+    with pytest.raises(SessionClosedError, match="before on_progress had taken all items"):
+        futures[-1].result(timeout=0)
