@@ -417,7 +417,7 @@ class Closing:
         for job in self._engine.crew.drop_jobs():
             if isinstance(job, Served):
                 continue
-            if until is None or time.monotonic() < until or not _is_progress(job):
+            if until is None or time.monotonic() < until or not getattr(job, "may_be_left", False):
                 job.run()
 
     def _end_lingering(self) -> None:
@@ -433,13 +433,6 @@ class Closing:
         shutdown = getattr(self._engine.transport, "shutdown", None)
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
-
-
-def _is_progress(job: object) -> bool:
-    """Tell whether it calls ``on_progress``: there may be thousands, each with many items."""
-    from .progress import ProgressCalls
-
-    return isinstance(job, ProgressCalls)
 
 
 def _nothing() -> None:

@@ -34,6 +34,7 @@ class ProgressCalls:
     is_errand = True
     is_handler = False
     by_watcher = False
+    may_be_left = True  # when the session ends: there may be thousands, each with many items
 
     def __init__(
         self,
