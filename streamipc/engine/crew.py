@@ -306,8 +306,6 @@ class Crew(Watching):
             duty = self._watch
             if self._watcher is None or self._watcher is me:
                 self._watcher = me
-                if self._standby is me:  # designated, and overtaken on its way there
-                    self._standby = None
                 self._call_workers()  # it may have been rung for what waits there
             elif self._standby is me or (self._standby is None and self._inlet is None):
                 self._standby = me

@@ -223,7 +223,7 @@ def test_a_thread_that_nobody_needs_ends_and_another_is_had_when_one_is_needed(
 # Nobody is left.
 
 
-@pytest.mark.parametrize("how", ["submit", "submit_and_wake"])
+@pytest.mark.parametrize("how", ["submit", "submit_and_wake", "submit_writing"])
 def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
     sides: Sides, how: str
 ) -> None:
