@@ -76,7 +76,7 @@ def test_from_eight_megabytes_on_pages_are_huge(size: int, huge: bool) -> None:
 
 @needs_huge_pages
 def test_those_of_a_large_object_are_and_no_others_with_them() -> None:
-    size = (33 << 20) + 4000
+    size = (32 << 20) + 4000
     other = reserve(MEBIBYTE)  # Linux maps what comes next below it
     memory = ReservedBytes(size)
     address = address_of(memory.view)
