@@ -66,6 +66,24 @@ def unknown_request(number: int) -> bytes:
     return b"\xf3\x4a\x9d\xe2" + struct.pack(">I", len(payload)) + payload
 
 
+knows_pipes = pytest.mark.skipif(
+    not hasattr(fcntl, "F_GETPIPE_SZ"), reason="what a pipe holds is known on Linux only"
+)
+
+
+def room_of(raw: RawPeer) -> int:
+    """Return what the pipe to the peer holds."""
+    return fcntl.fcntl(raw.read_fd, fcntl.F_GETPIPE_SZ)
+
+
+def notify_until_stuck(session: Any, size: int, eventually: Eventually) -> threading.Thread:
+    """Return a thread that waits for room for its notification."""
+    thread = threading.Thread(target=lambda: session.notify(Note("x" * size)))
+    thread.start()
+    eventually(lambda: session._engine.outlet.waiting)
+    return thread
+
+
 def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
     raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,23 +109,18 @@ def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
     assert raw.read_until(ErrorResponse, 1)[0].code == "unhandled"
 
 
-@pytest.mark.skipif(
-    not hasattr(fcntl, "F_GETPIPE_SZ"), reason="what a pipe holds is known on Linux only"
-)
+@knows_pipes
 def test_refusals_that_the_peer_has_read_count_no_more_although_some_always_wait(
     raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = raw.session
     session.start()
-    room = fcntl.fcntl(raw.read_fd, fcntl.F_GETPIPE_SZ)
     monkeypatch.setattr(sending, "MAX_BACKLOG", 1 << 15)
     writer = session._engine.writer
 
     sent = 0
     for _ in range(4):
-        writing = threading.Thread(target=lambda: session.notify(Note("x" * (room + 1000))))
-        writing.start()
-        eventually(lambda: session._engine.outlet.waiting)
+        writing = notify_until_stuck(session, room_of(raw) + 1000, eventually)
         sent += 1
         for number in range(3):
             raw.write(unknown_request(number))
@@ -167,20 +180,16 @@ def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(raw
     assert session.stats.pending == 0
 
 
-@pytest.mark.skipif(
-    not hasattr(fcntl, "F_GETPIPE_SZ"), reason="what a pipe holds is known on Linux only"
-)
+@knows_pipes
 def test_refusals_that_another_thread_has_written_by_the_way_end_the_pause(
     raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = raw.session
     session.start()
-    room = fcntl.fcntl(raw.read_fd, fcntl.F_GETPIPE_SZ)
+    room = room_of(raw)
     monkeypatch.setattr(sending, "MAX_BACKLOG", room // 8)
-    writing = threading.Thread(target=lambda: session.notify(Note("x" * (room + room // 2))))
-    writing.start()
+    writing = notify_until_stuck(session, room + room // 2, eventually)
     reader, writer = session._engine.reader, session._engine.writer
-    eventually(lambda: session._engine.outlet.waiting)
     number = 0
     while not reader.paused:
         raw.write(unknown_request(number))
