@@ -110,11 +110,12 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     monkeypatch.setattr(crew_module, "take_seat", take_seat_later)
     right.start()
     eventually(lambda: crew._watcher is not None)
-    first = crew._watcher
     flush = crew._flush_some
+    failing: list[threading.Thread] = []  # the first watcher, or who took it for stuck
 
     def fail_once() -> None:
         crew._flush_some = flush
+        failing.append(threading.current_thread())
         if standby == "stands by":
             eventually(lambda: crew._standby is not None and crew._standby.sleeps_until is not None)
             assert arrived.wait(LONG)
@@ -123,7 +124,7 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     crew._flush_some = fail_once
     asked = left.request(Quick())
     assert failed.wait(LONG)
-    eventually(lambda: crew._watcher not in (None, first))
+    eventually(lambda: getattr(crew._watcher, "thread", None) not in (None, *failing))
     with crew._lock:  # under which the one becomes the other, in two steps
         assert crew._standby is not crew._watcher
 
