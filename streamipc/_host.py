@@ -6,7 +6,7 @@ import weakref
 
 from ._log import log_error, log_warning
 from ._signatures import parameters_of
-from .exceptions import SessionClosedError
+from .exceptions import SessionClosedError, text_of
 from .handlers import Handler
 
 TYPE_CHECKING = False
@@ -58,7 +58,7 @@ class SessionHost:
                     return
         except BaseException as failure:
             log_error("an on_exception handler failed", failure)
-        log_error(f"{cls.__name__} in a session: {_text_of(error)}", error)
+        log_error(f"{cls.__name__} in a session: {text_of(error)}", error)
 
     def warn(self, text: str) -> None:
         log_warning(text)
@@ -93,10 +93,3 @@ class SessionHost:
             if report is None:
                 raise
             report(error)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as failure:
-        return f"<str() of the exception failed: {type(failure).__name__}>"

@@ -144,3 +144,11 @@ class UnhandledRequestError(IpcError):
 
 class OverloadedError(IpcError):
     """The peer has as many requests waiting as it is willing to hold; try again later."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return ``str(error)``, or what is wrong with that."""
+    try:
+        return str(error)
+    except Exception as failure:
+        return f"<str() of the exception failed: {type(failure).__name__}>"

@@ -20,6 +20,7 @@ from ..exceptions import (
     SerializationError,
     SessionClosedError,
     UnhandledRequestError,
+    text_of,
 )
 from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
@@ -400,16 +401,12 @@ def error_message_from(error: BaseException) -> ErrorMessage:
         cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     )
     try:
-        text = str(error)
-    except Exception as failure:
-        text = f"<str() of the exception failed: {type(failure).__name__}>"
-    try:
         import traceback
 
         trace = "".join(traceback.format_exception(cls, error, error.__traceback__))
     except Exception:  # of the exception's own, or no descriptor is left for the import
         trace = ""
-    return ErrorMessage(text, name, trace)
+    return ErrorMessage(text_of(error), name, trace)
 
 
 def _explained(error: IpcError, message: Message) -> SerializationError:
