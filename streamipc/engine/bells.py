@@ -75,3 +75,9 @@ class Bells:
         while self.hung:
             wake(self.hung[-1])
             self.hung.pop()
+
+    def ring_one(self) -> None:
+        """Wake the one that has waited for longest."""
+        if self.hung:
+            wake(self.hung[0])
+            del self.hung[0]

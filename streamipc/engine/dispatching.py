@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .contracts import Host
     from .crew import Crew
     from .outlets import BlockingOutlet, PolledOutlet
+    from .precedence import Precedence
     from .solo import Solo
 
 __all__ = ["Dispatching", "Received"]
@@ -43,7 +44,8 @@ LARGE = 1 << 12
 """Bytes from which on the size of a frame counts, beside the number of frames."""
 
 MAX_WAITING_FRAMES = 4
-"""Largest frames (``max_frame_size``) whose bytes waiting requests may have together."""
+"""Largest frames (``max_frame_size``) whose bytes waiting requests may have together; and
+waiting notifications, where a handler waits for the peer."""
 
 MAX_RECEIVED = 1 << 10
 """Notifications without a handler that wait for ``receive()``."""
@@ -78,6 +80,7 @@ class Dispatching:
     closing: Closing
     notifications: deque[Served]
     notifying: bool
+    precedence: Precedence
     max_frame_size: int
     weight: int
     waiting_bytes: int
@@ -187,7 +190,11 @@ class Dispatching:
             waiting = len(self.notifications)
             if waiting >= MAX_NOTIFICATIONS or self.notification_bytes > self.max_frame_size:
                 # A handler that waits for the peer must not wait for itself, up to a point.
-                self.reader.overfull = waiting >= MOST_NOTIFICATIONS and self.crew is not self.solo
+                if self.solo is None:
+                    self.precedence.arrived_locked(waiting, self.notification_bytes)
+                    self.reader.overfull = waiting >= MOST_NOTIFICATIONS or (
+                        self.notification_bytes > MAX_WAITING_FRAMES * self.max_frame_size
+                    )
                 if self.reader.overfull or not (
                     self.crew.blocked_jobs or self.outlet.handlers_waiting
                 ):

@@ -36,6 +36,7 @@ from .jobs import CallJob
 from .lifetimes import park_at_exit
 from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, two_wakeups
+from .precedence import Precedence
 from .reading import Reader
 from .sending import Sending
 from .serving import Served
@@ -155,6 +156,7 @@ class Engine(Sending, Dispatching):
         self.notifying = False  # a NotificationsJob is queued or runs
         self.notifications_are_slow = False
         self.max_frame_size = options.max_frame_size
+        self.precedence = Precedence(self.lock, 2 * self.max_frame_size)
         self.weight = 0  # bytes of the frame that is dispatched, if they matter
         self.waiting_bytes = 0  # of large requests that wait for a handler
         self.notification_bytes = 0  # of large notifications that wait for theirs
@@ -216,6 +218,7 @@ class Engine(Sending, Dispatching):
             first = self._refusal is None
             if first:
                 self._refusal = reason
+            self.precedence.end_locked()
         return first
 
     def stats(self) -> Stats:

@@ -68,6 +68,7 @@ class NotificationsJob:
             if served.weight:
                 with engine.lock:
                     engine.notification_bytes -= served.weight
+            engine.precedence.handled = served
             start = time.perf_counter()
             if not served.run_notification():
                 engine.keep(served.message)
@@ -78,6 +79,8 @@ class NotificationsJob:
         engine = self._engine
         waiting = engine.notifications
         with engine.lock:
+            engine.precedence.handled = None
+            engine.precedence.burst_handled_locked(len(waiting), engine.notification_bytes)
             most = MOST_NOTIFICATIONS if engine.reader.overfull else MAX_NOTIFICATIONS
             few = len(waiting) * 2 <= most
             if engine.reader.paused and few and engine.notification_bytes <= engine.max_frame_size:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .closing import Closing
     from .crew import Crew
     from .deadlines import Deadlines
+    from .precedence import Precedence
     from .reading import Reader
     from .solo import Solo
 
@@ -67,6 +68,7 @@ class Sending:
     crew: Crew | Solo
     closing: Closing
     notifications: deque[Served]
+    precedence: Precedence
     start: Callable[[], None]
     encode: Callable[[Any], list[Buffer]]
     """Returns the frame of an envelope."""
@@ -142,6 +144,8 @@ class Sending:
         if self._refusal is not None or not self._started:
             self._start_for(message)
         frame = self.encode(Notification(message, metadata))
+        if self.precedence.crowded:
+            self.precedence.give_way()
         try:
             self.writer.send(frame)
         except SessionClosedError:
@@ -156,6 +160,8 @@ class Sending:
 
     def finish_notifying(self) -> None:
         """Return once what was queued is with the operating system."""
+        if self.precedence.crowded:
+            self.precedence.give_way()
         self.writer.flush()
         if self.writer.is_broken():
             park_at_exit()

@@ -407,3 +407,43 @@ def test_large_notifications_pause_reading_before_they_are_many(slow: Any, event
         flooder.join(20)
     assert not flooder.is_alive()
     eventually(lambda: right._engine.notification_bytes == 0 and not right._engine.reader.paused)
+
+
+def test_large_notifications_do_not_pile_up_while_a_handler_waits(
+    connected: Any, eventually: Any
+) -> None:
+    size = 1 << 16
+    left, right = connected(IpcPeer(max_frame_size=4 * size), IpcPeer())
+    leave = threading.Event()
+    seen: list[int] = []
+
+    @right.on_request
+    def answer(msg: Echo) -> Any:
+        leave.wait(20)
+        return msg.value
+
+    @left.on_message
+    def handle(msg: Note) -> None:
+        if not seen:
+            nested = left.request(Echo("nested"), timeout=None)
+            nested.add_done_callback(lambda _: leave.set())
+            with pytest.raises(CancelledError):
+                nested.result(20)
+        seen.append(msg.number)
+
+    left.start()
+    right.start()
+    flooder = threading.Thread(
+        target=lambda: [right.notify(Note("x" * size, number)) for number in range(200)]
+    )
+    flooder.start()
+    engine = left._engine
+    eventually(lambda: engine.reader.overfull and engine.reader.paused)
+    # Four of the largest frames, and what came with one read.
+    assert 16 * size < engine.notification_bytes < 20 * size
+    for future in list(engine.connection.calls.values()):
+        future.cancel()
+    flooder.join(20)
+    assert not flooder.is_alive()
+    eventually(lambda: len(seen) == 200)
+    assert seen == list(range(200))

@@ -10,6 +10,7 @@ import pytest
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, Request, RequestContext, SerializationError, messages
+from streamipc.engine import dispatching, jobs, precedence
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.transports import pipe
 
@@ -177,3 +178,52 @@ def test_a_callback_that_is_stuck_does_not_keep_an_answer_from_being_written(
         assert len(asking.request(Echo()).result(LONG)) == MUCH
     finally:
         go_on.set()
+
+
+@pytest.mark.parametrize("kind", ["notify", "broadcast"])
+def test_notifications_whose_handlers_notify_back_get_through_on_both_sides(
+    connected: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """More are sent than both sides take; the handlers' own are among many threads'."""
+    monkeypatch.setattr(precedence, "CROWDED_AT", 1500)
+    for module in (dispatching, jobs):
+        monkeypatch.setattr(module, "MOST_NOTIFICATIONS", 3000)
+    peers = IpcPeer(), IpcPeer()
+    sessions = connected(*peers)
+    count, threads_each = 5000, 4
+    expected = 2 * count * threads_each
+    handled, done = [0, 0], [threading.Event(), threading.Event()]
+
+    def serve(index: int, session: Any) -> None:
+        @session.on_message
+        def handle(msg: Note) -> None:
+            if msg.number:
+                session.notify(Note(number=msg.number - 1))
+            handled[index] += 1
+            if handled[index] == expected:
+                done[index].set()
+
+    for index, session in enumerate(sessions):
+        serve(index, session)
+        session.start()
+
+    def flood(peer: IpcPeer, session: Any) -> None:
+        send = session.notify if kind == "notify" else peer.broadcast
+        for _ in range(count):
+            send(Note(number=1))
+
+    threads = [
+        threading.Thread(target=flood, args=(peer, session))
+        for peer, session in zip(peers, sessions, strict=True)
+        for _ in range(threads_each)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        assert all(event.wait(3 * LONG) for event in done)
+    finally:
+        for session in sessions:
+            session.close(timeout=0 if not all(event.is_set() for event in done) else LONG)
+        for thread in threads:
+            thread.join(LONG)
+            assert not thread.is_alive()
