@@ -66,11 +66,7 @@ class Deadlines:
         return len(self._heap)
 
     def add(self, deadline: float, future: ResponseFuture[Any] | Reminder) -> None:
-        """Enter a reminder, or a future that is about to stand in ``calls``.
-
-        In this order, so that an interrupt between the two can't leave a request behind
-        that would be pending for ever.
-        """
+        """Enter a reminder, or a future that stands in ``calls``, or has left it meanwhile."""
         heap = self._heap
         if len(heap) >= 2 * len(self._calls) + _SLACK:
             pending = self._calls.get

@@ -115,10 +115,9 @@ class Dispatching:
     def _dispatch(self, decoded: list[Decoded]) -> None:
         self._frames_received += len(decoded)
         received = self.reader.bytes_received
-        # What was skipped before it counts here too.
-        weight = min((received - self._weighed) // len(decoded), self.max_frame_size)
+        size = received - self._weighed  # what was skipped before it counts too
         self._weighed = received
-        self.weight = weight if weight >= LARGE else 0
+        self.weight = 0 if size < LARGE else self._weight_of(size // len(decoded))
         rules = self._rules
         for item in decoded:
             try:
@@ -129,6 +128,11 @@ class Dispatching:
                 # Such as an id that can't be hashed, of a serializer of the user's own:
                 # whatever one frame does, the next ones are read.
                 self._report_soon(error)
+
+    def _weight_of(self, size: int) -> int:
+        """Return by how many bytes a frame of this size counts."""
+        weight = min(size, self.max_frame_size)
+        return weight if weight >= LARGE else 0
 
     def _request_received(self, event: events.RequestReceived) -> None:
         request = event.request

@@ -300,7 +300,7 @@ class Reader:
         """Read from one source and dispatch what came; without polling this blocks."""
         connection = self._connection
         try:
-            buffer = connection.buffer(source)
+            buffer = connection.buffers[source]()
             count = self._read_into(buffer, source) if source else self._read_into(buffer)
             if count:
                 self.bytes_received += count

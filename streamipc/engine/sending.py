@@ -107,6 +107,7 @@ class Sending:
         frame = self.encode(Request(id, message, timeout, metadata, window))
         future: ResponseFuture[Any] = _make_future(self, id, message)
         future.keeps = keeps
+        future.timeout = timeout
         if prepare is not None:
             prepare(future)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -119,18 +120,20 @@ class Sending:
                         f"the id generator gave {id!r}, the id of a pending request"
                     )
                 if not refused:
-                    if deadline is not None:
-                        future.timeout = timeout
-                        self._deadlines.add(deadline, future)
-                        self.crew.deadline_added(deadline)
                     self._calls[id] = future
             if not refused:
-                # Large buffers are the caller's own: they are written before it goes on.
-                self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
+                try:
+                    # Large buffers are the caller's own: they are written before it goes on.
+                    self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
+                except SessionClosedError:
+                    pass  # the session is about to end, and the future with it
+                if deadline is not None:
+                    # Now: the peer is at work meanwhile, and send() has kept it so far.
+                    with self.lock:
+                        self._deadlines.add(deadline, future)
+                        self.crew.deadline_added(deadline)
         except WriteTimeoutError as late:
             self._expire([future], known_to_peer=not late.withdrawn)
-        except SessionClosedError:
-            pass  # the session is about to end, and the future with it
         except BaseException:
             future.cancel()  # an interrupt, such as Ctrl-C: nobody will have the future
             raise

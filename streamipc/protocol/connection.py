@@ -120,6 +120,8 @@ class Connection:
         self._decoders = [
             FrameDecoder(max_frame_size, self._is_payload, tail_size) for _ in range(sources)
         ]
+        self.buffers = [decoder.buffer for decoder in self._decoders]
+        """What :meth:`buffer` calls for each source; also for who reads very often."""
         self.undecoded: list[Item] = []
         """What was read beside what :meth:`received` returned."""
         self.calls: dict[RequestId, Any] = {}
@@ -131,7 +133,7 @@ class Connection:
 
     def buffer(self, source: int = 0) -> memoryview:
         """Return the memory into which the next bytes of a source are to be read."""
-        return self._decoders[source].buffer()
+        return self.buffers[source]()
 
     def received(self, count: int, source: int = 0) -> list[Decoded]:
         """Decode what ``count`` bytes put into :meth:`buffer` complete.

@@ -159,6 +159,8 @@ class FrameDecoder:
         if self._large is not None:
             self._unfilled = self._large[self._filled :]
             return self._unfilled
+        if not self._end:
+            return self._view
         if self._start == self._end:
             if self._end == self._size < _LARGEST_BUFFER:
                 self._grow()  # the last read filled it
@@ -180,7 +182,10 @@ class FrameDecoder:
             # One whole small frame, and nothing else: what nearly always arrives.
             magic, length = _unpack_header(self._memory)
             if magic == _MAGIC_NUMBER and length + _HEADER_SIZE == end <= self._max_small:
-                self._start = end
+                if end < self._size:
+                    self._end = 0  # nothing is left, and buffer() need not look
+                else:
+                    self._start = end
                 return [memoryview(self._memory[_HEADER_SIZE:end])]
         found: list[Item] = []
         if not self._skip:

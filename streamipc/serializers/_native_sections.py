@@ -125,7 +125,7 @@ def assembled(
     kind: int, id_: RequestId, number: int, body: bytes, buffers: Sequence[Buffer]
 ) -> Sequence[Buffer]:
     """Return the payload of an envelope without a message."""
-    flags = flags_of(buffers)
+    flags = flags_of(buffers) if buffers else 0
     text = b""
     if type(id_) is not int:
         text, id_ = text_id(id_)
@@ -134,6 +134,8 @@ def assembled(
         header = pack_header(kind, flags, len(text), 0, len(buffers), number, id_, INFINITY)
     except struct.error as error:
         raise bad_number(id_, number, None) from error
+    if not (flags or buffers):
+        return (header + body,)
     return joined(header, text, b"", None, body, buffers)
 
 

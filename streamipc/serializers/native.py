@@ -216,9 +216,11 @@ class NativeMessageSerializer:
                 envelope without its body, if the parts before the body could be read.
         """
         size = len(payload)
-        if size < HEADER_SIZE or not 1 <= payload[0] <= 7:
+        if size < HEADER_SIZE:
             raise foreign(payload)
         kind, flags, id_size, name_size, count, number, id_, timeout = unpack_header(payload)
+        if not 1 <= kind <= 7:
+            raise foreign(payload)
         if id_size or flags & TEXT_ID:
             id_ = read_text_id(payload, flags, id_size)
         envelope: Any
