@@ -56,6 +56,14 @@ def test_a_frame_is_not_taken_before_its_last_byte(size: int) -> None:
         assert put(frames, data[cut:]) == [data[8:]]
 
 
+@pytest.mark.parametrize(("size", "room"), [(8183, FIRST), (8184, LARGEST)])
+def test_the_buffer_grows_after_a_single_frame_that_has_filled_it(size: int, room: int) -> None:
+    frames = decoder()
+
+    assert put(frames, frame(size)) == [frame(size)[8:]]
+    assert len(frames.buffer()) == room
+
+
 @pytest.mark.parametrize(("size", "room"), [(8184, FIRST), (8185, LARGEST), (65_528, LARGEST)])
 def test_the_buffer_grows_for_a_frame_that_it_has_no_room_for(size: int, room: int) -> None:
     frames = decoder()
