@@ -44,8 +44,7 @@ LARGE = 1 << 12
 """Bytes from which on the size of a frame counts, beside the number of frames."""
 
 MAX_WAITING_FRAMES = 4
-"""Largest frames (``max_frame_size``) whose bytes waiting requests may have together; and
-waiting notifications, where a handler waits for the peer."""
+"""Largest frames (``max_frame_size``) whose bytes waiting requests may have together."""
 
 MAX_RECEIVED = 1 << 10
 """Notifications without a handler that wait for ``receive()``."""
@@ -195,14 +194,12 @@ class Dispatching:
             if waiting >= MAX_NOTIFICATIONS or self.notification_bytes > self.max_frame_size:
                 # A handler that waits for the peer must not wait for itself, up to a point.
                 if self.solo is None:
-                    self.precedence.arrived_locked(waiting, self.notification_bytes)
-                    self.reader.overfull = waiting >= MOST_NOTIFICATIONS or (
-                        self.notification_bytes > MAX_WAITING_FRAMES * self.max_frame_size
-                    )
-                if self.reader.overfull or not (
+                    self.precedence.arrived_locked(waiting)
+                    self.reader.overfull = waiting >= MOST_NOTIFICATIONS
+                # Also lifts the pause, for a handler that began to wait when it was overfull.
+                self.reader.paused = self.reader.overfull or not (
                     self.crew.blocked_jobs or self.outlet.handlers_waiting
-                ):
-                    self.reader.paused = True
+                )
 
     def keep(self, message: Message) -> None:
         """Keep a notification that no handler took for ``receive()``."""

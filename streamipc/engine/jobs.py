@@ -79,8 +79,7 @@ class NotificationsJob:
         engine = self._engine
         waiting = engine.notifications
         with engine.lock:
-            engine.precedence.handled = None
-            engine.precedence.burst_handled_locked(len(waiting), engine.notification_bytes)
+            engine.precedence.burst_handled_locked(len(waiting))
             most = MOST_NOTIFICATIONS if engine.reader.overfull else MAX_NOTIFICATIONS
             few = len(waiting) * 2 <= most
             if engine.reader.paused and few and engine.notification_bytes <= engine.max_frame_size:

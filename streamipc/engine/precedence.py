@@ -1,21 +1,28 @@
 """Handlers go first: other threads' notifications wait while very many wait here.
 
 Two sides may flood each other with notifications whose handlers notify back. A handler that
-waits for room has its side read on meanwhile, and what is read must be kept, up to a bound
-(``MOST_NOTIFICATIONS``, and a number of bytes). With both sides at that bound neither would
-read, and both handlers would wait for ever. So from half of it on, the other threads send one
-notification for each burst of those that are handled. A handler takes one away from here for
-each that it sends; so what both sides hold, and have in the stream, shrinks from then on.
+waits for room has its side read on meanwhile, and what is read must be kept, up to
+``MOST_NOTIFICATIONS``. With both sides at that bound neither would read, and both handlers
+would wait for ever. So from half of it on, the other threads send one notification for each
+burst of those that are handled. A handler takes one away from here for each that it sends; so
+what both sides hold, and have in the stream, shrinks from then on.
 
-Invariant: whoever waits here hangs a bell with the lock held while it is crowded; and who ends
-the crowding, or a burst, rings with the lock held. A handler that waits for a thread which
-waits here makes no progress, and is found out by that.
+Only the user's own threads give way: no handler or callback of whatever session does, since
+others may wait for it. A handler may wait for one of the user's threads all the same. It makes
+no progress then, and is found out by that: what waits goes on, and what follows does not wait
+for that handler, and for the next such one less long.
+
+Invariant: whoever waits here has a bell hung, with the lock held, while it is crowded; and who
+ends the crowding, or a burst, rings with the lock held.
 """
 
 from __future__ import annotations
 
-from ..handlers import current
+import time
+
+from ..handlers import current, has_returned
 from .bells import Bells
+from .staff import working_member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,8 +35,14 @@ __all__ = ["CROWDED_AT", "Precedence"]
 CROWDED_AT = 1 << 15
 """Notifications waiting from which on their handlers go first, until half of them are handled."""
 
+_LONGEST = 1.0
+"""Seconds that a notification waits at the most."""
+
 _NO_PROGRESS = 0.1
-"""Seconds after which a notification goes out although no other was handled meanwhile."""
+"""Seconds after which it goes on if one and the same notification was handled all the time."""
+
+_LEAST_NO_PROGRESS = 0.01
+"""The same where handlers were found to be stuck several times in a burst."""
 
 
 class Precedence:
@@ -37,31 +50,34 @@ class Precedence:
 
     Args:
         lock: guards everything here; methods whose names end in ``_locked`` hold it.
-        crowded_bytes: bytes of waiting notifications above which it is crowded too.
 
     Attributes:
         crowded: the handlers go first.
         handled: the notification that is being handled.
     """
 
-    def __init__(self, lock: threading.Lock, crowded_bytes: int) -> None:
+    def __init__(self, lock: threading.Lock) -> None:
         self.crowded = False
         self.handled: Served | None = None
         self._lock = lock
-        self._crowded_bytes = crowded_bytes
         self._bells = Bells(lock)
         self._over = False
+        self._stuck: Served | None = None  # whose handler was found to make no progress
+        self._patience = _NO_PROGRESS
 
-    def arrived_locked(self, waiting: int, waiting_bytes: int) -> None:
+    def arrived_locked(self, waiting: int) -> None:
         """So many notifications wait for their handlers, with one that has just come."""
-        if (waiting >= CROWDED_AT or waiting_bytes > self._crowded_bytes) and not self._over:
+        if waiting >= CROWDED_AT and not self._over:
             self.crowded = True
 
-    def burst_handled_locked(self, waiting: int, waiting_bytes: int) -> None:
+    def burst_handled_locked(self, waiting: int) -> None:
         """Some were handled, and so many still wait."""
+        self.handled = None
         if not self.crowded:
             return
-        if waiting * 2 <= CROWDED_AT and waiting_bytes * 2 <= self._crowded_bytes:
+        self._stuck = None
+        self._patience = _NO_PROGRESS
+        if waiting * 2 <= CROWDED_AT:
             self.crowded = False
             self._bells.ring()
         else:
@@ -74,26 +90,27 @@ class Precedence:
         self._bells.ring()
 
     def give_way(self) -> None:
-        """Wait for a turn, unless it is a notification's handler that asks."""
-        if current.get() is not None and _served() is self.handled:
+        """Wait for a turn, unless it is a handler or a callback that asks."""
+        handling = current.get()
+        if working_member() is not None or not (handling is None or has_returned(handling)):
             return
-        while True:
-            with self._lock:
-                if not self.crowded:
-                    return
-                bell = self._bells.hang()
-                handled = self.handled
-            try:
-                if bell.acquire(timeout=_NO_PROGRESS):
-                    return
-            finally:
-                with self._lock:
-                    self._bells.take_down(bell)
-            if self.handled is handled:
+        end = time.monotonic() + _LONGEST
+        with self._lock:
+            if not self.crowded or self._is_stuck():
                 return
+            bell = self._bells.hang()
+            handled = self.handled
+        try:
+            while not bell.acquire(timeout=self._patience) and time.monotonic() < end:
+                with self._lock:
+                    if self.handled is handled:  # no progress
+                        self._stuck = handled
+                        self._patience = max(self._patience / 2, _LEAST_NO_PROGRESS)
+                        return
+                    handled = self.handled
+        finally:
+            with self._lock:
+                self._bells.take_down(bell)
 
-
-def _served() -> Served | None:
-    """Return what the calling code handles."""
-    handled = current.get()
-    return getattr(handled, "_served", handled)  # type: ignore[arg-type]  # of a context
+    def _is_stuck(self) -> bool:
+        return self._stuck is not None and self._stuck is self.handled

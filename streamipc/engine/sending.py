@@ -6,7 +6,7 @@ import time
 
 from ..exceptions import IpcError, ProtocolError, SessionClosedError
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
-from .jobs import MAX_NOTIFICATIONS, WriteJob
+from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, WriteJob
 from .lifetimes import park_at_exit
 from .serving import Served, error_frame
 from .writing import HIGH_WATER, Writer, WriteTimeoutError
@@ -125,6 +125,8 @@ class Sending:
                 try:
                     # Large buffers are the caller's own: they are written before it goes on.
                     self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
+                except WriteTimeoutError as late:
+                    self._expire([future], known_to_peer=not late.withdrawn)
                 except SessionClosedError:
                     pass  # the session is about to end, and the future with it
                 if deadline is not None:
@@ -132,8 +134,6 @@ class Sending:
                     with self.lock:
                         self._deadlines.add(deadline, future)
                         self.crew.deadline_added(deadline)
-        except WriteTimeoutError as late:
-            self._expire([future], known_to_peer=not late.withdrawn)
         except BaseException:
             future.cancel()  # an interrupt, such as Ctrl-C: nobody will have the future
             raise
@@ -241,9 +241,11 @@ class Sending:
     def _go_on_reading(self) -> None:
         """Lift the pause: who waits for room may wait for a peer that waits for us."""
         with self.lock:
-            if self.reader.paused and not self.reader.overfull:
-                self.reader.paused = False
-                self.reader.wake_watcher()
+            reader = self.reader
+            overfull = reader.overfull and len(self.notifications) >= MOST_NOTIFICATIONS
+            if reader.paused and not overfull:
+                reader.paused = reader.overfull = False
+                reader.wake_watcher()
 
     def _flush_backlog(self) -> None:
         self.writer.flush()

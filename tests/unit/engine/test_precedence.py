@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from shared_messages import Echo, Note
 
 from streamipc import LogMessage, RequestContext
 from streamipc.engine import precedence
@@ -18,7 +19,6 @@ from streamipc.engine.serving import Served
 from streamipc.handlers import current
 from streamipc.protocol.envelopes import Notification
 
-BYTES = 1000
 LONG = 20
 
 
@@ -26,8 +26,9 @@ LONG = 20
 def crowd(monkeypatch: pytest.MonkeyPatch) -> Precedence:
     """Return what is crowded, and takes nobody for stuck."""
     monkeypatch.setattr(precedence, "_NO_PROGRESS", LONG)
-    crowd = Precedence(threading.Lock(), BYTES)
-    crowd.arrived_locked(CROWDED_AT, 0)
+    monkeypatch.setattr(precedence, "_LONGEST", LONG)
+    crowd = Precedence(threading.Lock())
+    crowd.arrived_locked(CROWDED_AT)
     return crowd
 
 
@@ -71,53 +72,61 @@ class Waiters:
             assert not thread.is_alive()
 
 
-@pytest.mark.parametrize(
-    ("waiting", "size", "crowded"),
-    [(CROWDED_AT - 1, BYTES, False), (CROWDED_AT, 0, True), (1, BYTES + 1, True)],
-)
-def test_it_is_crowded_by_the_number_that_wait_or_by_their_bytes(
-    waiting: int, size: int, crowded: bool
-) -> None:
-    crowd = Precedence(threading.Lock(), BYTES)
-    crowd.arrived_locked(waiting, size)
-    crowd.arrived_locked(1, 0)
+@pytest.mark.parametrize(("waiting", "crowded"), [(CROWDED_AT - 1, False), (CROWDED_AT, True)])
+def test_it_is_crowded_by_the_number_that_wait(waiting: int, crowded: bool) -> None:
+    crowd = Precedence(threading.Lock())
+    crowd.arrived_locked(waiting)
+    crowd.arrived_locked(1)
     assert crowd.crowded is crowded
 
 
 @pytest.mark.parametrize(
-    ("waiting", "size", "crowded"),
-    [
-        (CROWDED_AT // 2, BYTES // 2, False),
-        (CROWDED_AT // 2 + 1, 0, True),
-        (0, BYTES // 2 + 1, True),
-    ],
+    ("waiting", "crowded"), [(CROWDED_AT // 2, False), (CROWDED_AT // 2 + 1, True)]
 )
 def test_it_is_crowded_until_half_of_them_are_handled(
-    crowd: Precedence, waiting: int, size: int, crowded: bool
+    crowd: Precedence, waiting: int, crowded: bool
 ) -> None:
-    crowd.burst_handled_locked(waiting, size)
+    crowd.burst_handled_locked(waiting)
     assert crowd.crowded is crowded
 
 
 def test_nobody_gives_way_unless_it_is_crowded() -> None:
-    crowd = Precedence(threading.Lock(), BYTES)
+    crowd = Precedence(threading.Lock())
     crowd.give_way()
-    crowd.burst_handled_locked(CROWDED_AT, BYTES)
+    crowd.handled = notification()
+    crowd.burst_handled_locked(CROWDED_AT)
     assert not crowd.crowded
+    assert crowd.handled is None
 
 
 def test_one_goes_on_for_each_burst_that_is_handled_and_first_who_came_first(
-    crowd: Precedence, eventually: Callable[..., None]
+    crowd: Precedence, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where they look, in between, whether there is progress."""
+    crowd._patience = 0.005
     waiters = Waiters(crowd, eventually, 3)
+    over = threading.Event()
+
+    def handle() -> None:
+        while not over.is_set():
+            crowd.handled = notification()
+            time.sleep(0.001)
+
+    handler = threading.Thread(target=handle)
+    crowd.handled = notification()
+    handler.start()
     for count in (1, 2):
+        time.sleep(0.05)
         with crowd._lock:
-            crowd.burst_handled_locked(CROWDED_AT, 0)
+            crowd.burst_handled_locked(CROWDED_AT)
         waiters.wait_for([0, 1][:count])
     with crowd._lock:
-        crowd.burst_handled_locked(CROWDED_AT // 2, 0)
+        crowd.burst_handled_locked(CROWDED_AT // 2)
     waiters.join()
+    over.set()
+    handler.join(LONG)
     assert waiters.gone == [0, 1, 2]
+    assert crowd._bells.hung == []
 
 
 def test_all_go_on_when_the_session_ends(
@@ -127,26 +136,24 @@ def test_all_go_on_when_the_session_ends(
     with crowd._lock:
         crowd.end_locked()
     waiters.join()
-    crowd.arrived_locked(CROWDED_AT, BYTES + 1)
+    crowd.arrived_locked(CROWDED_AT)
     crowd.give_way()
 
 
 @pytest.mark.parametrize("kind", [RequestContext, lambda served: served])
-def test_the_handler_of_the_notification_in_work_gives_way_to_nobody(
+def test_a_handler_gives_way_to_nobody_be_it_of_another_session(
     crowd: Precedence, kind: Callable[[Served], Any]
 ) -> None:
     crowd.handled = notification()
-    with handling(kind(crowd.handled)):
+    with handling(kind(notification())):
         crowd.give_way()
 
 
-@pytest.mark.parametrize("handled", [True, False])
-def test_what_runs_for_another_message_gives_way(
-    crowd: Precedence, eventually: Callable[..., None], handled: bool
+def test_what_a_handler_has_left_behind_gives_way(
+    crowd: Precedence, eventually: Callable[..., None]
 ) -> None:
-    """One that is handled by another session, or was: code that its handler has left."""
-    crowd.handled = notification() if handled else None
-    other = notification()
+    crowd.handled = other = notification()
+    other.over = True
 
     def give_way() -> None:
         with handling(other):
@@ -156,37 +163,112 @@ def test_what_runs_for_another_message_gives_way(
     thread.start()
     eventually(lambda: crowd._bells.hung)
     with crowd._lock:
-        crowd.burst_handled_locked(CROWDED_AT, 0)
+        crowd.burst_handled_locked(CROWDED_AT)
     thread.join(LONG)
     assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("what", ["on_exception", "callback"])
+def test_what_the_crew_runs_besides_handlers_gives_way_to_nobody(
+    connected: Any, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """They run on threads without which no notification would be handled."""
+    monkeypatch.setattr(precedence, "_NO_PROGRESS", 3 * LONG)
+    left, right = connected()
+    told = threading.Event()
+
+    @left.on_message
+    def fail(msg: Note) -> None:
+        raise ValueError
+
+    @left.on_exception
+    def tell(error: Exception) -> None:
+        left.notify(LogMessage("failed"))
+
+    @right.on_request
+    def echo(msg: Echo) -> Any:
+        assert go_on.wait(LONG)
+        return msg.value
+
+    @right.on_message
+    def take(msg: LogMessage) -> None:
+        told.set()
+
+    go_on = threading.Event()
+    left.start()
+    right.start()
+    future = left.request(Echo(1))
+    left._engine.precedence.crowded = True
+    if what == "on_exception":
+        right.notify(Note())
+    else:
+        future.add_done_callback(lambda _: left.notify(LogMessage("done")))
+        go_on.set()
+    assert told.wait(LONG)
+    go_on.set()
+
+
+class Watched(Precedence):
+    """Shows another notification as the one that is handled each time that it is looked at."""
+
+    def __init__(self, changes: int) -> None:
+        self.looks = 0
+        self._changes = changes
+        self._shown: Served | None = None
+        super().__init__(threading.Lock())
+
+    @property
+    def handled(self) -> Served | None:  # type: ignore[override]
+        self.looks += 1
+        if self.looks <= self._changes:
+            self._shown = notification()
+        return self._shown
+
+    @handled.setter
+    def handled(self, served: Served | None) -> None:
+        self._shown = served
+
+
 def test_one_goes_on_when_a_handler_makes_no_progress_and_not_before(
-    crowd: Precedence, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The handler may be waiting for the very thread that gives way."""
-    monkeypatch.setattr(precedence, "_NO_PROGRESS", 0.01)
-    looked: list[Served] = []
-
-    class Watched(Precedence):
-        @property
-        def handled(self) -> Served:  # type: ignore[override]
-            looked.append(self.handled_one)
-            if len(looked) < 9:  # looked at twice in each round
-                self.handled_one = notification()
-            return looked[-1]
-
-        @handled.setter
-        def handled(self, served: Served) -> None:
-            self.handled_one = served
-
-    crowd = Watched(threading.Lock(), BYTES)
-    crowd.arrived_locked(CROWDED_AT, 0)
+    monkeypatch.setattr(precedence, "_LONGEST", LONG)
+    crowd = Watched(changes=9)
+    crowd.arrived_locked(CROWDED_AT)
+    crowd._patience = 0.01
     start = time.monotonic()
     crowd.give_way()
 
-    assert len(looked) == 10
+    assert crowd.looks == 10  # at first, twice in each of four rounds, and in the last one
     assert time.monotonic() - start >= 0.05
+    assert crowd._bells.hung == []
+
+
+def test_what_follows_does_not_wait_for_a_handler_that_is_stuck_and_less_for_the_next(
+    crowd: Precedence,
+) -> None:
+    crowd._patience = 0.04
+    for expected in (0.02, 0.01, 0.01):
+        crowd.handled = notification()
+        crowd.give_way()
+        assert crowd._patience == expected
+        crowd._patience = LONG
+        crowd.give_way()
+        crowd._patience = expected
+    crowd.burst_handled_locked(CROWDED_AT)
+    assert crowd._patience == precedence._NO_PROGRESS
+
+
+def test_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precedence, "_LONGEST", 0.05)
+    crowd = Watched(changes=1_000_000)
+    crowd.arrived_locked(CROWDED_AT)
+    crowd._patience = 0.02
+    start = time.monotonic()
+    crowd.give_way()
+
+    assert 0.05 <= time.monotonic() - start < LONG
     assert crowd._bells.hung == []
 
 

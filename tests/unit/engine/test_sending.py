@@ -15,7 +15,7 @@ from handover import LONG, Eventually
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, IpcSession, SyncIpcSession
-from streamipc.engine import sending
+from streamipc.engine import dispatching, jobs, sending
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import ErrorResponse, Notification, Request, Response
@@ -156,7 +156,11 @@ def test_one_who_reads_while_it_waits_for_room_is_still_the_only_one_to_write(
     raw.close()
 
 
-def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(raw: RawPeer) -> None:
+@pytest.mark.parametrize(("timeout", "times"), [(None, 1), (LONG, 2)])
+def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(
+    raw: RawPeer, timeout: float | None, times: int
+) -> None:
+    """Nor one who has entered its deadline."""
     session = raw.session
     session.start()
     engine = session._engine
@@ -165,17 +169,40 @@ def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(raw
     class Interrupted:
         """Ctrl-C comes as the lock is left."""
 
+        def __init__(self) -> None:
+            self.left = 0
+
         def __enter__(self) -> None:
             lock.acquire()
 
         def __exit__(self, *_: object) -> None:
-            engine.lock = lock
+            self.left += 1
+            if self.left == times:
+                engine.lock = lock
             lock.release()
-            raise KeyboardInterrupt
+            if self.left == times:
+                raise KeyboardInterrupt
 
     engine.lock = Interrupted()
     with pytest.raises(KeyboardInterrupt):
-        session.request(Echo(), timeout=None)
+        session.request(Echo(), timeout=timeout)
+
+    assert session.stats.pending == 0
+
+
+def test_an_interrupt_of_one_whose_request_was_not_written_in_time_leaves_none_pending(
+    raw: RawPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = raw.session
+    session.start()
+
+    def interrupt(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session._engine, "_expire", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        session.request(Echo("x" * (8 << 20)), timeout=0.05)
 
     assert session.stats.pending == 0
 
@@ -211,17 +238,25 @@ def test_refusals_that_another_thread_has_written_by_the_way_end_the_pause(
     eventually(lambda: not reader.paused)
 
 
+@pytest.mark.parametrize("overfull", [False, True])
 def test_a_handler_that_waits_for_room_has_reading_go_on(
-    raw: RawPeer, eventually: Eventually
+    raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, overfull: bool
 ) -> None:
-    """The peer may read nothing before it has written what it has to say."""
+    """The peer may read nothing before it has written what it has to say.
+
+    Also where so many waited that it must not go on, and one less does.
+    """
     session = raw.session
     may_answer, stuck = threading.Event(), threading.Event()
+    if overfull:
+        for module in (dispatching, jobs, sending):
+            monkeypatch.setattr(module, "MOST_NOTIFICATIONS", MAX_NOTIFICATIONS)
 
     @session.on_message
     def handle(msg: Note) -> None:
         if msg.number == 0:
             assert may_answer.wait(LONG)
+        if msg.number == overfull:
             session.notify(Note("x" * (4 << 20)))
             stuck.set()
 
@@ -232,6 +267,7 @@ def test_a_handler_that_waits_for_room_has_reading_go_on(
         b"".join(raw.frame(Notification(Note(number=n))) for n in range(MAX_NOTIFICATIONS + 1))
     )
     eventually(lambda: reader.paused)
+    assert reader.overfull is overfull
     raw.write(raw.frame(Request(1, Echo("read although the handler waits"), None)))
     may_answer.set()
     eventually(lambda: outlet.handlers_waiting)
