@@ -29,6 +29,20 @@ def test_a_ring_wakes_all_who_have_hung_a_bell_and_nobody_later() -> None:
     assert bells.hung == [third]
 
 
+def test_the_bell_that_was_hung_first_is_rung_first() -> None:
+    bells = Bells(threading.Lock())
+    first, second = bells.hang(), bells.hang()
+    bells.ring_one()
+
+    assert bells.hung == [second]
+    assert first.acquire(blocking=False)
+    assert not second.acquire(blocking=False)
+    bells.ring_one()
+    bells.ring_one()
+    assert second.acquire(blocking=False)
+    assert bells.hung == []
+
+
 def test_a_bell_that_was_taken_down_is_not_rung() -> None:
     bells = Bells(threading.Lock())
     bell = bells.hang()
