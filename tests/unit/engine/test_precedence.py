@@ -258,6 +258,7 @@ def test_what_follows_does_not_wait_for_a_handler_that_is_stuck_and_less_for_the
         crowd._patience = expected
     crowd.burst_handled_locked(CROWDED_AT)
     assert crowd._patience == precedence._NO_PROGRESS
+    assert crowd._stuck is None  # it holds its message
 
 
 def test_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
