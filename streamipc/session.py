@@ -217,8 +217,8 @@ class IpcSession(Registering):
     def notify(self, message: Message, *, metadata: Mapping[str, str] | None = None) -> None:
         """Tell; return once the bytes are with the operating system.
 
-        Blocks while the peer does not keep up; and for a second at the most while very many
-        notifications wait for the handlers of this side, unless a handler sends it.
+        Blocks while the peer does not keep up; and while very many notifications wait for the
+        handlers of this side, a second as a rule, unless a handler sends it.
 
         Args:
             message: what to tell.

@@ -196,10 +196,10 @@ class Dispatching:
                 if self.solo is None:
                     self.precedence.arrived_locked(waiting)
                     self.reader.overfull = waiting >= MOST_NOTIFICATIONS
-                # Also lifts the pause, for a handler that began to wait when it was overfull.
-                self.reader.paused = self.reader.overfull or not (
+                if self.reader.overfull or not (
                     self.crew.blocked_jobs or self.outlet.handlers_waiting
-                )
+                ):
+                    self.reader.paused = True
 
     def keep(self, message: Message) -> None:
         """Keep a notification that no handler took for ``receive()``."""

@@ -7,10 +7,12 @@ would wait for ever. So from half of it on, the other threads send one notificat
 burst of those that are handled. A handler takes one away from here for each that it sends; so
 what both sides hold, and have in the stream, shrinks from then on.
 
-Only the user's own threads give way: no handler or callback of whatever session does, since
-others may wait for it. A handler may wait for one of the user's threads all the same. It makes
-no progress then, and is found out by that: what waits goes on, and what follows does not wait
-for that handler, and for the next such one less long.
+Only the user's own threads give way: no handler or callback of a session with threads does,
+since others may wait for it. A handler may wait for one of the user's threads all the same. It
+makes no progress then, and is found out by that: what waits goes on, and what follows does not
+wait for that handler, and for the next such one less long. But slow handlers look like stuck
+ones. So from three quarters of the bound on, one a second goes on without a burst and no more,
+which is less than any handlers handle that both sides are flooded with.
 
 Invariant: whoever waits here has a bell hung, with the lock held, while it is crowded; and who
 ends the crowding, or a burst, rings with the lock held.
@@ -27,6 +29,7 @@ from .staff import working_member
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
+    from typing import Any
 
     from .serving import Served
 
@@ -35,14 +38,19 @@ __all__ = ["CROWDED_AT", "Precedence"]
 CROWDED_AT = 1 << 15
 """Notifications waiting from which on their handlers go first, until half of them are handled."""
 
+STRICT_AT = 3 << 14
+"""Notifications waiting from which on that is so however long a burst takes."""
+
 _LONGEST = 1.0
-"""Seconds that a notification waits at the most."""
+"""Seconds that a notification waits at the most; where so many wait, that the first one does."""
 
 _NO_PROGRESS = 0.1
 """Seconds after which it goes on if one and the same notification was handled all the time."""
 
 _LEAST_NO_PROGRESS = 0.01
 """The same where handlers were found to be stuck several times in a burst."""
+
+_NOBODY = object()
 
 
 class Precedence:
@@ -62,21 +70,25 @@ class Precedence:
         self._lock = lock
         self._bells = Bells(lock)
         self._over = False
-        self._stuck: Served | None = None  # whose handler was found to make no progress
+        self._stuck: object = _NOBODY  # whose handler was found to make no progress
         self._patience = _NO_PROGRESS
+        self._strict = False
+        self._next = 0.0  # when another one may go on without a burst, if strict
 
     def arrived_locked(self, waiting: int) -> None:
         """So many notifications wait for their handlers, with one that has just come."""
         if waiting >= CROWDED_AT and not self._over:
             self.crowded = True
+            self._strict = waiting >= STRICT_AT
 
     def burst_handled_locked(self, waiting: int) -> None:
         """Some were handled, and so many still wait."""
         self.handled = None
         if not self.crowded:
             return
-        self._stuck = None
+        self._stuck = _NOBODY
         self._patience = _NO_PROGRESS
+        self._strict = waiting >= STRICT_AT
         if waiting * 2 <= CROWDED_AT:
             self.crowded = False
             self._bells.ring()
@@ -96,21 +108,36 @@ class Precedence:
             return
         end = time.monotonic() + _LONGEST
         with self._lock:
-            if not self.crowded or self._is_stuck():
+            if not self.crowded or (self._stuck is self.handled and not self._strict):
                 return
             bell = self._bells.hang()
             handled = self.handled
         try:
-            while not bell.acquire(timeout=self._patience) and time.monotonic() < end:
+            while not bell.acquire(timeout=self._patience):
                 with self._lock:
-                    if self.handled is handled:  # no progress
-                        self._stuck = handled
-                        self._patience = max(self._patience / 2, _LEAST_NO_PROGRESS)
+                    if self._may_go_on(bell, handled, end):
                         return
                     handled = self.handled
         finally:
             with self._lock:
                 self._bells.take_down(bell)
 
-    def _is_stuck(self) -> bool:
-        return self._stuck is not None and self._stuck is self.handled
+    def _may_go_on(self, bell: Any, handled: Served | None, end: float) -> bool:
+        """Tell whether who hung the bell need not wait for it any more.
+
+        Args:
+            bell: which has not been rung.
+            handled: what was handled some time ago.
+            end: when it has waited for long.
+        """
+        now = time.monotonic()
+        if self._strict:
+            if self._bells.hung[:1] != [bell] or now < max(end, self._next):
+                return False
+            self._next = now + _LONGEST
+            return True
+        if self.handled is handled:  # no progress
+            self._stuck = handled
+            self._patience = max(self._patience / 2, _LEAST_NO_PROGRESS)
+            return True
+        return now >= end

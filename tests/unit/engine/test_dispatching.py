@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
 import threading
@@ -14,8 +13,7 @@ from handover import LONG, Caller, Eventually, Held, Hold, Quick
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, JsonMessageSerializer
-from streamipc.engine.jobs import MAX_NOTIFICATIONS
-from streamipc.protocol.envelopes import Cancel, Credit, Notification, Request
+from streamipc.protocol.envelopes import Cancel, Credit, Request
 
 Sides = tuple[Any, Any, Held]
 
@@ -153,24 +151,3 @@ def test_the_end_of_a_second_stream_is_forgotten_by_all_whoever_read_it(
         known = dict(inlet._now.poll(0))  # all that are closed by now, if it knows them
         assert reader.first_fd in known
         assert second not in known
-
-
-@pytest.mark.parametrize("waits", [True, False])
-def test_a_notification_lifts_the_pause_for_a_handler_that_waits(
-    sides: Sides, eventually: Eventually, waits: bool
-) -> None:
-    """It began to wait when so many others waited that reading had to stop."""
-    _, right, _ = sides
-    engine = right._engine
-    go_on = threading.Event()
-    right.on_message(Note)(lambda msg: go_on.wait(LONG))
-    for _ in range(MAX_NOTIFICATIONS):
-        engine._take_notification(Notification(Note()))
-    eventually(lambda: len(engine.notifications) == MAX_NOTIFICATIONS - 1)
-    with engine.outlet._waits if waits else contextlib.nullcontext():
-        engine.reader.paused = True
-        engine._take_notification(Notification(Note()))
-        paused = engine.reader.paused
-    go_on.set()
-
-    assert paused is not waits

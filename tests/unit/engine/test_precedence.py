@@ -14,7 +14,7 @@ from shared_messages import Echo, Note
 
 from streamipc import LogMessage, RequestContext
 from streamipc.engine import precedence
-from streamipc.engine.precedence import CROWDED_AT, Precedence
+from streamipc.engine.precedence import CROWDED_AT, STRICT_AT, Precedence
 from streamipc.engine.serving import Served
 from streamipc.handlers import current
 from streamipc.protocol.envelopes import Notification
@@ -240,7 +240,7 @@ def test_one_goes_on_when_a_handler_makes_no_progress_and_not_before(
     start = time.monotonic()
     crowd.give_way()
 
-    assert crowd.looks == 10  # at first, twice in each of four rounds, and in the last one
+    assert crowd.looks == 11  # twice at first and in each of four rounds, and in the last one
     assert time.monotonic() - start >= 0.05
     assert crowd._bells.hung == []
 
@@ -258,7 +258,37 @@ def test_what_follows_does_not_wait_for_a_handler_that_is_stuck_and_less_for_the
         crowd._patience = expected
     crowd.burst_handled_locked(CROWDED_AT)
     assert crowd._patience == precedence._NO_PROGRESS
-    assert crowd._stuck is None  # it holds its message
+    assert crowd._stuck is precedence._NOBODY  # the other one holds its message
+
+
+def test_what_follows_does_not_wait_where_no_handler_has_a_thread(crowd: Precedence) -> None:
+    """Others have them all, and may wait for the very thread that gives way."""
+    crowd._patience = 0.01
+    crowd.give_way()
+    crowd._patience = LONG
+    crowd.give_way()
+
+
+def test_one_in_a_while_goes_on_where_very_many_wait_and_no_more_be_handlers_stuck_or_slow(
+    crowd: Precedence, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precedence, "_LONGEST", 0.05)
+    crowd._patience = 0.005
+    crowd.handled = crowd._stuck = notification()
+    crowd.arrived_locked(STRICT_AT)
+    start = time.monotonic()
+    waiters = Waiters(crowd, eventually, 3)
+    waiters.join()
+
+    assert waiters.gone == [0, 1, 2]
+    assert time.monotonic() - start >= 0.15
+    crowd.burst_handled_locked(STRICT_AT - 1)
+    assert crowd.crowded
+    assert not crowd._strict
+    crowd.burst_handled_locked(STRICT_AT)
+    assert crowd._strict
+    crowd.arrived_locked(STRICT_AT - 1)
+    assert not crowd._strict
 
 
 def test_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
