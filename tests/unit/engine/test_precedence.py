@@ -45,6 +45,27 @@ def handling(handled: Any) -> Iterator[None]:
         current.reset(token)
 
 
+class Watched(Precedence):
+    """Shows another notification as the one that is handled each time that it is looked at."""
+
+    def __init__(self, changes: int) -> None:
+        self.looks = 0
+        self._changes = changes
+        self._shown: Served | None = None
+        super().__init__(threading.Lock())
+
+    @property
+    def handled(self) -> Served | None:  # type: ignore[override]
+        self.looks += 1
+        if self.looks <= self._changes:
+            self._shown = notification()
+        return self._shown
+
+    @handled.setter
+    def handled(self, served: Served | None) -> None:
+        self._shown = served
+
+
 class Waiters:
     """Threads that give way, one after the other."""
 
@@ -100,21 +121,14 @@ def test_nobody_gives_way_unless_it_is_crowded() -> None:
 
 
 def test_one_goes_on_for_each_burst_that_is_handled_and_first_who_came_first(
-    crowd: Precedence, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they look, in between, whether there is progress."""
-    crowd._patience = 0.005
+    monkeypatch.setattr(precedence, "_NO_PROGRESS", 0.005)
+    monkeypatch.setattr(precedence, "_LONGEST", 3 * LONG)
+    crowd = Watched(changes=1_000_000)
+    crowd.arrived_locked(CROWDED_AT)
     waiters = Waiters(crowd, eventually, 3)
-    over = threading.Event()
-
-    def handle() -> None:
-        while not over.is_set():
-            crowd.handled = notification()
-            time.sleep(0.001)
-
-    handler = threading.Thread(target=handle)
-    crowd.handled = notification()
-    handler.start()
     for count in (1, 2):
         time.sleep(0.05)
         with crowd._lock:
@@ -123,8 +137,6 @@ def test_one_goes_on_for_each_burst_that_is_handled_and_first_who_came_first(
     with crowd._lock:
         crowd.burst_handled_locked(CROWDED_AT // 2)
     waiters.join()
-    over.set()
-    handler.join(LONG)
     assert waiters.gone == [0, 1, 2]
     assert crowd._bells.hung == []
 
@@ -206,27 +218,6 @@ def test_what_the_crew_runs_besides_handlers_gives_way_to_nobody(
         go_on.set()
     assert told.wait(LONG)
     go_on.set()
-
-
-class Watched(Precedence):
-    """Shows another notification as the one that is handled each time that it is looked at."""
-
-    def __init__(self, changes: int) -> None:
-        self.looks = 0
-        self._changes = changes
-        self._shown: Served | None = None
-        super().__init__(threading.Lock())
-
-    @property
-    def handled(self) -> Served | None:  # type: ignore[override]
-        self.looks += 1
-        if self.looks <= self._changes:
-            self._shown = notification()
-        return self._shown
-
-    @handled.setter
-    def handled(self, served: Served | None) -> None:
-        self._shown = served
 
 
 def test_one_goes_on_when_a_handler_makes_no_progress_and_not_before(
