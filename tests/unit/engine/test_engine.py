@@ -124,3 +124,19 @@ def test_a_reminder_of_a_request_that_is_gone_reminds_nobody(
     engine._expire([gone])
 
     assert (called, said) == ([], [])
+
+
+def test_a_reply_that_is_faster_than_the_deadline_stays_and_the_peer_hears_nothing(
+    connected: Callable[..., tuple[Any, Any]],
+) -> None:
+    """It came in after its deadline was taken out, and before the request was forgotten."""
+    left, right = connected()
+    right.on_request(Echo)(lambda msg: msg.value)
+    right.start()
+    future = left.request(Echo("in time"), timeout=LONG)
+    assert future.result(LONG) == "in time"
+    sent = left.stats.frames_sent
+    left._engine._expire([future])
+
+    assert future.result() == "in time"
+    assert left.stats.frames_sent == sent
