@@ -152,6 +152,20 @@ def connected() -> Iterator[Callable[..., tuple[Any, Any]]]:
 
 
 @pytest.fixture
+def most_notifications(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return what sets how many notifications may wait at the most, and what depends on it."""
+    from streamipc.engine import dispatching, jobs, precedence, sending
+
+    def bound(count: int) -> None:
+        for module in (dispatching, jobs, precedence, sending):
+            monkeypatch.setattr(module, "MOST_NOTIFICATIONS", count)
+        monkeypatch.setattr(precedence, "CROWDED_AT", count // 2)
+        monkeypatch.setattr(precedence, "STRICT_AT", count * 3 // 4)
+
+    return bound
+
+
+@pytest.fixture
 def eventually() -> Callable[..., None]:
     def wait(condition: Callable[[], object], timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout

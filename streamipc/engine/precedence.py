@@ -24,6 +24,7 @@ import time
 
 from ..handlers import current, has_returned
 from .bells import Bells
+from .jobs import MOST_NOTIFICATIONS
 from .staff import working_member
 
 TYPE_CHECKING = False
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
     from .serving import Served
 
-__all__ = ["CROWDED_AT", "Precedence"]
+__all__ = ["CROWDED_AT", "STRICT_AT", "Precedence"]
 
-CROWDED_AT = 1 << 15
+CROWDED_AT = MOST_NOTIFICATIONS // 2
 """Notifications waiting from which on their handlers go first, until half of them are handled."""
 
-STRICT_AT = 3 << 14
+STRICT_AT = MOST_NOTIFICATIONS * 3 // 4
 """Notifications waiting from which on that is so however long a burst takes."""
 
 _LONGEST = 1.0

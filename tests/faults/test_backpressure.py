@@ -269,12 +269,9 @@ def test_handlers_of_notifications_that_ask_while_very_many_wait_are_answered(
 
 
 def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
-    connected: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+    connected: Any, most_notifications: Any, eventually: Any
 ) -> None:
-    from streamipc.engine import dispatching, jobs
-
-    monkeypatch.setattr(dispatching, "MOST_NOTIFICATIONS", 3000)
-    monkeypatch.setattr(jobs, "MOST_NOTIFICATIONS", 3000)
+    most_notifications(3000)
     left, right = connected()
     leave = threading.Event()
     outcomes: list[Any] = []

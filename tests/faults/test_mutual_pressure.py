@@ -10,7 +10,6 @@ import pytest
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, Request, RequestContext, SerializationError, messages
-from streamipc.engine import dispatching, jobs, precedence
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.transports import pipe
 
@@ -182,12 +181,10 @@ def test_a_callback_that_is_stuck_does_not_keep_an_answer_from_being_written(
 
 @pytest.mark.parametrize("kind", ["notify", "broadcast"])
 def test_notifications_whose_handlers_notify_back_get_through_on_both_sides(
-    connected: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+    connected: Any, most_notifications: Callable[[int], None], kind: str
 ) -> None:
     """More are sent than both sides take; the handlers' own are among many threads'."""
-    monkeypatch.setattr(precedence, "CROWDED_AT", 1500)
-    for module in (dispatching, jobs):
-        monkeypatch.setattr(module, "MOST_NOTIFICATIONS", 3000)
+    most_notifications(3000)
     peers = IpcPeer(), IpcPeer()
     sessions = connected(*peers)
     count, threads_each = 5000, 4

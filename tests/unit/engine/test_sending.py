@@ -15,7 +15,7 @@ from handover import LONG, Eventually
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, IpcSession, SyncIpcSession
-from streamipc.engine import dispatching, jobs, sending
+from streamipc.engine import sending
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import ErrorResponse, Notification, Request, Response
@@ -240,7 +240,7 @@ def test_refusals_that_another_thread_has_written_by_the_way_end_the_pause(
 
 @pytest.mark.parametrize("overfull", [False, True])
 def test_a_handler_that_waits_for_room_has_reading_go_on(
-    raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, overfull: bool
+    raw: RawPeer, eventually: Eventually, most_notifications: Any, overfull: bool
 ) -> None:
     """The peer may read nothing before it has written what it has to say.
 
@@ -249,8 +249,7 @@ def test_a_handler_that_waits_for_room_has_reading_go_on(
     session = raw.session
     may_answer, stuck = threading.Event(), threading.Event()
     if overfull:
-        for module in (dispatching, jobs, sending):
-            monkeypatch.setattr(module, "MOST_NOTIFICATIONS", MAX_NOTIFICATIONS)
+        most_notifications(MAX_NOTIFICATIONS)
 
     @session.on_message
     def handle(msg: Note) -> None:
