@@ -667,17 +667,14 @@ def test_a_session_dropped_with_its_peer_warns_and_is_ended(
 
 def test_a_started_session_is_kept_by_its_peer_until_it_ends(eventually: Any) -> None:
     peer = IpcPeer()
-    ours, theirs = socket.socketpair()
-    here, there = (
-        peer.create_stream_session(ours, ours),
-        IpcPeer().create_stream_session(theirs, theirs),
-    )
 
     @peer.on_request
     def echo(msg: Echo) -> object:
         return msg.value
 
-    here.start()
+    ours, theirs = socket.socketpair()
+    there = IpcPeer().create_stream_session(theirs, theirs)
+    here = peer.create_stream_session(ours, ours).start()
     kept, over = weakref.ref(here), threading.Event()
     here.on_close(over.set)
     del here
