@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # importing the real one takes longer than all of this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from . import envelopes
     from .engine.contracts import Stats
     from .exceptions import (
         IpcError,
@@ -67,6 +68,7 @@ __all__ = [
     "Transport",
     "UnhandledRequestError",
     "current_request",
+    "envelopes",
 ]
 
 _HOMES = {
@@ -94,6 +96,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "envelopes":
+        return __import__(f"{__name__}.envelopes", fromlist=["*"])
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = f"{__name__}.{_HOMES.get(name, 'exceptions')}"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import weakref
 
-from ._log import log_error, log_warning
+from ._log import LogLimit, log_error, log_warning
 from ._signatures import parameters_of
 from .exceptions import SessionClosedError, text_of
 from .handlers import Handler
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from .engine.engine import Engine
     from .peer import IpcPeer
     from .session import IpcSession
     from .transports.base import Transport
@@ -33,6 +34,7 @@ class SessionHost:
         self._peers = peer._registries
         self._peer = weakref.ref(peer)
         self._transport = transport
+        self._limit = LogLimit()
 
     def session(self) -> IpcSession:
         session = self._session()
@@ -61,7 +63,11 @@ class SessionHost:
                     return
         except BaseException as failure:
             log_error("an on_exception handler failed", failure)
-        log_error(f"{cls.__name__} in a session: {text_of(error)}", error)
+        left_out = self._limit.admit((cls, _place_of(error)))
+        if left_out is None:
+            return
+        more = f" ({left_out:,} more like it were not logged)" if left_out else ""
+        log_error(f"{cls.__name__} in a session: {text_of(error)}{more}", error)
 
     def warn(self, text: str) -> None:
         log_warning(text)
@@ -78,11 +84,18 @@ class SessionHost:
         if peer is not None and session is not None:
             peer.keep(session)
 
+    def engines(self) -> Sequence[Engine]:
+        peer = self._peer()
+        return () if peer is None else peer.engines()
+
     def ended(self) -> None:
         session = self._session()
         peer = self._peer()
         if session is not None and peer is not None:
             peer.forget(session)
+        left_out = self._limit.left_out()
+        if left_out:
+            log_warning(f"{left_out:,} more errors of a session that has ended were not logged")
         for function in [*self._own.closes(last=True), *self._peers.closes()]:
             self.call_close(session, function, self.report)
 
@@ -102,3 +115,13 @@ class SessionHost:
             if report is None:
                 raise
             report(error)
+
+
+def _place_of(error: BaseException) -> object:
+    """Return the line where an error was raised."""
+    traceback = error.__traceback__
+    if traceback is None:
+        return None
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_code, traceback.tb_lineno

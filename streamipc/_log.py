@@ -8,13 +8,66 @@ So saying it never raises, also where no descriptor or no memory is left to impo
 from __future__ import annotations
 
 import sys
+import threading
+import time
 
-__all__ = ["log_error", "log_warning"]
+from .exceptions import IpcError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+__all__ = ["LogLimit", "log_error", "log_warning"]
+
+_MOST = 10
+"""Errors of one kind that are logged in a second."""
+
+_KINDS = 64
+"""Kinds that are told apart; beyond them all are counted anew."""
+
+
+class LogLimit:
+    """Lets so many errors of one kind into the log in a second, and counts the others.
+
+    A peer can make a session report 50,000 errors a second, each of which takes more bytes in the
+    log than it had on the wire.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards what is counted
+        self._counts: dict[Hashable, tuple[float, int, int]] = {}  # since when, logged, left out
+
+    def forget_after_fork(self) -> None:
+        """Renew the lock, in a forked process."""
+        self._lock = threading.Lock()
+
+    def admit(self, kind: Hashable) -> int | None:
+        """Return how many of this kind were left out so far; ``None``: leave this one out."""
+        now = time.monotonic()
+        with self._lock:
+            since, logged, left_out = self._counts.get(kind, (now, 0, 0))
+            if now - since >= 1:
+                since, logged = now, 0
+            if logged >= _MOST:
+                self._counts[kind] = since, logged, left_out + 1
+                return None
+            if len(self._counts) >= _KINDS:
+                self._counts.clear()
+            self._counts[kind] = since, logged + 1, 0
+            return left_out
+
+    def left_out(self) -> int:
+        """Return how many were left out that no later one has told of, and forget them."""
+        with self._lock:
+            count = sum(left_out for _, _, left_out in self._counts.values())
+            self._counts.clear()
+        return count
 
 
 def log_error(text: str, error: BaseException) -> None:
-    """Log an error with its traceback."""
-    _log("error", text, error)
+    """Log an error with its traceback; a fault of the peer's has none."""
+    bare = isinstance(error, IpcError) and not (error.__traceback__ or error.__cause__)
+    _log("error", text, None if bare else error)
 
 
 def log_warning(text: str) -> None:

@@ -69,6 +69,8 @@ class SessionClosedError(IpcError, ConnectionError):
         signal: the name of the signal that killed the child, such as ``"SIGKILL"``,
             or ``None``.
         stderr_tail: the last lines that the child wrote to its standard error.
+        executed: ``False``: the request was certainly not started, so it may be sent elsewhere;
+            ``None``: that is not known.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class SessionClosedError(IpcError, ConnectionError):
         returncode: int | None = None,
         signal: str | None = None,
         stderr_tail: str = "",
+        executed: bool | None = None,
     ) -> None:
         super().__init__(message)
+        self.executed = executed
         self.returncode = returncode
         self.signal = signal
         self.stderr_tail = stderr_tail
@@ -143,7 +147,10 @@ class UnhandledRequestError(IpcError):
 
 
 class OverloadedError(IpcError):
-    """The peer has as many requests waiting as it is willing to hold; try again later."""
+    """The peer has as many requests waiting as it is willing to hold; try again later.
+
+    The request was not started.
+    """
 
 
 def text_of(error: BaseException) -> str:

@@ -81,6 +81,10 @@ class ResponseFuture(Future[R], Generic[R]):
     _made_condition: threading.Condition | None = None
     wants_items = False
     timeout: float | None = None
+    size: int = 0  # bytes of the payload, unless it is small
+    taker: int | None = None
+    """Identifier of the thread that takes items; it stands there once that has waited for one, or
+    has taken half of the window."""
     on_item: Callable[[Any], bool] | None = None
     """Takes an item; returns whether the peer was allowed to send it."""
     on_reply: Callable[[Any, BaseException | None], None] | None = None
@@ -367,6 +371,7 @@ class ResponseStream(Generic[R]):
 
     def __next__(self) -> Any:
         if not self.ready():
+            self._future.taker = threading.get_ident()
             self._owner.wait(self, None)
         return self._take(StopIteration)
 
@@ -432,6 +437,7 @@ class ResponseStream(Generic[R]):
         if self._owed * 2 >= self._window and not self._future.ready():
             owed, self._owed = self._owed, 0
             self._items.allowed += owed
+            self._future.taker = threading.get_ident()
             self._owner.credit(self._future, owed)
 
     def _throw_away(self) -> None:

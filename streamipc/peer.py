@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
-from functools import partial
 
 from ._arguments import check_message, checked_timeout
 from ._forks import forgets, look_for_fork, renew
@@ -13,7 +13,7 @@ from ._registering import Registering
 from .engine.lifetimes import track
 from .engine.options import Options
 from .engine.polling import usable_cpus
-from .exceptions import IpcError
+from .exceptions import IpcError, SessionClosedError
 from .messages import Message
 from .session import IpcSession, ProcessSession
 
@@ -21,12 +21,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     import subprocess
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Any, TypeVar
 
     from typing_extensions import Self
 
+    from .engine.engine import Engine
     from .protocol.envelopes import IdGenerator
     from .serializers.base import MessageSerializer
     from .transports.base import Transport
@@ -85,8 +86,7 @@ class IpcPeer(Registering):
             from .serializers.native import NativeMessageSerializer
 
             serializer = NativeMessageSerializer()
-        elif not (hasattr(serializer, "encode") and hasattr(serializer, "decode")):
-            raise TypeError(f"serializer needs the methods encode and decode: {serializer!r}")
+        _check_serializer(serializer)
         if id_generator is not None and not callable(id_generator):
             raise TypeError(f"id_generator must be callable, not {id_generator!r}")
         _check_whole("max_frame_size", max_frame_size, 1024, _MAX_FRAME)
@@ -121,12 +121,23 @@ class IpcPeer(Registering):
 
     # Making sessions.
 
-    def create_stdio_session(self) -> IpcSession:
+    # Each takes ``serializer`` and ``max_frame_size`` for its one session; see the class.
+
+    def create_stdio_session(
+        self,
+        *,
+        serializer: MessageSerializer | None = None,
+        max_frame_size: int | None = None,
+    ) -> IpcSession:
         """Make a session of this process's own standard input and output.
 
         From now on, and until it is closed, ``print()`` and everything else that writes
         to standard output goes to standard error, and reading standard input finds its
         end: neither can disturb the session.
+
+        Args:
+            serializer: for this session; ``None``: the peer's.
+            max_frame_size: bytes, for this session; ``None``: the peer's.
 
         Raises:
             RuntimeError: a session has them already.
@@ -134,9 +145,10 @@ class IpcPeer(Registering):
         """
         self._check_open()
         self._check_type()
+        options = self._options_for(serializer, max_frame_size)
         from .transports.stdio import open_stdio
 
-        return self._make(self._session_type, open_stdio())
+        return self._make(self._session_type, open_stdio(), options)
 
     def create_command_session(
         self,
@@ -145,6 +157,8 @@ class IpcPeer(Registering):
         cwd: str | bytes | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
         stderr: StderrOption = "forward",
+        serializer: MessageSerializer | None = None,
+        max_frame_size: int | None = None,
         **popen_options: Any,
     ) -> ProcessSession:
         """Start a child and make a session of its standard input and output.
@@ -156,6 +170,8 @@ class IpcPeer(Registering):
             stderr: ``"forward"``: passed on to ours, the last lines are kept for errors;
                 a callable gets each line, except in sessions without threads; anything
                 else as for ``Popen``.
+            serializer: for this session; ``None``: the peer's.
+            max_frame_size: bytes, for this session; ``None``: the peer's.
             popen_options: further options of ``Popen``.
 
         Raises:
@@ -163,6 +179,7 @@ class IpcPeer(Registering):
             TypeError, ValueError: the command is empty, or an option is not the caller's.
         """
         self._check_open()
+        options = self._options_for(serializer, max_frame_size)
         from .transports.process import start_process
 
         if not self._session_type._threads:
@@ -180,26 +197,43 @@ class IpcPeer(Registering):
             stderr=stderr,
             **popen_options,
         )
-        return self._create_process_session(transport)
+        return self._create_process_session(transport, options)
 
-    def create_process_session(self, process: subprocess.Popen[bytes]) -> ProcessSession:
+    def create_process_session(
+        self,
+        process: subprocess.Popen[bytes],
+        *,
+        serializer: MessageSerializer | None = None,
+        max_frame_size: int | None = None,
+    ) -> ProcessSession:
         """Make a session of a child that was started with pipes as stdin and stdout.
 
         The session owns the child from now on: closing it ends the child.
 
         Args:
             process: with ``stdin=PIPE`` and ``stdout=PIPE`` and without text mode.
+            serializer: for this session; ``None``: the peer's.
+            max_frame_size: bytes, for this session; ``None``: the peer's.
 
         Raises:
             TypeError: it is in text mode.
             ValueError: it lacks a pipe, or a session has it already.
         """
         self._check_open()
+        options = self._options_for(serializer, max_frame_size)
         from .transports.process import wrap_process
 
-        return self._create_process_session(wrap_process(process))
+        return self._create_process_session(wrap_process(process), options)
 
-    def create_stream_session(self, write: Any, read: Any, read2: Any = None) -> IpcSession:
+    def create_stream_session(
+        self,
+        write: Any,
+        read: Any,
+        read2: Any = None,
+        *,
+        serializer: MessageSerializer | None = None,
+        max_frame_size: int | None = None,
+    ) -> IpcSession:
         """Make a session of any two streams of bytes.
 
         The session owns them from now on, and closes them when it is closed.
@@ -208,26 +242,57 @@ class IpcPeer(Registering):
             write: where to write: a file object, a socket, a file descriptor, ….
             read: where to read from; may be the same as ``write``.
             read2: where else to read from, such as a child's standard error.
+            serializer: for this session; ``None``: the peer's.
+            max_frame_size: bytes, for this session; ``None``: the peer's.
 
         Raises:
             TypeError, ValueError: a stream has the wrong mode, or is none.
         """
         self._check_open()
         self._check_type()
+        options = self._options_for(serializer, max_frame_size)
         from .transports.streams import open_streams
 
-        return self._make(self._session_type, open_streams(write, read, read2))
+        return self._make(self._session_type, open_streams(write, read, read2), options)
 
-    def create_session(self, transport: Transport) -> IpcSession:
-        """Make a session of a transport of your own; see ``streamipc.Transport``."""
+    def create_session(
+        self,
+        transport: Transport,
+        *,
+        serializer: MessageSerializer | None = None,
+        max_frame_size: int | None = None,
+    ) -> IpcSession:
+        """Make a session of a transport of your own; see ``streamipc.Transport``.
+
+        Args:
+            transport: the session owns it from now on.
+            serializer: for this session; ``None``: the peer's.
+            max_frame_size: bytes, for this session; ``None``: the peer's.
+
+        Raises:
+            TypeError: it lacks a method.
+        """
         self._check_open()
+        options = self._options_for(serializer, max_frame_size)
         for method in ("read_into", "write", "close_write", "close"):
             if not callable(getattr(transport, method, None)):
                 raise TypeError(f"a transport needs the method {method}(): {transport!r} has none")
         self._check_type()
-        return self._make(self._session_type, transport)
+        return self._make(self._session_type, transport, options)
 
-    def _create_process_session(self, transport: Any) -> ProcessSession:
+    def _options_for(
+        self, serializer: MessageSerializer | None, max_frame_size: int | None
+    ) -> Options:
+        """Return the settings of one session."""
+        if serializer is None and max_frame_size is None:
+            return self._options
+        if serializer is not None:
+            _check_serializer(serializer)
+        if max_frame_size is not None:
+            _check_whole("max_frame_size", max_frame_size, 1024, _MAX_FRAME)
+        return self._options.replaced(serializer, max_frame_size)
+
+    def _create_process_session(self, transport: Any, options: Options) -> ProcessSession:
         try:
             # Who has a child asks it something. Here the import takes no time of its own, for
             # the child is starting; and an interrupted import, such as Ctrl-C makes of one in
@@ -235,14 +300,17 @@ class IpcPeer(Registering):
             # other threads that ask would wait for ever.
             from . import futures  # noqa: F401
 
-            return self._make(self._session_type.for_processes(), transport)
+            return self._make(self._session_type.for_processes(), transport, options)
         except BaseException:
             transport.shutdown(0)
             raise
 
-    def _make(self, session_type: type[S], transport: Transport) -> S:
+    def _make(self, session_type: type[S], transport: Transport, options: Options) -> S:
         try:
-            session = session_type(self, transport)
+            if options is self._options:  # a subclass of the user's may know no third argument
+                session = session_type(self, transport)
+            else:
+                session = session_type(self, transport, options)
         except BaseException:  # such as "too many open files"
             transport.close()
             raise
@@ -276,6 +344,43 @@ class IpcPeer(Registering):
         """Keep a session alive that is being started: its handlers may be all that uses it."""
         self._kept.add(session)  # one step: a start holds the engine's lock, and takes no other
 
+    def engines(self) -> Sequence[Engine]:
+        """Return the engines of the sessions that run, if they are several."""
+        if len(self._kept) < 2:  # asked before each wait of a session without threads
+            return ()
+        return [session._engine for session in tuple(self._kept)]
+
+    def tick(self, timeout: float | None = 0) -> bool:
+        """Serve all sessions without threads: read what there is, and run what came of it.
+
+        For a :class:`SyncIpcSession` alone there is its own ``tick()``. A wait in one session of a
+        peer serves its others too.
+
+        Args:
+            timeout: seconds to wait for input if there is nothing to do; ``None``: as long as it
+                takes.
+
+        Returns:
+            Whether there was anything to do; ``False`` also where no such session is open.
+        """
+        seconds = None if timeout is None else checked_timeout(timeout)
+        engines = []
+        for session in self.sessions:
+            if not session._threads:
+                try:
+                    session.start()
+                except SessionClosedError:
+                    continue
+                engines.append(session._engine)
+        solos = [engine.solo for engine in engines if engine.solo is not None]
+        served = [solo.serve() for solo in solos]
+        if any(served):
+            return True
+        solos = [solo for solo in solos if solo.may_be_read()]
+        if not solos:
+            return False
+        return solos[0].tick_any(solos, None if seconds is None else time.monotonic() + seconds)
+
     def forget(self, session: IpcSession) -> None:
         """Take a session that has ended off the lists."""
         with self._lock:
@@ -299,30 +404,35 @@ class IpcPeer(Registering):
             sessions = list(self._sessions)
         return [session for session in sessions if not session.closed]
 
-    def broadcast(self, message: Message) -> dict[IpcSession, Exception]:
+    def broadcast(self, message: Message, timeout: float = 1.0) -> dict[IpcSession, Exception]:
         """Send a notification to all live sessions.
 
         A session that fails, or whose peer does not read, does not keep the message from
-        the others. Blocks, as ``notify`` does, until it is out to all of them.
+        the others.
+
+        Args:
+            message: what to tell.
+            timeout: seconds in which it must be out to all of them. A session that takes longer
+                is among the failures, and is not waited for again before its peer reads on.
 
         Returns:
             The exceptions, by session; empty if all went well.
         """
         check_message(message, "broadcast")
+        deadline = time.monotonic() + checked_timeout(timeout)
         failures: dict[IpcSession, Exception] = {}
-        steps: list[tuple[IpcSession, Callable[[], object]]] = []
+        steps: list[tuple[IpcSession, Callable[[float], object]]] = []
         for session in self.sessions:
             try:
                 if getattr(session.notify, "__func__", None) is IpcSession.notify:
-                    session._engine.begin_to_notify(message)
-                    steps.append((session, session._engine.finish_notifying))
+                    steps.append((session, session._engine.begin_to_notify(message)))
                 else:  # a session type of the user's own
-                    steps.append((session, partial(session.notify, message)))
+                    steps.append((session, lambda _, notify=session.notify: notify(message)))  # type: ignore[misc]
             except Exception as error:
                 failures[session] = error
         for session, finish in steps:
             try:
-                finish()
+                finish(deadline)
             except Exception as error:
                 failures[session] = error
         return failures
@@ -372,6 +482,13 @@ class IpcPeer(Registering):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _check_serializer(serializer: Any) -> None:
+    if isinstance(serializer, type) or not (
+        hasattr(serializer, "encode") and hasattr(serializer, "decode")
+    ):
+        raise TypeError(f"serializer needs the methods encode and decode: {serializer!r}")
 
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:

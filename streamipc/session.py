@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .engine.contracts import Stats
+    from .engine.options import Options
     from .futures import ResponseFuture, ResponseStream
     from .messages import Request
     from .peer import IpcPeer
@@ -58,12 +59,12 @@ class IpcSession(Registering):
 
     _threads = True
 
-    def __init__(self, peer: IpcPeer, transport: Transport) -> None:
+    def __init__(self, peer: IpcPeer, transport: Transport, options: Options | None = None) -> None:
         self._peer = peer
         super().__init__()
         self._engine = Engine(
             transport,
-            peer.options,
+            options or peer.options,
             SessionHost(self, peer, transport),
             f"streamipc-{next(_numbers)}",
             self._threads,
@@ -214,7 +215,13 @@ class IpcSession(Registering):
         )
         return streams[0]
 
-    def notify(self, message: Message, *, metadata: Mapping[str, str] | None = None) -> None:
+    def notify(
+        self,
+        message: Message,
+        timeout: float | None = None,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         """Tell; return once the bytes are with the operating system.
 
         Blocks while the peer does not keep up; and while very many notifications wait for the
@@ -222,15 +229,19 @@ class IpcSession(Registering):
 
         Args:
             message: what to tell.
+            timeout: seconds to wait at the most; ``None``: as long as it takes.
             metadata: text that the handler sees as ``ctx.metadata``.
 
         Raises:
             SerializationError: the message can't be sent as it is; nothing was sent.
             ProtocolError: it is larger than ``max_frame_size``; nothing was sent.
+            RequestTimeoutError: the peer did not read it in time. Nothing was sent, or the text
+                says that the rest will be, for a message can't be taken back when it is begun.
             SessionClosedError: the session has ended.
         """
         check_message(message, "notify")
-        self._engine.notify(message, checked_metadata(metadata))
+        seconds = None if timeout is None else checked_timeout(timeout)
+        self._engine.notify(message, checked_metadata(metadata), seconds)
 
     def receive(self, timeout: float | None = None) -> Message:
         """Return the next notification that no handler took; wait for one if need be.

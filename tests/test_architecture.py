@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"_dataclasses", "_forks", "_log", "_patches", "_typing", "exceptions"},
     {"messages"},
-    {"protocol"},
+    {"envelopes", "protocol"},
     {"serializers"},
     {"_signatures", "futures", "handlers", "engine"},
     {"_arguments", "_host", "_registering", "_terminating", "session", "sync"},

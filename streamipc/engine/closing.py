@@ -49,6 +49,9 @@ _EXITED = 0.03
 """Seconds for the end of the stream to arrive after the child's death. It is there at
 once, unless another process holds the pipe open."""
 
+_FOR_THE_CHILD = 0.2
+"""Part of the time that is left for the peer's end when streams in flight have had theirs."""
+
 _LONGEST = 1e6
 """Seconds, eleven days: poll(2) does not take much more."""
 
@@ -302,6 +305,7 @@ class Closing:
     def _finish_gracefully(self) -> None:
         engine = self._engine
         self._wait_for_handlers()
+        self._wait_for_streams()
         if engine.writer.end(self._until()):
             # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
             # whose number may be another file's a moment later, from under its write.
@@ -325,6 +329,42 @@ class Closing:
             while engine.connection.calls and time.monotonic() < end:
                 if self.ended.wait(_SLICE):
                     break
+
+    def _wait_for_streams(self) -> None:
+        """See streams in flight to their ends, for which credit must still go out.
+
+        Those that are not at their ends when the time is over fail, and so do those from which
+        nobody takes items any more.
+        """
+        engine = self._engine
+        until = self._until()
+        if until is not None:  # a child is to have some time for its own end
+            until -= (until - time.monotonic()) * _FOR_THE_CHILD
+        while not self.ended.is_set():
+            with engine.lock:
+                streams = [call for call in engine.connection.calls.values() if call.wants_items]
+            over = until is not None and time.monotonic() >= until
+            left = [stream for stream in streams if over or not self._is_taken_from(stream)]
+            for stream in left:
+                engine.cancel(stream)
+                name = type(stream.request).__wire_name__
+                text = f"{name} was cut off; this side closed the session"
+                engine.end_call(stream, None, engine.host.closed_error(text))
+            if len(left) == len(streams):
+                return
+            if engine.solo is None:
+                self.ended.wait(_SLICE)
+            else:
+                engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
+
+    def _is_taken_from(self, stream: Any) -> bool:
+        """Tell whether another thread takes the items of a stream, or a callback does."""
+        if stream.on_reply is not None:
+            return True
+        me = threading.get_ident()
+        return stream.taker != me and any(
+            one.ident == stream.taker for one in threading.enumerate()
+        )
 
     def _wait_for_handlers(self) -> None:
         engine = self._engine

@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..exceptions import SessionClosedError
     from ..handlers import Handler
     from ..session import IpcSession
+    from .engine import Engine
 
 __all__ = ["Host", "Stats"]
 
@@ -42,6 +45,10 @@ class Host(Protocol):
         """Return the error for a session that has ended; ``what`` says how."""
         ...
 
+    def engines(self) -> Sequence[Engine]:
+        """Return those of all started sessions of the peer; may be empty if there is one alone."""
+        ...
+
     def started(self) -> None:
         """Learn, under the engine's lock, that the session is being started."""
         ...
@@ -65,6 +72,8 @@ class Stats(NamedTuple):
     late: int
     """Replies and items that came after their request had ended here."""
     junk: int
-    """Bytes that were no frame, and frames that could not be understood."""
+    """Bytes that were no frame."""
     dropped: int
     """Notifications thrown away because nobody took them from ``receive()``."""
+    unreadable: int
+    """Frames that could not be read, or broke a rule of the protocol."""

@@ -15,10 +15,12 @@ import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from ..futures import ResponseFuture
     from ..protocol.envelopes import RequestId
+    from .junk import JunkLines
     from .serving import Served
 
 __all__ = ["Deadlines", "Reminder"]
@@ -44,6 +46,11 @@ class Reminder:
     def __init__(self, served: Served) -> None:
         self.served = weakref.ref(served)
 
+    def callbacks(self) -> list[Callable[[], object]]:
+        """Return what is to be called now."""
+        served = self.served()
+        return [] if served is None else served.take_callbacks()
+
     def ready(self) -> bool:
         """Tell whether there is nothing to remind of any more."""
         served = self.served()
@@ -65,8 +72,8 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, deadline: float, future: ResponseFuture[Any] | Reminder) -> None:
-        """Enter a reminder, or a future that stands in ``calls``, or has left it meanwhile."""
+    def add(self, deadline: float, future: ResponseFuture[Any] | Reminder | JunkLines) -> None:
+        """Enter a reminder, a line of junk, or a future that stands in ``calls`` or has left it."""
         heap = self._heap
         if len(heap) >= 2 * len(self._calls) + _SLACK:
             pending = self._calls.get

@@ -7,15 +7,18 @@ user's code: what would is queued as a job.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 
-from ..exceptions import OverloadedError, ProtocolError
+from ..exceptions import OverloadedError, ProtocolError, SerializationError
 from ..messages import LogMessage, Message
 from ..protocol import events
 from ..protocol.connection import refusal_of
 from ..protocol.envelopes import Notification, Request
+from ..protocol.framing import Junk
 from .bells import wake
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
+from .junk import PATIENCE, JunkLines
 from .lifetimes import is_exiting
 from .reading import Reader
 from .serving import Served, closed_refusal
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from .closing import Closing
     from .contracts import Host
     from .crew import Crew
+    from .deadlines import Deadlines
     from .outlets import BlockingOutlet, PolledOutlet
     from .precedence import Precedence
     from .solo import Solo
@@ -89,7 +93,11 @@ class Dispatching:
     _received: Received
     _frames_received: int
     _late: int
-    _junk: int
+    _junk: JunkLines
+    _deadlines: Deadlines
+    _unreadable: int
+    _calls: dict[Any, Any]
+    take_calls: Callable[[], list[Any]]
     _dropped: int
     _send_control: Callable[[Any], None]
     _report_soon: Callable[[Exception], None]
@@ -108,6 +116,9 @@ class Dispatching:
             events.LateReply: self._late_reply,
             events.JunkReceived: self._junk_received,
             events.ViolationReceived: self._violation_received,
+            events.Mismatch: self._mismatched,
+            events.Skipped: self._skipped,
+            events.PeerSkipped: self._peer_skipped,
             events.Rejected: self._rejected,
         }
 
@@ -118,7 +129,10 @@ class Dispatching:
         self._weighed = received
         self.weight = 0 if size < LARGE else self._weight_of(size // len(decoded))
         rules = self._rules
+        junk = self._junk
         for item in decoded:
+            if junk.waits and type(item) is not Junk:
+                junk.end_line()
             try:
                 event = self.connection.receive(item)
                 if event is not None:
@@ -293,13 +307,46 @@ class Dispatching:
 
     def _junk_received(self, event: events.JunkReceived) -> None:
         self._frames_received -= 1  # it was none
-        self._junk += len(event.data)
-        text = event.data.decode("utf-8", "replace")
-        self._take_notification(Notification(LogMessage(text, "junk")))
+        if self._junk.add(event.data):
+            with self.lock:
+                due = time.monotonic() + PATIENCE
+                self._deadlines.add(due, self._junk)
+                self.crew.deadline_added(due)
+
+    def _take_junk(self, line: str) -> None:
+        self._take_notification(Notification(LogMessage(line, "junk")))
 
     def _violation_received(self, event: events.ViolationReceived) -> None:
-        self._junk += 1
-        self._report_soon(event.error)
+        self._fault(event.error)
+
+    def _fault(self, error: Exception) -> None:
+        """Report a fault of the peer's. Where in our code it was found helps nobody."""
+        self._unreadable += 1
+        self._report_soon(error.with_traceback(None))
+
+    def _mismatched(self, event: events.Mismatch) -> None:
+        self._fault(event.error)
+        if event.answer is not None:
+            self._send_control(event.answer)
+        for future in self.take_calls():
+            self.end_call(future, None, SerializationError(str(event.error)))
+
+    def _skipped(self, event: events.Skipped) -> None:
+        self._fault(event.error)
+        self._send_control(event.answer)
+
+    def _peer_skipped(self, event: events.PeerSkipped) -> None:
+        with self.lock:
+            futures = [one for one in self._calls.values() if str(one.size) == event.length]
+            for future in futures:
+                del self._calls[future.id]
+        message: Any = event.notification.message
+        for future in futures:
+            name = type(future.request).__wire_name__
+            error = ProtocolError(f"{name} was not read by the peer: {message.message}")
+            self.end_call(future, None, error)
+        if not futures:
+            self._take_notification(event.notification)
 
     def _rejected(self, event: events.Rejected) -> None:
         self._send_control(event.answer)

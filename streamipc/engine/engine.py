@@ -34,6 +34,7 @@ from .crew import Crew
 from .deadlines import Deadlines, Reminder, is_lingering
 from .dispatching import Dispatching, Received
 from .jobs import CallJob
+from .junk import JunkLines
 from .lifetimes import park_at_exit
 from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, two_wakeups
@@ -142,7 +143,12 @@ class Engine(Sending, Dispatching):
             from .solo import Solo
 
             self.crew = self.solo = Solo(
-                self.lock, self.reader, self._deadlines, self._expire, self.writer.flush
+                self.lock,
+                self.reader,
+                self._deadlines,
+                self._expire,
+                self.writer.flush,
+                self._other_solos,
             )
             assert isinstance(self.outlet, PolledOutlet)
             self.solo.read_while_full(self.outlet)
@@ -166,8 +172,10 @@ class Engine(Sending, Dispatching):
         self._reports_are_left_out = False
         self._control_bytes = 0  # of refusals and the like that nobody has read
         self._frames_received = 0
+        self._stalled_at: int | None = None  # bytes sent when a broadcast had no time left
         self._late = 0
-        self._junk = 0
+        self._junk = JunkLines(self.lock, self._take_junk)
+        self._unreadable = 0
         self._dropped = 0
         self._rules = self._make_rules()
 
@@ -254,8 +262,9 @@ class Engine(Sending, Dispatching):
             pending=len(self._calls),
             running=running,
             late=self._late,
-            junk=self._junk,
+            junk=self._junk.count,
             dropped=self._dropped,
+            unreadable=self._unreadable,
         )
 
     # Futures.
@@ -319,6 +328,10 @@ class Engine(Sending, Dispatching):
         finally:
             member.crew.leave_wait(job)
 
+    def _other_solos(self) -> list[Solo]:
+        """Return those of the peer's other sessions that have no thread either."""
+        return [one.solo for one in self.host.engines() if one is not self and one.solo is not None]
+
     def tick(self, timeout: float | None) -> bool:
         """Without threads: read once and run what came of it; tell whether there was input."""
         assert self.solo is not None
@@ -362,10 +375,11 @@ class Engine(Sending, Dispatching):
     def _expire(self, futures: list[Any], known_to_peer: bool = True) -> None:
         """Fail requests whose time is over, and tell the peer if it has heard of them."""
         for future in futures:
-            if type(future) is Reminder:
-                served = future.served()
-                if served is not None:
-                    self.call_soon(served.take_callbacks())
+            if isinstance(future, Reminder):
+                self.call_soon(future.callbacks())
+                continue
+            if future is self._junk:
+                self._junk.end_line()
                 continue
             known = self._forget(future)
             if not (known or is_lingering(future)):
@@ -434,6 +448,7 @@ class Engine(Sending, Dispatching):
 
     def end_receiving(self) -> None:
         """Have ``receive()`` raise once what is there has been taken."""
+        self._junk.end_line()
         self._received.ended = True
         for lock in tuple(self._received.wakers):
             wake(lock)

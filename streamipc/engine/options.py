@@ -43,3 +43,13 @@ class Options:
         self.max_frame_size = max_frame_size
         self.handler_threads = handler_threads
         self.spin = spin
+
+    def replaced(self, serializer: MessageSerializer | None, max_frame_size: int | None) -> Options:
+        """Return these settings with others for one session; ``None``: as they are."""
+        return Options(
+            serializer=self.serializer if serializer is None else serializer,
+            next_id=self.next_id,
+            max_frame_size=self.max_frame_size if max_frame_size is None else max_frame_size,
+            handler_threads=self.handler_threads,
+            spin=self.spin,
+        )

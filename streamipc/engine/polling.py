@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+_POLLIN = 1
+"""``select.POLLIN``, the same on all systems that have poll(2): no import at each wait."""
+
 _LONGEST = 10**9
 """Milliseconds, eleven days: whoever has waited for that long may look around once."""
 
@@ -204,6 +207,22 @@ class Inlet:
         if len(found) == 1 and found[0][0] != self._wakeup:
             return found
         return [one for one in found if one[0] != self._wakeup]
+
+    def wait_with(self, others: Sequence[int], timeout: float | None) -> tuple[Ready, bool]:
+        """As :meth:`wait`, but come back for input on other descriptors too.
+
+        Returns:
+            Our descriptors that can be read, and whether there is input on one of the others.
+        """
+        for fd in others:
+            self._wait.register(fd, _POLLIN)
+        try:
+            found = self._wait.poll(milliseconds(timeout))
+        finally:
+            for fd in others:
+                self._wait.unregister(fd)
+        ours = [one for one in found if one[0] != self._wakeup and one[0] not in others]
+        return ours, any(fd in others for fd, _ in found)
 
     def spin(self, policy: SpinPolicy) -> Ready:
         """Return the descriptors that can be read now, or after a spin if the policy says so."""

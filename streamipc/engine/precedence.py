@@ -102,26 +102,42 @@ class Precedence:
         self.crowded = False
         self._bells.ring()
 
-    def give_way(self) -> None:
-        """Wait for a turn, unless it is a handler or a callback that asks."""
+    def give_way(self, deadline: float | None = None) -> bool:
+        """Wait for a turn, unless it is a handler or a callback that asks.
+
+        Args:
+            deadline: in :func:`time.monotonic` seconds, or ``None``.
+
+        Returns:
+            ``False`` if the deadline came first.
+        """
         handling = current.get()
         if working_member() is not None or not (handling is None or has_returned(handling)):
-            return
+            return True
         end = time.monotonic() + _LONGEST
         with self._lock:
             if not self.crowded or (self._stuck is self.handled and not self._strict):
-                return
+                return True
             bell = self._bells.hang()
             handled = self.handled
         try:
-            while not bell.acquire(timeout=self._patience):
+            while not bell.acquire(timeout=self._wait_until(deadline)):
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
                 with self._lock:
                     if self._may_go_on(bell, handled, end):
-                        return
+                        return True
                     handled = self.handled
+            return True
         finally:
             with self._lock:
                 self._bells.take_down(bell)
+
+    def _wait_until(self, deadline: float | None) -> float:
+        """Return for how many seconds to wait for the bell, before looking around."""
+        if deadline is None:
+            return self._patience
+        return max(0.0, min(self._patience, deadline - time.monotonic()))
 
     def _may_go_on(self, bell: Any, handled: Served | None, end: float) -> bool:
         """Tell whether who hung the bell need not wait for it any more.

@@ -153,6 +153,7 @@ class Reader:
         self._caller_spin = SpinPolicy(spin)
         self.crew_spin = SpinPolicy(spin)
         self.can_poll = bool(fds)
+        self.fds = fds
         self.holder: int | None = None  # the identifier of a thread
         self.waiting: dict[Waiter, None] = {}
         self.takes = 0  # how often a caller took the role
@@ -170,6 +171,9 @@ class Reader:
         """Called by a caller after a read, without the lock: the crew may have work."""
         self.look_at_clock: Callable[[], None] = _nothing
         """Fails requests whose time is over; called by the holder, in the midst of a burst."""
+        self.others: Callable[[], list[int]] | None = None
+        """Descriptors of other sessions, which the holder looks at too while it sleeps."""
+        self.others_have_input = False
         self.next_deadline: Callable[[], float | None] | None = None
         """When the holder must look at the clock, in a session without threads."""
 
@@ -269,7 +273,10 @@ class Reader:
             start = time.monotonic()
             if self.next_deadline is not None:
                 timeout = self._until_deadline(start, timeout)
-            fds = self._inlet.wait(timeout)
+            if self.others is None:
+                fds = self._inlet.wait(timeout)
+            else:
+                fds, self.others_have_input = self._inlet.wait_with(self.others(), timeout)
         finally:
             wakers.remove(self._bell)
         if fds:

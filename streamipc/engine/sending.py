@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from os import getpid
 
-from ..exceptions import IpcError, ProtocolError, SessionClosedError
+from ..exceptions import IpcError, ProtocolError, RequestTimeoutError, SessionClosedError
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
+from ..protocol.framing import HEADER_SIZE
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, WriteJob
 from .lifetimes import park_at_exit
 from .serving import Served, error_frame
@@ -43,6 +44,10 @@ lies in the stream, and in the queue up to ``HIGH_WATER``. A pipe, which we grow
 TCP connection was seen to hold 4 MB of small requests each way; and a refusal takes about 290
 bytes where the smallest request takes 42.
 """
+
+
+_ALWAYS_TAKEN = 1 << 10
+"""Bytes: the least ``max_frame_size``, so that no smaller frame is too large for a peer."""
 
 
 def _import_future(*arguments: Any) -> Any:
@@ -85,6 +90,7 @@ class Sending:
     _started: bool
     _refusal: Callable[[], SessionClosedError] | None
     _control_bytes: int
+    _stalled_at: int | None
     _expire: Callable[..., None]
     _report_soon: Callable[[Exception], None]
 
@@ -116,6 +122,8 @@ class Sending:
         future: ResponseFuture[Any] = _make_future(self, id, message)
         future.keeps = keeps
         future.timeout = timeout
+        if len(frame) > 1 or len(frame[0]) > _ALWAYS_TAKEN:
+            future.size = sum(map(len, frame)) - HEADER_SIZE
         if prepare is not None:
             prepare(future)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -150,37 +158,80 @@ class Sending:
             self._start_for(message)
         return future
 
-    def notify(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:
+    def notify(
+        self,
+        message: Message,
+        metadata: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> None:
         """Send a notification; return once it is with the operating system."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         if getpid() != self._pid or self.patches.greenlets:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
         frame = self.encode(Notification(message, metadata))
-        if self.precedence.crowded:
-            self.precedence.give_way()
+        self._send_notification(message, frame, deadline)
+
+    def _send_notification(
+        self, message: Message, frame: list[Buffer], deadline: float | None
+    ) -> None:
+        if self.precedence.crowded and not self.precedence.give_way(deadline):
+            raise _not_in_time(message, withdrawn=True)
         try:
-            self.writer.send(frame)
+            self.writer.send(frame, deadline)
         except SessionClosedError:
             park_at_exit()
             raise _not_sent(message, self.closing.error()) from None
+        except WriteTimeoutError as late:
+            raise _not_in_time(message, late.withdrawn) from None
 
-    def begin_to_notify(self, message: Message) -> None:
-        """Queue a notification, and write of it what there is room for."""
+    def begin_to_notify(self, message: Message) -> Callable[[float], None]:
+        """Queue a notification if nothing waits, and write of it what there is room for.
+
+        Returns:
+            What sees it out, up to a deadline in :func:`time.monotonic` seconds; it raises as
+            :meth:`notify`.
+
+        Raises:
+            RequestTimeoutError: the peer has read nothing since another one was not sent in time.
+        """
         if getpid() != self._pid or self.patches.greenlets:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
-        self.writer.offer(self.encode(Notification(message)))
+        frame = self.encode(Notification(message))
+        writer = self.writer
+        sent = writer.bytes_sent
+        if self._stalled_at == sent and writer.backlog:
+            raise _not_in_time(message, withdrawn=True)
+        queued = not writer.backlog
+        if queued:
+            writer.offer(frame)
+        end = sent + sum(map(len, frame))
 
-    def finish_notifying(self) -> None:
-        """Return once what was queued is with the operating system."""
+        def finish(deadline: float) -> None:
+            try:
+                if queued:
+                    self._see_out(message, end, deadline)
+                else:
+                    self._send_notification(message, frame, deadline)
+            except RequestTimeoutError:
+                self._stalled_at = writer.bytes_sent
+                raise
+
+        return finish
+
+    def _see_out(self, message: Message, end: int, deadline: float) -> None:
+        """Wait until bytes that were queued for a notification are with the operating system."""
         if self.precedence.crowded:
-            self.precedence.give_way()
-        self.writer.flush()
+            self.precedence.give_way(deadline)
+        self.writer.flush(deadline)
         if self.writer.is_broken():
             park_at_exit()
-            raise self.closing.error()
+            raise _not_sent(message, self.closing.error())
+        if self.writer.bytes_sent < end:
+            raise _not_in_time(message, withdrawn=False)
 
     def cancel(self, future: Any) -> None:
         """Forget a request and tell the peer."""
@@ -275,8 +326,14 @@ class Sending:
             raise _not_sent(message, error) from None
 
 
+def _not_in_time(message: Message, withdrawn: bool) -> RequestTimeoutError:
+    fate = "was not sent" if withdrawn else "was not sent as a whole in time, and goes on"
+    return RequestTimeoutError(f"{type(message).__wire_name__} {fate}: the peer does not read")
+
+
 def _not_sent(message: Message, error: SessionClosedError) -> SessionClosedError:
     """Have the error of a session that has ended say what was not sent."""
     name = getattr(type(message), "__wire_name__", type(message).__name__)
     error.args = (f"{name} was not sent; {error}",)
+    error.executed = False
     return error

@@ -11,6 +11,9 @@ role before it runs what came of it. It does so because what it waits for counts
 while there is work (``_Work``). Several threads of the user's may wait at once; one
 reads, and before it runs a job it wakes another, which then reads or takes the next job.
 
+The sessions without threads of one peer serve each other: whoever waits for one of them also
+looks at the descriptors of those that nobody reads, and at their deadlines.
+
 A job that waits in turn (a handler's nested request) reads and runs other jobs on top of
 itself. It counts as blocked meanwhile, so that reading does not pause for its sake.
 """
@@ -26,7 +29,7 @@ from .reading import Awaited, Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from .deadlines import Deadlines
@@ -59,6 +62,17 @@ class _Once:
         return self._reader.reads != self._reads or self._reader.ended
 
 
+class _AnyRead:
+    """Ready after a read in one of several sessions, or the end of one."""
+
+    def __init__(self, readers: list[Reader]) -> None:
+        self.wakers: list[Any] = []
+        self._before = [(reader, reader.reads) for reader in readers]
+
+    def ready(self) -> bool:
+        return any(reader.reads != reads or reader.ended for reader, reads in self._before)
+
+
 class Solo:
     """Queues jobs for the threads that wait; has the methods of ``Crew``.
 
@@ -68,6 +82,7 @@ class Solo:
         deadlines: of pending requests.
         expire: called with the futures whose time is over.
         flush: writes out what jobs have queued.
+        others: returns those of the peer's other sessions without threads.
     """
 
     def __init__(
@@ -77,6 +92,7 @@ class Solo:
         deadlines: Deadlines,
         expire: Callable[[list[Any]], None],
         flush: Callable[[], None],
+        others: Callable[[], Sequence[Solo]] = tuple,
     ) -> None:
         self._lock = lock
         self._reader = reader
@@ -92,7 +108,9 @@ class Solo:
         self._handlers = 0  # jobs that run and are handlers, blocked or not
         self.dropped: deque[Any] = deque()  # futures that nobody holds any more
         self.interrupted = False  # by Ctrl-C, inside a job
-        reader.next_deadline = deadlines.earliest
+        self._others = others
+        reader.next_deadline = self._next_deadline
+        reader.others = self._fds_of_others
 
     def start(self) -> None:
         """Do nothing: there is nobody to start."""
@@ -166,12 +184,41 @@ class Solo:
         )
 
     def run_jobs(self) -> None:
-        """Run what is queued, and fail what is over its time."""
+        """Run what is queued, and fail what is over its time; serve other sessions first."""
+        self._reader.others_have_input = False
+        for other in self._others():
+            other.serve()
+        self._run_own_jobs()
+
+    def _run_own_jobs(self) -> None:
         while self.dropped:
             self.dropped.popleft().cancel()
         self._expire_due()
         while self._jobs:  # again: the flush may have waited for room, and read meanwhile
             self._run_queued()
+
+    def serve(self) -> bool:
+        """Read what is there and run what waits; return whether there was anything."""
+        reads = self._reader.reads
+        if self.may_be_read():
+            self.look()
+        has_work = self._has_own_work()
+        if has_work:
+            self._run_own_jobs()
+        return has_work or self._reader.reads != reads
+
+    def may_be_read(self) -> bool:
+        """Tell whether nobody reads this session, and one may."""
+        return self._reader.holder is None and self._reader.callers_may_read()
+
+    def _fds_of_others(self) -> list[int]:
+        return [fd for other in self._others() if other.may_be_read() for fd in other._reader.fds]
+
+    def _next_deadline(self) -> float | None:
+        """Return, with the lock held, when the holder must look at the clock."""
+        dues = [other._due for other in self._others()]
+        dues.append(self._deadlines.earliest())
+        return min((due for due in dues if due is not None), default=None)
 
     def _run_queued(self) -> None:
         self._here.depth = getattr(self._here, "depth", 0) + 1
@@ -298,12 +345,21 @@ class Solo:
         self.run_jobs()
         return self._reader.reads != reads
 
+    def tick_any(self, solos: list[Solo], end: float | None) -> bool:
+        """Wait until there was a read in one of these, or work; tell whether there was any."""
+        return self.wait(_AnyRead([solo._reader for solo in solos]), end)
+
     def wait_for_end(self, ended: Callable[[], bool], end: float | None) -> bool:
         """Read and work until the session has ended."""
         return self.wait(_Ended(ended), end)
 
     def _has_work(self) -> bool:
         # Takes no lock: the thread that passes the role on asks this while it holds it.
+        if self._reader.others_have_input or self._has_own_work():
+            return True
+        return any(other._has_own_work() for other in self._others())
+
+    def _has_own_work(self) -> bool:
         due = self._due
         return bool(self._jobs or self.dropped) or (due is not None and due <= time.monotonic())
 

@@ -29,6 +29,10 @@ A request whose window or metadata is beyond the limits is refused and does not 
 
 A violation never ends the session: it is reported, and the stream goes on behind it.
 
+As long as nothing that came could be read, the peer may be using another serializer: see
+``mismatch.py``. And a frame that is too large may be a request whose id can't be found, with a
+serializer of the user's own: then its length is told, and the other side knows what it sent.
+
 Two kinds of methods
 --------------------
 
@@ -63,6 +67,7 @@ from .envelopes import (
     Request,
     RequestId,
     Response,
+    fault_of,
 )
 from .events import (
     CancelReceived,
@@ -70,19 +75,23 @@ from .events import (
     ItemFailed,
     JunkReceived,
     LateReply,
+    Mismatch,
     NotificationReceived,
+    PeerSkipped,
     ProgressReceived,
     Rejected,
     ReplyReceived,
     RequestReceived,
+    Skipped,
     Undecodable,
     ViolationReceived,
 )
 from .framing import Apart, FrameDecoder, Junk, Oversized, encode_frame
+from .mismatch import format_of, is_request, notice, own_format
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from ..serializers.base import Buffer, MessageSerializer
@@ -98,6 +107,9 @@ _BURST = 128
 MAX_WINDOW = 2**31 - 1
 """Largest window and credit: both serializers carry it."""
 
+_SKIPPED = "streamipc.skipped"
+"""Metadata of the notification that tells the length of a skipped frame."""
+
 
 class Connection:
     """One side of a session, without any input or output of its own.
@@ -112,6 +124,9 @@ class Connection:
         self, serializer: MessageSerializer, max_frame_size: int, sources: int = 1
     ) -> None:
         self._serializer = serializer
+        # Those of the library are known to return good envelopes.
+        self._is_ours = type(serializer).__module__.startswith("streamipc.")
+        self._decode_payload: Callable[..., Envelope] = self._decode_first
         self._max_frame_size = max_frame_size
         tail_size = _no_tail
         # Not one that is passed on by __getattr__: it belongs to another decode().
@@ -145,7 +160,7 @@ class Connection:
         if len(items) == 1 and type(items[0]) is memoryview:
             # One whole frame: what nearly always arrives.
             try:
-                return [self._serializer.decode(items[0])]
+                return [self._decode_payload(items[0])]
             except Exception as error:
                 return [_undecodable(error)]
         if len(items) > _BURST:
@@ -179,11 +194,10 @@ class Connection:
     def _decode(self, item: Item) -> Decoded:
         try:
             if type(item) is memoryview:
-                return self._serializer.decode(item)
+                return self._decode_payload(item)
             if isinstance(item, Apart):
                 # Only where tail_size says so, which comes with it.
-                whole: Any = self._serializer
-                return whole.decode(item.head, item.tail)  # type: ignore[no-any-return]
+                return self._decode_payload(item.head, item.tail)
         except Exception as error:
             return _undecodable(error)
         if isinstance(item, Oversized):
@@ -191,8 +205,42 @@ class Connection:
             if item.reason is not None:
                 why = f"no memory for it ({type(item.reason).__name__}: {item.reason})"
             refusal = ProtocolError(f"skipped a frame of {item.length:,} bytes: {why}")
-            return Undecodable(refusal, self._header(item.head))
+            return Undecodable(refusal, self._header(item.head), item.length)
         return item
+
+    def _decode_first(self, payload: memoryview, *tail: bytes) -> Envelope:
+        """Decode what may be the first payload that this side can read."""
+        try:
+            envelope = self._decode_known(payload, *tail)
+        except Exception as error:
+            if getattr(error, "envelope", None) is None:
+                self._look_for_mismatch(payload)
+            raise
+        self._decode_payload = self._serializer.decode if self._is_ours else self._decode_known
+        return envelope
+
+    def _decode_known(self, payload: memoryview, *tail: bytes) -> Envelope:
+        """Decode a payload; refuse what a serializer of the user's own must not return."""
+        decode: Callable[..., Envelope] = self._serializer.decode
+        envelope = decode(payload, *tail)
+        fault = None if self._is_ours else fault_of(envelope)
+        if fault is None:
+            return envelope
+        raise SerializationError(
+            f"decode() of the serializer returned a bad {type(envelope).__name__}: {fault}",
+            envelope=None if fault.startswith("id ") else envelope,
+        )
+
+    def _look_for_mismatch(self, payload: memoryview) -> None:
+        theirs = format_of(payload)
+        if theirs is None or theirs == own_format(self._serializer):
+            return
+        raise _MismatchError(
+            f"the peer sends {theirs} payloads, and this side uses "
+            f"{type(self._serializer).__name__}: both sides must use the same serializer "
+            "(IpcPeer(serializer=...))",
+            is_request(payload),
+        )
 
     def _header(self, head: bytes) -> Envelope | None:
         """Return the envelope that the first bytes of a payload announce, if they do."""
@@ -204,7 +252,8 @@ class Connection:
             return None
 
     def _is_payload(self, head: bytes) -> bool:
-        return self._header(head) is not None
+        # One of the user's own may need the whole payload to find anything in it.
+        return not self._is_ours or self._header(head) is not None
 
     # Writing: from anywhere.
 
@@ -273,6 +322,8 @@ class Connection:
 
     def _notification(self, envelope: Notification) -> Event:
         if envelope.metadata:
+            if _SKIPPED in envelope.metadata and type(envelope.message) is ErrorMessage:
+                return PeerSkipped(envelope.metadata[_SKIPPED], envelope)
             size = _metadata_size(envelope.metadata)
             if size > MAX_METADATA:
                 name = type(envelope.message).__wire_name__
@@ -314,6 +365,13 @@ class Connection:
     def _undecodable(self, decoded: Undecodable) -> Event:
         error = decoded.error
         envelope = decoded.envelope
+        if isinstance(error, _MismatchError):
+            return Mismatch(error, notice(str(error)) if error.in_request else None)
+        if envelope is None and decoded.length is not None:
+            told = Notification(
+                ErrorMessage(str(error), type(error).__name__), {_SKIPPED: str(decoded.length)}
+            )
+            return Skipped(error, told)
         if isinstance(envelope, Request):
             if envelope.id in self.served:  # an answer would look like the other one's
                 return _duplicate(envelope.id)
@@ -343,6 +401,14 @@ _RULES: dict[type, Any] = {
     Junk: Connection._junk,
     Undecodable: Connection._undecodable,
 }
+
+
+class _MismatchError(SerializationError):
+    """The peer uses another serializer."""
+
+    def __init__(self, message: str, in_request: bool) -> None:
+        super().__init__(message)
+        self.in_request = in_request
 
 
 def _undecodable(error: Exception) -> Undecodable:
@@ -403,6 +469,8 @@ def error_from(envelope: ErrorResponse) -> IpcError:
     kind = _EXCEPTIONS.get(envelope.code)
     if kind is None:
         return RemoteError(error.message, error.type, error.traceback)
+    if kind is SessionClosedError:  # the request was refused
+        return SessionClosedError(error.message, executed=False)
     return kind(error.message)
 
 

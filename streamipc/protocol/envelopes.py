@@ -35,6 +35,7 @@ __all__ = [
     "Request",
     "RequestId",
     "Response",
+    "fault_of",
 ]
 
 RequestId = int | str
@@ -177,6 +178,54 @@ class Cancel(_Record):
 
 
 Envelope = Request | Response | ErrorResponse | Notification | Progress | Credit | Cancel
+
+
+def fault_of(envelope: object) -> str | None:
+    """Return what is wrong with an envelope that a serializer of the user's own made, if anything.
+
+    A text about the id starts with ``id``. Whether ids repeat, and how large windows, counts and
+    metadata may be, is the connection's to say.
+    """
+    kind = type(envelope)
+    if kind is not Notification and kind in _KINDS:
+        id_ = envelope.id  # type: ignore[attr-defined]
+        if isinstance(id_, str):
+            good = 1 <= len(id_.encode("utf-8", "surrogatepass")) <= 255
+        else:
+            good = type(id_) is int and 0 <= id_ < 1 << 64
+        if not good:
+            return f"id is {id_!r:.300}, not a number from 0 to 2**64-1 or a text of 1 to 255 bytes"
+    if kind is Request or kind is Notification:
+        if not isinstance(envelope.message, Message):  # type: ignore[attr-defined]
+            return f"message is a {type(envelope.message).__name__}"  # type: ignore[attr-defined]
+        if not _is_metadata(envelope.metadata):  # type: ignore[attr-defined]
+            return "metadata maps not text to text"
+    if isinstance(envelope, Request):
+        if envelope.timeout is not None and not _is_number(envelope.timeout):
+            return f"timeout is {envelope.timeout!r:.300}, not seconds of at least 0"
+        if type(envelope.window) is not int:
+            return f"window is {envelope.window!r:.300}, no whole number"
+    elif isinstance(envelope, Credit) and type(envelope.count) is not int:
+        return f"count is {envelope.count!r:.300}, no whole number"
+    elif isinstance(envelope, ErrorResponse) and not isinstance(envelope.error, ErrorMessage):
+        return f"error is a {type(envelope.error).__name__}, not an ErrorMessage"
+    return None
+
+
+_KINDS = {Request, Response, ErrorResponse, Notification, Progress, Credit, Cancel}
+
+
+def _is_metadata(metadata: Any) -> bool:
+    if metadata is None:
+        return True
+    try:
+        return all(isinstance(text, str) for item in metadata.items() for text in item)
+    except (AttributeError, TypeError):
+        return False
+
+
+def _is_number(seconds: Any) -> bool:
+    return type(seconds) in (int, float) and seconds >= 0
 
 
 class CounterIdGenerator:

@@ -24,11 +24,14 @@ __all__ = [
     "ItemFailed",
     "JunkReceived",
     "LateReply",
+    "Mismatch",
     "NotificationReceived",
+    "PeerSkipped",
     "ProgressReceived",
     "Rejected",
     "ReplyReceived",
     "RequestReceived",
+    "Skipped",
     "Undecodable",
     "ViolationReceived",
 ]
@@ -129,6 +132,36 @@ class ViolationReceived:
         self.error = error
 
 
+class Mismatch:
+    """The peer uses another serializer; ``answer`` tells it so, if it wants an answer."""
+
+    __slots__ = ("answer", "error")
+
+    def __init__(self, error: IpcError, answer: Notification | None) -> None:
+        self.error = error
+        self.answer = answer
+
+
+class Skipped:
+    """A frame was too large, and it is not known what it was; ``answer`` tells its length."""
+
+    __slots__ = ("answer", "error")
+
+    def __init__(self, error: IpcError, answer: Notification) -> None:
+        self.error = error
+        self.answer = answer
+
+
+class PeerSkipped:
+    """The peer has skipped our frames of ``length`` (a text), as ``notification`` says."""
+
+    __slots__ = ("length", "notification")
+
+    def __init__(self, length: str, notification: Notification) -> None:
+        self.length = length
+        self.notification = notification
+
+
 class Rejected:
     """A request was refused before it became one; ``answer`` tells the peer why."""
 
@@ -150,18 +183,30 @@ Event = (
     | LateReply
     | JunkReceived
     | ViolationReceived
+    | Mismatch
+    | Skipped
+    | PeerSkipped
     | Rejected
 )
 
 
 class Undecodable:
-    """Stands between decoding and :meth:`Connection.receive` for a payload that failed."""
+    """Stands between decoding and :meth:`Connection.receive` for a payload that failed.
 
-    __slots__ = ("envelope", "error")
+    Args:
+        error: why.
+        envelope: what its header tells of it, if that could be read.
+        length: bytes of a payload that was skipped.
+    """
 
-    def __init__(self, error: IpcError, envelope: Envelope | None = None) -> None:
+    __slots__ = ("envelope", "error", "length")
+
+    def __init__(
+        self, error: IpcError, envelope: Envelope | None = None, length: int | None = None
+    ) -> None:
         self.error = error
         self.envelope = envelope
+        self.length = length
 
 
 Decoded = Envelope | Junk | Undecodable

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     Item = Union[memoryview, "Apart", "Junk", "Oversized"]
     """What a stream of bytes is cut into; a memoryview is a whole payload."""
 
-__all__ = ["MAGIC", "Apart", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
+__all__ = ["HEADER_SIZE", "MAGIC", "Apart", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
 
 MAGIC = b"\xf3\x4a\x9d\xe2"
 _MAGIC_NUMBER = int.from_bytes(MAGIC, "big")
 _HEADER = struct.Struct(">II")
-_HEADER_SIZE = _HEADER.size
+HEADER_SIZE = _HEADER.size
 _pack_header = _HEADER.pack
 _unpack_header = _HEADER.unpack_from
 
@@ -139,7 +139,7 @@ class FrameDecoder:
         tail_size: Callable[[memoryview, int], int],
     ) -> None:
         self._max_frame_size = max_frame_size
-        self._max_small = max_frame_size + _HEADER_SIZE
+        self._max_small = max_frame_size + HEADER_SIZE
         self._is_payload = is_payload
         self._tail_size = tail_size
         self._size = _FIRST_BUFFER
@@ -178,27 +178,27 @@ class FrameDecoder:
                 return []
             return [self._end_large(self._large)]
         end = self._end = self._end + count
-        if end == count >= _HEADER_SIZE and not self._skip:
+        if end == count >= HEADER_SIZE and not self._skip:
             # One whole small frame, and nothing else: what nearly always arrives.
             magic, length = _unpack_header(self._memory)
-            if magic == _MAGIC_NUMBER and length + _HEADER_SIZE == end <= self._max_small:
+            if magic == _MAGIC_NUMBER and length + HEADER_SIZE == end <= self._max_small:
                 if end < self._size:
                     self._end = 0  # nothing is left, and buffer() need not look
                 else:
                     self._start = end
-                return [memoryview(self._memory[_HEADER_SIZE:end])]
+                return [memoryview(self._memory[HEADER_SIZE:end])]
         found: list[Item] = []
         if not self._skip:
             # Whole small frames, one behind the other: a burst.
             memory = self._memory
             start = self._start
-            while end - start >= _HEADER_SIZE:
+            while end - start >= HEADER_SIZE:
                 magic, length = _unpack_header(memory, start)
-                stop = start + _HEADER_SIZE + length
+                stop = start + HEADER_SIZE + length
                 if magic != _MAGIC_NUMBER or stop > end or length > self._max_frame_size:
                     break
                 # A slice of a bytearray is a copy: the payload owns its memory.
-                found.append(memoryview(memory[start + _HEADER_SIZE : stop]))
+                found.append(memoryview(memory[start + HEADER_SIZE : stop]))
                 start = stop
             self._start = start
         while self._start < end and self._decode_one(found):
@@ -226,7 +226,7 @@ class FrameDecoder:
             self._skip -= skipped
             self._start += skipped
             return True
-        if available < _HEADER_SIZE:
+        if available < HEADER_SIZE:
             return not MAGIC.startswith(self._memory[start : start + 4][:available]) and (
                 self._resynchronise(found)
             )
@@ -235,15 +235,15 @@ class FrameDecoder:
             return self._resynchronise(found)
         if length > self._max_frame_size:
             return self._skip_oversized(length, found)
-        start += _HEADER_SIZE
+        start += HEADER_SIZE
         end = start + length
         if end <= self._end:
             self._start = end
             found.append(memoryview(self._memory[start:end]))
             return True
-        if length > _LARGEST_BUFFER - _HEADER_SIZE:
+        if length > _LARGEST_BUFFER - HEADER_SIZE:
             self._start_large(start, length, found)
-        elif length > self._size - _HEADER_SIZE:
+        elif length > self._size - HEADER_SIZE:
             self._grow()
         return False
 
@@ -279,7 +279,7 @@ class FrameDecoder:
         return Apart(head, tail.take())
 
     def _skip_oversized(self, length: int, found: list[Item]) -> bool:
-        start = self._start + _HEADER_SIZE
+        start = self._start + HEADER_SIZE
         if self._end - start < min(length, _HEAD_SIZE):
             return False
         head = bytes(self._memory[start : start + min(length, _HEAD_SIZE)])

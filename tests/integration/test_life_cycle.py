@@ -818,7 +818,7 @@ def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
             message = session.receive(timeout=10)
             assert isinstance(message, LogMessage)
             assert message.level == "junk"
-            text += message.message
+            text += message.message + "\n"
     assert text.startswith("plain again\nIpcError the peer is closed")
 
 
@@ -897,3 +897,59 @@ def test_a_session_that_cant_be_made_leaves_no_child_behind(
     monkeypatch.setattr(streamipc.session, "Engine", fail)
     with pytest.raises(OSError, match="too many"):
         IpcPeer().create_command_session(echo_child)
+
+
+# Whether a request was started
+
+
+def test_a_request_that_was_not_sent_was_not_executed(echo_child: list[str]) -> None:
+    session = IpcPeer().create_command_session(echo_child)
+    session.close()
+    for use in (session.request, session.notify, session.stream):
+        with pytest.raises(SessionClosedError) as caught:
+            use(Note() if use == session.notify else Echo(1))
+        assert caught.value.executed is False
+
+
+def test_a_request_that_was_refused_by_a_closing_peer_was_not_executed(
+    connected: Connected,
+) -> None:
+    asking, answering = connected()
+    entered, release = threading.Event(), threading.Event()
+
+    @answering.on_request
+    def hold(msg: Echo) -> object:
+        entered.set()
+        assert release.wait(30)
+        return msg.value
+
+    answering.start()
+    first = asking.request(Echo(1))
+    assert entered.wait(30)
+    closing = threading.Thread(target=answering.close)
+    closing.start()
+    while not answering.closed:
+        time.sleep(0.001)
+    with pytest.raises(SessionClosedError) as caught:
+        asking.request(Echo(2)).result(timeout=30)
+    release.set()
+    assert first.result(timeout=30) == 1
+    closing.join()
+    assert caught.value.executed is False
+
+
+def test_of_a_request_whose_child_died_it_is_not_known(script: Script) -> None:
+    command = script("""
+        import os
+        from shared_messages import Echo
+        from streamipc import IpcPeer
+        session = IpcPeer().create_stdio_session()
+        session.on_request(Echo)(lambda msg: os._exit(3))
+        session.serve_forever()
+    """)
+    with (
+        IpcPeer().create_command_session(command) as session,
+        pytest.raises(SessionClosedError) as caught,
+    ):
+        session.request(Echo(1)).result(timeout=30)
+    assert caught.value.executed is None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -386,3 +387,76 @@ def test_a_broadcast_that_cant_be_serialized_fails_for_each(connected: Connected
     assert all(isinstance(error, SerializationError) for error in failures.values())
     with pytest.raises(TypeError):
         peer.broadcast("no message")  # type: ignore[arg-type]
+
+
+# Peers that do not read
+
+
+@pytest.fixture
+def deaf() -> Iterator[tuple[IpcPeer, list[IpcSession], list[socket.socket]]]:
+    """Return a peer with three sessions, and the other ends, which nobody reads from."""
+    ends = [socket.socketpair() for _ in range(3)]
+    with IpcPeer() as peer:
+        sessions = [peer.create_stream_session(ours, ours).start() for ours, _ in ends]
+        yield peer, sessions, [theirs for _, theirs in ends]
+        for _, theirs in ends:
+            theirs.close()
+
+
+LARGE = LogMessage("x" * 100_000)
+
+
+def test_notify_gives_up_after_its_timeout(deaf: Any) -> None:
+    _, (session, *_), (end, *_) = deaf
+
+    def fill() -> None:
+        for _ in range(1000):
+            session.notify(LARGE, timeout=0.05)
+
+    with pytest.raises(RequestTimeoutError, match="the peer does not read"):
+        fill()
+    end.settimeout(30)
+    received = 0
+    while received < 10:  # the session lives on
+        received += len(end.recv(1 << 16))
+    assert not session.closed
+
+
+def test_broadcast_is_not_held_up_by_a_peer_that_does_not_read(deaf: Any) -> None:
+    peer, (stuck, healthy, other), (_, *ends) = deaf
+    counts = [0, 0]
+
+    def read(number: int) -> None:
+        while data := ends[number].recv(1 << 16):
+            counts[number] += len(data)
+
+    readers = [threading.Thread(target=read, args=(number,)) for number in range(2)]
+    for reader in readers:
+        reader.start()
+    failures: list[dict[IpcSession, Exception]] = []
+    for _ in range(100):
+        failures.append(peer.broadcast(LARGE, timeout=0.2))
+    healthy.close()
+    other.close()
+    for reader in readers:
+        reader.join()
+
+    assert {session for failed in failures for session in failed} == {stuck}
+    assert isinstance(failures[-1][stuck], RequestTimeoutError)
+    assert counts[0] == counts[1] > 100 * len(LARGE.message)
+
+
+def test_a_stuck_peer_gets_broadcasts_again_once_it_reads(
+    deaf: Any, eventually: Callable[..., None]
+) -> None:
+    peer, (stuck, *rest), (end, *_) = deaf
+    for session in rest:
+        session.close()
+    while not peer.broadcast(LARGE, timeout=0.05):
+        pass
+    assert peer.broadcast(LARGE, timeout=0.05)
+    reading = threading.Thread(target=lambda: [None for _ in iter(lambda: end.recv(1 << 16), b"")])
+    reading.start()
+    eventually(lambda: not peer.broadcast(LogMessage("again"), timeout=1))
+    stuck.close()
+    reading.join()

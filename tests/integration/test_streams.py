@@ -201,9 +201,9 @@ def test_a_second_stream_is_read_too() -> None:
         other = IpcPeer().create_stream_session(d, a)
         serve(other)
         assert session.request(Echo(1)).result(timeout=10) == 1
-        second.write(b"a warning on standard error\n")
+        second.write(b"a warning on standard error")
         message = session.receive(timeout=10)
-        assert message == LogMessage("a warning on standard error\n", "junk")
+        assert message == LogMessage("a warning on standard error", "junk")
         second.close()
         # The end of the second stream is not the end of the session.
         assert session.request(Echo(2)).result(timeout=10) == 2

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from long_messages import Blob, Count, Report, Step
+from long_messages import Count, Report, Step
 from shared_messages import Echo
 
 from streamipc import (
     IpcPeer,
     RequestCancelledError,
     RequestContext,
-    RequestTimeoutError,
     SessionClosedError,
 )
 from streamipc.engine import closing
@@ -24,7 +23,7 @@ from streamipc.engine import closing
 def test_a_child_whose_stream_nobody_will_take_exits_by_itself(
     child: Callable[..., list[str]],
 ) -> None:
-    """Its handler waits for credit, which cannot come once our direction is closed."""
+    """The thread that took from it is the one that closes the session."""
     session = IpcPeer().create_command_session(child())
     stream = session.stream(Count(10**9), timeout=None)
     assert next(stream) == Step(0)
@@ -57,20 +56,68 @@ def test_a_handler_learns_that_nobody_can_take_more_items(
     left.close(timeout=60)
     right.close(timeout=60)
 
-    assert "no more items" in str(learnt[0])
+    assert "cancelled by its caller" in str(learnt[0])
 
 
-def test_items_taken_while_closing_cost_no_reply(
-    connected: Callable[..., tuple[Any, Any]], eventually: Callable[..., None]
+@pytest.mark.parametrize("window", [1, 16])
+def test_a_stream_in_flight_comes_to_its_end_while_its_session_closes(
+    connected: Callable[..., tuple[Any, Any]], window: int
 ) -> None:
-    """Taking them grants credit, but our direction is closed: that goes nowhere."""
     left, right = connected()
-    may_answer = threading.Event()
 
     @right.on_request
-    def blob(msg: Blob) -> int:
-        may_answer.wait(60)
-        return len(msg.data)
+    def count(msg: Count) -> Iterator[Step]:
+        for number in range(msg.n):
+            yield Step(number)
+        return msg.n
+
+    right.start()
+    begun = threading.Event()
+    taken: list[Step] = []
+    replies: list[int] = []
+
+    def take() -> None:
+        with left.stream(Count(100), window=window) as stream:
+            for item in stream:
+                taken.append(item)
+                begun.set()
+                time.sleep(0.001)
+            replies.append(stream.result())
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    assert begun.wait(30)
+    left.close(timeout=60)
+    taking.join()
+
+    assert taken == [Step(number) for number in range(100)]
+    assert replies == [100]
+
+
+def test_on_progress_gets_all_items_while_its_session_closes(
+    connected: Callable[..., tuple[Any, Any]],
+) -> None:
+    left, right = connected()
+
+    @right.on_request
+    def count(msg: Count) -> Iterator[Step]:
+        for number in range(msg.n):
+            yield Step(number)
+        return msg.n
+
+    right.start()
+    taken: list[Step] = []
+    future = left.request(Count(100), on_progress=taken.append, window=2)
+    left.close(timeout=60)
+
+    assert future.result(timeout=0) == 100
+    assert len(taken) == 100
+
+
+def test_a_stream_that_does_not_end_in_time_fails_for_this_sides_close(
+    connected: Callable[..., tuple[Any, Any]],
+) -> None:
+    left, right = connected()
 
     @right.on_request
     def count(msg: Count) -> Iterator[Step]:
@@ -78,20 +125,23 @@ def test_items_taken_while_closing_cost_no_reply(
             yield Step(number)
 
     right.start()
-    answer = left.request(Blob(b"four"))
-    stream = left.stream(Count(10**9), window=4)
-    assert next(stream) == Step(0)
-    closing = threading.Thread(target=left.close, args=(60,))
-    closing.start()
-    eventually(lambda: right.closed)  # it has seen the end of our direction
+    begun = threading.Event()
+    ended: list[BaseException] = []
 
-    assert [next(stream) for _ in range(3)] == [Step(1), Step(2), Step(3)]
+    def take() -> None:
+        try:
+            for _ in left.stream(Count(10**9)):
+                begun.set()
+        except SessionClosedError as error:
+            ended.append(error)
 
-    with pytest.raises(RequestTimeoutError):
-        answer.result(timeout=0.5)
-    may_answer.set()
-    assert answer.result(timeout=30) == 4
-    closing.join()
+    taking = threading.Thread(target=take)
+    taking.start()
+    assert begun.wait(30)
+    left.close(timeout=0.5)
+    taking.join()
+
+    assert "this side closed the session" in str(ended[0])
 
 
 def test_a_child_that_goes_on_asking_sees_that_we_close(script: Callable[..., list[str]]) -> None:

@@ -495,11 +495,16 @@ def test_a_session_that_is_dropped_warns_and_closes(child: Callable[..., list[st
 def test_a_session_that_only_its_request_holds_ends_when_that_is_answered(
     child: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that reads drops it, and does not wait for itself to leave reading."""
+    """The garbage collector finds it, and its peer."""
     monkeypatch.setattr(closing, "_JOIN", 60.0)
     future = sync_peer().create_command_session(child("sync")).request(Blob(b"answered"))
     replies: list[Any] = []
-    caller = threading.Thread(target=lambda: replies.append(future.result(20)))
+
+    def ask() -> None:
+        replies.append(future.result(20))
+        gc.collect()
+
+    caller = threading.Thread(target=ask)
     with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031 - collected there
         caller.start()
         caller.join(30)

@@ -59,3 +59,33 @@ def test_an_error_that_cant_say_what_it_is_is_logged_all_the_same(connected, cap
     left._engine.report(Speechless())
     assert "Speechless in a session: <str() of the exception failed: RuntimeError>" in caplog.text
     assert caplog.records[0].exc_info[0] is Speechless
+
+
+def test_a_few_errors_of_a_kind_are_logged_in_a_second_and_the_rest_counted(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(_log.time, "monotonic", lambda: now[0])
+    limit = _log.LogLimit()
+    assert [limit.admit("a") for _ in range(12)] == [0] * 10 + [None] * 2
+    assert limit.admit("b") == 0
+    now[0] += 1
+    assert limit.admit("a") == 2
+    assert [limit.admit("a") for _ in range(10)] == [0] * 9 + [None]
+    assert limit.left_out() == 1
+    assert limit.left_out() == 0
+
+
+def test_kinds_without_end_take_no_memory():
+    limit = _log.LogLimit()
+    for kind in range(10_000):
+        limit.admit(kind)
+    assert len(limit._counts) <= 64
+
+
+def test_a_flood_of_errors_is_cut_short_in_the_log_and_told_of_at_the_end(connected, caplog):
+    left, _ = connected()
+    for _ in range(1000):
+        left._engine.report(ValueError("the same"))
+    left.start()
+    left.close()
+    assert caplog.text.count("ValueError in a session: the same") < 100
+    assert "more errors of a session that has ended were not logged" in caplog.text

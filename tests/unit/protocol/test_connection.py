@@ -43,6 +43,7 @@ from streamipc.protocol.events import (
     Rejected,
     ReplyReceived,
     RequestReceived,
+    Skipped,
     ViolationReceived,
 )
 from streamipc.protocol.framing import MAGIC
@@ -297,6 +298,8 @@ def test_bytes_between_frames_are_junk(connection: Connection) -> None:
 @pytest.mark.parametrize("serializer", [JsonMessageSerializer, NativeMessageSerializer])
 def test_a_payload_that_means_nothing_is_a_violation(serializer: type, payload: bytes) -> None:
     connection = Connection(serializer(), 4096)
+    good = b"".join(map(bytes, serializer().encode(Cancel(1))))
+    assert events_of(connection, frame(good)) == []
     event = only(connection, frame(payload))
 
     assert type(event) is ViolationReceived
@@ -475,7 +478,7 @@ class Careless:
         return Request(1, MESSAGE)
 
 
-def test_a_serializer_that_fails_on_half_a_payload_makes_it_junk() -> None:
+def test_a_serializer_that_fails_on_half_a_payload_has_its_length_told() -> None:
     connection = Connection(Careless(), 1024, 1)
     data = MAGIC + (5000).to_bytes(4, "big") + bytes(5000) + frame(b"whole")
     buffer = connection.buffer(0)
@@ -483,7 +486,9 @@ def test_a_serializer_that_fails_on_half_a_payload_makes_it_junk() -> None:
 
     found = [connection.receive(item) for item in connection.received(len(data), 0)]
 
-    assert isinstance(found[0], JunkReceived)
+    assert isinstance(found[0], Skipped)
+    assert "skipped a frame of 5,000 bytes" in str(found[0].error)
+    assert found[0].answer.metadata == {"streamipc.skipped": "5000"}
     assert isinstance(found[-1], RequestReceived)
     assert found[-1].request == Request(1, MESSAGE)
 

@@ -1,0 +1,132 @@
+"""Several sessions without threads of one peer: they serve each other."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from shared_messages import Echo, Note
+
+from streamipc import IpcPeer, RequestTimeoutError, SyncIpcSession
+
+Sessions = list[Any]
+
+
+@pytest.fixture
+def pairs() -> Any:
+    """Return a peer of sessions without threads, and the sessions' other sides, with threads."""
+    with IpcPeer(session_type=SyncIpcSession, timeout=30) as peer, IpcPeer(timeout=30) as others:
+        ends = [socket.socketpair() for _ in range(3)]
+        ours = [peer.create_stream_session(a, a) for a, _ in ends]
+        theirs = [others.create_stream_session(b, b) for _, b in ends]
+
+        @peer.on_request
+        def echo(msg: Echo) -> object:
+            return msg.value
+
+        for session in ours:
+            session.start()
+        yield peer, ours, theirs
+
+
+def test_a_wait_in_one_session_serves_the_others(pairs: Any) -> None:
+    _, (waiting, *_rest), (first, second, third) = pairs
+    asked = threading.Event()
+    answers: list[object] = []
+
+    @first.on_request
+    def slow(msg: Echo) -> object:
+        assert asked.wait(30)
+        return msg.value
+
+    first.start()
+
+    def ask() -> None:
+        answers.append(second.call(Echo(2)))
+        answers.append(third.call(Echo(3)))
+        asked.set()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert waiting.call(Echo(1)) == 1
+    thread.join()
+    assert answers == [2, 3]
+
+
+def test_a_wait_in_one_session_keeps_the_deadlines_of_the_others(pairs: Any) -> None:
+    _, (waiting, other, _), (first, second, _) = pairs
+    release = threading.Event()
+
+    @first.on_request
+    def slow(msg: Echo) -> object:
+        assert release.wait(30)
+        return msg.value
+
+    @second.on_request
+    def never(msg: Echo) -> object:
+        release.wait(30)
+        return NotImplemented
+
+    first.start()
+    second.start()
+    late = other.request(Echo(), timeout=0.05)
+    late.add_done_callback(lambda _: release.set())
+
+    assert waiting.call(Echo(1)) == 1
+    with pytest.raises(RequestTimeoutError):
+        late.result(0)
+
+
+def test_tick_of_the_peer_serves_all_of_its_sessions(
+    pairs: Any, eventually: Callable[..., None]
+) -> None:
+    peer, ours, theirs = pairs
+    assert peer.tick() is False
+    futures = [session.request(Echo(number)) for number, session in enumerate(theirs)]
+
+    def all_done() -> bool:
+        peer.tick(timeout=1)
+        return all(future.done() for future in futures)
+
+    eventually(all_done)
+    assert [future.result() for future in futures] == [0, 1, 2]
+    theirs[2].notify(Note("told"))
+    assert peer.tick(timeout=30) is True
+    assert ours[2].receive(timeout=0).text == "told"
+
+
+def test_tick_of_the_peer_waits_for_any_of_its_sessions_and_sees_their_ends(pairs: Any) -> None:
+    peer, ours, theirs = pairs
+    for session in theirs:
+        session.start()
+        threading.Timer(0.05, session.close).start()
+    while peer.sessions:
+        assert peer.tick(timeout=30)
+    assert all(session.closed for session in ours)
+    assert peer.tick(timeout=30) is False
+
+
+def test_tick_of_a_peer_without_such_sessions_has_nothing_to_do() -> None:
+    with IpcPeer() as peer:
+        assert peer.tick(timeout=None) is False
+
+
+def test_a_handler_that_waits_in_one_session_serves_the_others(pairs: Any) -> None:
+    peer, (waiting, *_), (first, second, _) = pairs
+
+    @waiting.on_request
+    def ask_back(msg: Echo) -> object:
+        return waiting.call(Echo(msg.value + 1))
+
+    @first.on_request
+    def look_at_the_other(msg: Echo) -> object:
+        return second.call(Echo(msg.value + 1))
+
+    first.start()
+    future = first.request(Echo(1))
+    while not future.done():
+        peer.tick(timeout=1)
+    assert future.result() == 3
