@@ -7,13 +7,14 @@ an annotation again.
 
 from __future__ import annotations
 
-import reprlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+from .._shown import shown
 from ..messages import Message, default_wire_name, wire_name_of
-from ._json_text import quote, step
+from ._json_text import located, quote, told
 
 __all__ = ["Bad", "Codec", "describe", "expected", "type_name", "unexpected"]
 
@@ -33,12 +34,7 @@ class Bad(Exception):
 
     def located(self, root: str) -> str:
         """Return the text behind its path, which starts with ``root``."""
-        path = [root]
-        for place in reversed(self.steps):
-            path.append(f"[{place}]" if isinstance(place, int) else step(place))
-        if len(path) > 40:
-            path[20:-20] = ["…"]
-        return f"{''.join(path)}: {self.text}"
+        return f"{located(root, self.steps)}: {self.text}"
 
 
 class Codec(ABC):
@@ -120,18 +116,9 @@ def type_name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else default_wire_name(cls)
 
 
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 60
-_repr.maxlevel = 2
-
-
 def unexpected(name: str, value: Any) -> Bad:
     """Return the error of a sender whose ``value`` is not what the annotation says."""
-    try:
-        shown = _repr.repr(value)
-    except Exception:  # a __repr__ that fails, an integer of too many digits
-        shown = f"a value of {type_name(type(value))}"
-    return Bad(f"expected {name}, got {shown}")
+    return Bad(f"expected {name}, got {shown(value, 60)}")
 
 
 def expected(name: str, data: Any) -> Bad:
@@ -142,14 +129,16 @@ def expected(name: str, data: Any) -> Bad:
 def describe(data: Any) -> str:
     """Return a plain value as the peer wrote it, or what it is where that is long."""
     if isinstance(data, str):
-        return quote(data if len(data) <= 60 else f"{data[:57]}…")
+        return told(data)
     if isinstance(data, list):
         return f"an array of {len(data)}"
     if isinstance(data, dict):
         if not data:
             return "an empty object"
-        keys = ", ".join(quote(key[:30]) for key in list(data)[:4])
+        keys = ", ".join(told(key[:30]) for key in itertools.islice(data, 4))
         return f"an object with {keys}{', …' if len(data) > 4 else ''}"
     if data is None or isinstance(data, bool):
         return {None: "null", True: "true", False: "false"}[data]
+    if type(data) is int and data.bit_length() > 16_384:
+        return shown(data)
     return repr(data)[:60]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from .._shown import shown
 from ._json_codec import Bad, Codec, expected, unexpected
 
 __all__ = ["Fixed", "Items", "Mapping"]
@@ -222,7 +223,7 @@ class Mapping(Codec):
                 key = self._key.decode(pair[0])
                 try:
                     if key in made:
-                        raise Bad(f"the key {key!r:.60} occurs twice")
+                        raise Bad(f"the key {shown(key)} occurs twice")
                 except TypeError:
                     raise Bad("the key is not hashable") from None
                 made[key] = self._value.decode(pair[1])

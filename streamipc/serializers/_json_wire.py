@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
+from .._shown import escaped, reason, shown
 from ..exceptions import SerializationError
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import (
@@ -88,7 +89,7 @@ def _error(envelope: ErrorResponse) -> str:
     error = envelope.error
     if envelope.code not in ERROR_CODES:
         raise SerializationError(
-            f"code: expected one of {', '.join(ERROR_CODES)}, got {envelope.code!r}"
+            f"code: expected one of {', '.join(ERROR_CODES)}, got {shown(envelope.code)}"
         )
     return (
         f'{{"kind":"error","id":{_id_text(envelope.id)},"code":{quote(envelope.code)},'
@@ -126,7 +127,7 @@ def _value_text(value: Any) -> str:
 def _id_text(id: RequestId) -> str:  # noqa: A002 - the protocol's own word
     if type(id) is int and 0 <= id <= _MAX_ID:
         return str(id)
-    _check_id(id, repr)
+    _check_id(id, shown)
     return quote(cast(str, id))
 
 
@@ -136,27 +137,29 @@ def _check_id(id: Any, show: Callable[[Any], str]) -> None:  # noqa: A002
         return
     raise SerializationError(
         f"id: expected an integer from 0 to 2**64-1 or a text of 1 to {_MAX_TEXT_ID} bytes, "
-        f"got {show(id)[:80]}"
+        f"got {show(id)}"
     )
 
 
 def _number_text(value: float) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float.__repr__(float(value))
-    raise SerializationError(f"timeout: expected seconds as a finite number, got {value!r}")
+    raise SerializationError(f"timeout: expected seconds as a finite number, got {shown(value)}")
 
 
 def _count_text(value: int, key: str) -> str:
     if type(value) is int and 0 <= value <= _MAX_COUNT:
         return str(value)
-    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {value!r}")
+    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {shown(value)}")
 
 
 def _metadata_text(metadata: Mapping[str, str]) -> str:
     plain = dict(metadata)
     for key, value in plain.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise SerializationError(f"metadata[{key!r}]: expected text to text, got {value!r}")
+            raise SerializationError(
+                f"metadata[{shown(key)}]: expected text to text, got {shown(value)}"
+            )
     return write(plain)
 
 
@@ -175,7 +178,7 @@ def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
     elif type(envelope) not in _WRITERS:
         text = f"expected an envelope, got {type_name(type(envelope))}"
     else:
-        text = f"body: can't be written as JSON: {type(error).__name__}: {error}"
+        text = f"body: can't be written as JSON: {reason(error)}"
     return SerializationError(_with_type(text, where))
 
 
@@ -194,7 +197,8 @@ def _surrogate_in(name: str, value: Any) -> str | None:
 
 
 def _with_type(text: str, name: str) -> str:
-    return text if not name or name in text else f"{text} (in {name})"
+    told = escaped(name)
+    return text if not name or told in text else f"{text} (in {told})"
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -354,7 +358,7 @@ def _unreadable(payload: memoryview, error: Exception) -> SerializationError:
     elif isinstance(error, NotJsonError):
         text = str(error)
     else:
-        text = f"{type(error).__name__}: {error}"
+        text = reason(error)
     # The whole can't be parsed, but its first two keys may tell whom to answer.
     kind = found = None
     if head := _HEAD.match(start):
@@ -378,7 +382,7 @@ def _unfit(data: dict[str, Any], error: Exception) -> SerializationError:
     elif isinstance(error, RecursionError):
         text = "body: nested too deeply"
     else:
-        text = f"body: can't be read: {type(error).__name__}: {error}"
+        text = f"body: can't be read: {reason(error)}"
     name = data.get("type")
     return SerializationError(
         _with_type(text, name if type(name) is str else ""), envelope=_header(data)

@@ -13,6 +13,7 @@ import copyreg
 import sys
 from weakref import WeakSet
 
+from .._shown import escaped, name_of_type, reason, shown
 from ..exceptions import SerializationError
 from ..messages import Message, _registry, default_wire_name
 from ._native_builders import ENUM, FLAG, NAMEDTUPLE, OBJECT, RECORD, need
@@ -116,7 +117,7 @@ class Admitted:
         self._own = _Types()
         for cls in allow:
             if not isinstance(cls, type):
-                raise TypeError(f"allow takes classes, not {cls!r}")
+                raise TypeError(f"allow takes classes, not {shown(cls)}")
             old = self._own.by_name.get(default_wire_name(cls))
             if old is not None and old.cls is not cls:
                 raise ValueError(f"allow has two different classes named {old.name}")
@@ -147,8 +148,9 @@ class Admitted:
             entry = _annotated.by_name.get(name)  # type: ignore[call-overload]
         if entry is None or entry.kind not in kinds:
             raise SerializationError(
-                f"{name} is not allowed here: import the module that defines it and the "
-                f"message that uses it, or admit it by NativeMessageSerializer(allow=[...])"
+                f"{escaped(need(name, str))} is not allowed here: import the module that defines "
+                "it and the message that uses it, or admit it by "
+                "NativeMessageSerializer(allow=[...])"
             )
         return entry  # type: ignore[no-any-return]
 
@@ -157,7 +159,7 @@ class Admitted:
         try:
             return cls.__members__[need(member, str)]
         except KeyError:
-            raise SerializationError(f"{name} has no member {member!r:.200}") from None
+            raise SerializationError(f"{name} has no member {shown(member, 200)}") from None
 
     def build_flag(self, name: object, value: object) -> Any:
         import enum
@@ -167,7 +169,7 @@ class Admitted:
             raise SerializationError(f"{name} is no Flag")
         # enum would remember each such number for ever.
         if need(value, int) < 0 or value & ~_mask(cls):  # type: ignore[operator]
-            raise SerializationError(f"{value!r:.100} has bits that no member of {name} has")
+            raise SerializationError(f"{shown(value)} has bits that no member of {name} has")
         return cls(value)
 
     def build_record(self, name: object, state: object) -> Any:
@@ -219,7 +221,7 @@ def _reduce_enum(entry: _Type, obj: Any) -> Any:
     if value < 0:  # pragma: no cover - ~Bits.A of an IntFlag, on Python 3.10
         value &= mask
     if value & ~mask:
-        raise SerializationError(f"{value!r:.100} has bits that no member of {entry.name} has")
+        raise SerializationError(f"{shown(value)} has bits that no member of {entry.name} has")
     return FLAG, (entry.name, value)
 
 
@@ -245,7 +247,7 @@ def _reduce_object(entry: _Type, obj: Any) -> Any:
         reduced = obj.__reduce_ex__(4)
     except Exception as error:
         raise SerializationError(
-            f"__reduce_ex__ of {_described(entry.cls)} failed: {type(error).__name__}: {error}"
+            f"__reduce_ex__ of {_described(entry.cls)} failed: {reason(error)}"
         ) from error
     if type(reduced) is not tuple:
         reduced = (reduced, ())  # the name of a global
@@ -259,7 +261,7 @@ def _reduce_object(entry: _Type, obj: Any) -> Any:
         _, args, kwargs = args
     elif not call:
         raise SerializationError(
-            f"{_described(entry.cls)} can't be sent: its __reduce__ names {made!r:.200}, but only "
+            f"{_described(entry.cls)} can't be sent: its __reduce__ names {shown(made)}, but only "
             "the class itself may be called to rebuild an object"
         )
     return OBJECT, (
@@ -311,8 +313,7 @@ _CODE = ("function", "method", "builtin_function_or_method", "method-wrapper")
 
 
 def _described(cls: type) -> str:
-    module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
-    return module + cls.__qualname__
+    return name_of_type(cls)
 
 
 def _kind(cls: type) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from struct import Struct
 
+from .._shown import escaped
 from ..exceptions import SerializationError
 from ..messages import Message
 from ._native_admitted import Admitted
@@ -183,7 +184,8 @@ class _Unpickler(Unpickler):
         builder = self._find(name) if module == MODULE else None
         if builder is None:
             raise SerializationError(
-                f"{module}.{name} is not allowed: a body names no functions or classes; the "
-                "sender must use NativeMessageSerializer, with allow=[...] for types of its own"
+                f"{escaped(f'{module}.{name}')} is not allowed: a body names no functions or "
+                "classes; the sender must use NativeMessageSerializer, with allow=[...] for types "
+                "of its own"
             )
         return builder

@@ -211,7 +211,7 @@ def test_an_error_says_what_can_be_sent_and_shows_so_much_of_an_id() -> None:
         (
             Response("x" * 256, 1),
             "id: expected an integer from 0 to 2**64-1 or a text of 1 to 255 bytes, "
-            f"got '{'x' * 79}",
+            f"got '{'x' * 80}'…",
         ),
     ):
         with pytest.raises(SerializationError) as caught:

@@ -87,7 +87,7 @@ SENT: list[tuple[Any, str]] = [
     (Request(1, Said(1), None, {"k": 1}), "metadata must map str to str: {'k': 1}"),
     (
         ErrorResponse(1, ErrorMessage(5)),
-        "the fields of ErrorMessage(message=5, type='', traceback='') must be of type str",
+        "the fields of an error must be of type str: message is 5",
     ),
     ("an envelope", "str is no envelope"),
     (
