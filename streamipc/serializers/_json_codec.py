@@ -16,7 +16,7 @@ from .._shown import shown
 from ..messages import Message, default_wire_name, wire_name_of
 from ._json_text import located, quote, told
 
-__all__ = ["Bad", "Codec", "describe", "expected", "type_name", "unexpected"]
+__all__ = ["Bad", "Codec", "describe", "expected", "has_tag", "type_name", "unexpected"]
 
 NOTHING: frozenset[type] = frozenset()
 
@@ -31,6 +31,14 @@ class Bad(Exception):
         super().__init__(text)
         self.text = text
         self.steps: list[str | int] = list(steps)
+
+    def is_as(self, other: Bad) -> bool:
+        """Say whether the other one tells the same."""
+        return self.text == other.text and self.steps == other.steps
+
+    def again(self) -> Bad:
+        """Return the same error, to be raised at another time: with steps of its own."""
+        return type(self)(self.text, *self.steps)
 
     def located(self, root: str) -> str:
         """Return the text behind its path, which starts with ``root``."""
@@ -82,6 +90,10 @@ class Codec(ABC):
         """Return the value that ``data`` stands for. Raises: Bad."""
         ...
 
+    def encode_untagged(self, value: Any) -> Any:
+        """Return ``value`` as a plain value that can't be taken for a tagged object of another."""
+        return self.encode(value)
+
     def accepts(self, value: Any) -> bool:
         """Say whether ``value`` is meant for this member of a union, at first sight."""
         return isinstance(value, self.cls) if self.cls is not None else False
@@ -107,6 +119,11 @@ class Codec(ABC):
     def children(self) -> Iterable[Codec]:
         """Return the codecs that this one calls."""
         return ()
+
+
+def has_tag(data: Iterable[str]) -> bool:
+    """Say whether an object with these keys could be taken for a tagged one."""
+    return any(key[:1] == "$" for key in data)
 
 
 def type_name(cls: type) -> str:

@@ -227,6 +227,14 @@ class Record(Codec):
             raise Bad(f"expected {self.name}, got $type {describe(name)}")
         return record.decode_fields(fields)
 
+    def hollow(self) -> Any:
+        """Return a value with something in each field, but nothing that is of its type."""
+        cls: Any = self.cls
+        made = cls.__new__(cls)
+        for field in self.fields():
+            _set(made, field.name, MISSING)
+        return made
+
     def suits(self, data: dict[str, Any]) -> bool:
         """Say whether the keys of ``data`` are those of this class."""
         self.fields()
@@ -240,6 +248,10 @@ class TupleRecord(Record):
     """A NamedTuple, written as an object with a key for each field."""
 
     __slots__ = ()
+
+    def hollow(self) -> Any:
+        cls: Any = self.cls
+        return tuple.__new__(cls, [MISSING] * len(self.fields()))
 
     def decode_fields(self, data: Any) -> Any:
         cls: Any = self.cls
