@@ -16,7 +16,7 @@ from ._json_choices import enum_codec
 from ._json_codec import Bad, Codec, describe, expected, has_tag, type_name, unexpected
 from ._json_named import class_named, is_named, record_for, record_named
 from ._json_records import record_of
-from ._json_scalars import FLOAT, scalar_by_tag, scalar_of
+from ._json_scalars import FLOAT, from_numpy, scalar_by_tag, scalar_of
 
 __all__ = [
     "FREE",
@@ -104,6 +104,9 @@ def _encode_other(value: Any) -> Any:
         if isinstance(value, str):
             return str.__str__(value)
         return int.__int__(value) if isinstance(value, int) else float.__float__(value)
+    plain = from_numpy(value)
+    if plain is not None:
+        return plain
     for base in cls.__mro__:
         scalar = scalar_of(base)
         if scalar is not None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ._json_codec import Bad, Codec, expected, has_tag, unexpected
+from ._json_scalars import from_numpy
 
 __all__ = ["Optional", "Union"]
 
@@ -114,7 +115,10 @@ class Union(Codec):
         if len(members) > 1:
             members = [m for m in members if m.cls is type(value)] or members
         if not members:
-            raise unexpected(self.name, value)
+            plain = from_numpy(value)
+            if plain is None:
+                raise unexpected(self.name, value)
+            return self.encode(plain)
         if len(members) == 1 and not _attempts.depth:
             return self._encode_as(members[0], value)
         return self._try(members, value, "encode")
