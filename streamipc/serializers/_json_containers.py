@@ -53,7 +53,9 @@ class Items(Codec):
 
     def decode(self, data: Any) -> Any:
         if type(data) is not list:
-            raise expected(self.name, data)
+            if data != {}:
+                raise expected(self.name, data)
+            data = []  # Lua can't tell an empty array from an empty object
         if not self._only.issuperset(map(type, data)):
             made: list[Any] = []
             decode = self._item.decode
@@ -175,9 +177,11 @@ class Mapping(Codec):
 
     def decode(self, data: Any) -> Any:
         if self._text is None:
-            return self._from_pairs(data)
+            return self._from_pairs([] if data == {} else data)
         if type(data) is not dict:
-            raise expected(self.name, data)
+            if data != []:
+                raise expected(self.name, data)
+            data = {}  # nor can PHP
         made: dict[Any, Any] = {}
         decode_key = None if self._key.exact is str else self._text.decode
         only, decode = self._value.exact, self._value.decode

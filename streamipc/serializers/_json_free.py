@@ -266,7 +266,7 @@ class FreeOf(Codec):
         raise unexpected(self.name, value)
 
     def decode(self, data: Any) -> Any:
-        made = free_decode(data)
+        made = {} if data == [] else free_decode(data)  # PHP writes an empty object so
         if type(made) is dict:
             return made if self._make is None else self._make(made)
         raise expected(self.name, data)

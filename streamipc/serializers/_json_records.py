@@ -142,14 +142,14 @@ class Record(Codec):
         return record.wrap(value)
 
     def decode(self, data: Any) -> Any:
-        if type(data) is dict:
-            return self.unwrap(data) if "$type" in data else self.decode_fields(data)
-        raise expected(self.name, data)
+        if type(data) is dict and "$type" in data:
+            return self.unwrap(data)
+        return self.decode_fields(data)
 
     def decode_fields(self, data: Any) -> Any:
         """Return the value whose fields are ``data``, which has no ``$type``."""
         if type(data) is not dict:
-            raise expected(self.name, data)
+            data = self._no_fields(data)
         rows = self._rows
         if rows is None:
             rows = self._compiled()
@@ -168,6 +168,17 @@ class Record(Codec):
         except KeyError:  # as many keys as there are fields, but not the same
             return self._fill(made, self._completed(data))
         return made
+
+    def _no_fields(self, data: Any) -> dict[str, Any]:
+        """Return the fields of an empty array: several languages write an empty object so."""
+        if data == [] and not self.requires_fields():
+            return {}
+        raise expected(self.name, data)
+
+    def requires_fields(self) -> bool:
+        """Say whether there is a field without a default."""
+        self.fields()
+        return bool(self._required)
 
     def _fill(self, made: Any, values: dict[str, Any]) -> Any:
         for name, value in values.items():
@@ -255,6 +266,8 @@ class TupleRecord(Record):
 
     def decode_fields(self, data: Any) -> Any:
         cls: Any = self.cls
+        if type(data) is not dict:
+            data = self._no_fields(data)
         return tuple.__new__(cls, self._completed(data).values())
 
 
@@ -286,7 +299,7 @@ class DictRecord(Record):
         return made
 
     def decode_fields(self, data: Any) -> Any:
-        return self._completed(data)
+        return self._completed(data if type(data) is dict else self._no_fields(data))
 
     def wrap(self, value: Any) -> Any:
         return {"$type": self.name, **self.encode(value)}

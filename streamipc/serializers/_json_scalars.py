@@ -59,7 +59,7 @@ class _Exact(Codec):
             # A subclass, such as a member of IntEnum, arrives as the plain value.
             return int.__int__(value) if self.cls is int else str.__str__(value)
         plain = from_numpy(value)
-        if type(plain) is self.exact:
+        if plain is not None and type(plain) is self.exact:
             return plain
         raise unexpected(self.name, value)
 

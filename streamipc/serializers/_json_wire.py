@@ -38,7 +38,10 @@ __all__ = ["decode", "encode"]
 
 _MAX_ID = 2**64 - 1
 _MAX_TEXT_ID = 255
-_MAX_COUNT = 2**32 - 1
+_MAX_COUNT = 2**64 - 1
+"""More than what is allowed: the connection refuses that, with the code ``protocol``."""
+
+_COUNT = "expected an integer from 0 to 2**31-1"
 
 # -- writing ---------------------------------------------------------------------------
 
@@ -150,7 +153,7 @@ def _number_text(value: float) -> str:
 def _count_text(value: int, key: str) -> str:
     if type(value) is int and 0 <= value <= _MAX_COUNT:
         return str(value)
-    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {shown(value)}")
+    raise SerializationError(f"{key}: {_COUNT}, got {shown(value)}")
 
 
 def _metadata_text(metadata: Mapping[str, str]) -> str:
@@ -244,9 +247,12 @@ def _read_message(data: dict[str, Any]) -> Any:
         got = describe(name) if "type" in data else "none"
         raise SerializationError(f"type: expected the name of a message type, got {got}")
     record = record_by_name(name)
-    if "body" not in data:
+    body = data.get("body")
+    if body is None and not record.requires_fields():
+        body = {}
+    elif "body" not in data:
         raise SerializationError(f"body: missing (the fields of {name})")
-    return record.decode_fields(data["body"])
+    return record.decode_fields(body)
 
 
 def _read_value(data: dict[str, Any], text: str) -> Any:
@@ -261,7 +267,7 @@ def _read_value(data: dict[str, Any], text: str) -> Any:
 
 def _read_metadata(data: dict[str, Any]) -> dict[str, str] | None:
     metadata = data.get("metadata")
-    if metadata is None:
+    if metadata is None or metadata == []:  # an empty object of PHP
         return None
     if type(metadata) is not dict:
         raise SerializationError(f"metadata: expected an object, got {describe(metadata)}")
@@ -278,7 +284,7 @@ def _read_count(data: dict[str, Any], key: str) -> int:
     if type(count) is int and 0 <= count <= _MAX_COUNT:
         return count
     got = describe(count) if key in data else "none"
-    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {got}")
+    raise SerializationError(f"{key}: {_COUNT}, got {got}")
 
 
 def _read_request(data: dict[str, Any], text: str) -> Request:
@@ -294,20 +300,39 @@ def _read_request(data: dict[str, Any], text: str) -> Request:
         _read_message(data),
         timeout,
         _read_metadata(data) if "metadata" in data else None,
-        _read_count(data, "window") if "window" in data else 0,
+        0 if data.get("window") is None else _read_count(data, "window"),
     )
 
 
 def _read_error(data: dict[str, Any], text: str) -> ErrorResponse:
     id = _read_id(data)  # noqa: A001 - the protocol's own word
-    code = data.get("code", "handler")
-    if type(code) is not str:
-        raise SerializationError(f"code: expected a text, got {describe(code)}")
-    if "body" not in data:
-        raise SerializationError('body: missing (an object with "message", "type", "traceback")')
-    error = record_of(ErrorMessage).decode_fields(data["body"])
-    # A code of a later version is an error all the same.
-    return ErrorResponse(id, error, code if code in ERROR_CODES else "handler")
+    code = data.get("code")
+    # A code of a later version, or one that is no text, is an error all the same.
+    if type(code) is not str or code not in ERROR_CODES:
+        code = "handler"
+    return ErrorResponse(id, _read_error_message(data.get("body")), code)
+
+
+def _read_error_message(body: Any) -> ErrorMessage:
+    """Return what went wrong, whatever form a peer has given it.
+
+    Nobody may lose the reason of a failure because it was not written as it should be.
+    """
+    fields = body if type(body) is dict else {"message": body}
+    message, name, traceback = map(fields.get, ("message", "type", "traceback"))
+    if type(traceback) is list and all(type(line) is str for line in traceback):
+        traceback = "\n".join(traceback)
+    return ErrorMessage(
+        "no message was given" if message in (None, [], {}) else _as_text(message),
+        _as_text(name),
+        _as_text(traceback),
+    )
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if type(value) is str else shown(value)
 
 
 _READERS: dict[str, Callable[[dict[str, Any], str], Envelope]] = {

@@ -119,7 +119,7 @@ def bad_number(id_: object, number: object, timeout: object) -> SerializationErr
         return SerializationError(f"the request id {shown(id_)} must be from 0 to 2**64-1")
     if not (isinstance(number, int) and 0 <= number < 2**32):
         return SerializationError(
-            f"window and count must be from 0 to 2**32-1, not {shown(number)}"
+            f"window and count must be from 0 to 2**31-1, not {shown(number)}"
         )
     return SerializationError(
         f"the timeout must be seconds as a float or None, not {shown(timeout)}"

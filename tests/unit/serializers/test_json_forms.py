@@ -192,7 +192,7 @@ RECEIVED: list[tuple[Any, Any, str]] = [
     (dict[int, Any], 1, "expected dict[int, Any], got 1"),
     (dict[Any, int], [[1]], "expected a pair [key, value], got an array of 1"),
     (dict[Any, int], [[1, 2, 3]], "expected a pair [key, value], got an array of 3"),
-    (dict[tuple[int], int], {}, "expected dict[tuple[int], int] as an array of pairs, got"),
+    (dict[tuple[int], int], {"a": 1}, "expected dict[tuple[int], int] as an array of pairs, got"),
     (dict[Level, int], {"3": 1}, 'expected Level, got "3"'),
     (High, 1, "expected High (an integer of the bits 0x6), got 1"),
     (Any, {"$map": ["ab"]}, 'expected a pair [key, value], got "ab"'),

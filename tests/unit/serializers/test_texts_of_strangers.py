@@ -98,7 +98,7 @@ def test_json_quotes_what_a_peer_says_on_one_short_line(said: str) -> None:
         {"kind": "request", "id": 1, "type": "tests.Stranger", "timeout": said, "body": {}},
         {"kind": "request", "id": 1, "type": "tests.Stranger", "window": said, "body": {}},
         {"kind": "credit", "id": 1, "count": said},
-        {"kind": "error", "id": 1, "code": [said], "body": {}},
+        {"kind": "error", "id": said * 9, "code": said, "body": {}},
         {"kind": "response", "id": 1, "type": said},
         {"kind": "response", "id": 1, "body": {"$type": said}},
         {"kind": "response", "id": 1, "body": {"$enum": said, "value": 1}},
