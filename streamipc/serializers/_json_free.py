@@ -7,6 +7,7 @@ written as ``{"$map": [[key, value], …]}``, so the two are never taken for eac
 from __future__ import annotations
 
 import enum
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -123,6 +124,10 @@ def uncarried(cls: type) -> Bad:
         hint = "make it a Message, or annotate the field with it"
     elif hasattr(cls, "tolist"):
         hint = "send its tolist(), or use the native serializer"
+    elif hasattr(cls, "__next__"):
+        hint = "send a list of its items, or stream them"
+    elif cls is not object and str(cls.__module__).partition(".")[0] in sys.stdlib_module_names:
+        hint = "send what the other side needs of it, as a message or plain values"
     else:
         hint = "make it a Message, or send plain values"
     return Bad(f"JSON can't carry a value of {type_name(cls)}; {hint}")

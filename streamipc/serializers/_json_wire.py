@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .._shown import escaped, reason, shown
 from ..exceptions import SerializationError
@@ -32,7 +33,11 @@ from ..protocol.envelopes import (
 from ._json_codec import Bad, describe, type_name
 from ._json_free import free_decode, free_encode
 from ._json_records import record_by_name, record_of
-from ._json_text import NotJsonError, find_surrogate, quote, read, write
+from ._json_text import NotJsonError, find_surrogate, located, quote, read, write
+from ._where import find_fault, items_of
+
+if TYPE_CHECKING:
+    from ._where import Step
 
 __all__ = ["decode", "encode"]
 
@@ -53,9 +58,14 @@ def encode(envelope: Envelope) -> bytes:
     except SerializationError:
         raise
     except Exception as error:
-        # What happened inside is in the text; only a surprise needs its traceback.
-        cause = None if isinstance(error, (Bad, RecursionError)) else error
-        raise _unwritable(envelope, error) from cause
+        failure = error
+    try:
+        # What happened inside is in the text; only a surprise needs its traceback. And not in
+        # the except clause: one traceback is enough.
+        surprise = not isinstance(failure, (Bad, RecursionError, UnicodeEncodeError))
+        raise _unwritable(envelope, failure) from (failure if surprise else None)
+    finally:
+        del failure  # whose traceback has this frame: a cycle, with the value in it
 
 
 def _request(envelope: Request) -> str:
@@ -175,7 +185,7 @@ def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
     if isinstance(error, Bad):
         text = error.located("body")
     elif isinstance(error, RecursionError):
-        text = "body: nested too deeply for JSON, or a container holds itself"
+        text = _where_it_holds_itself(value)
     elif isinstance(error, UnicodeEncodeError):
         text = f"{_surrogate_path(envelope)}: a text with half of a surrogate pair is not Unicode"
     elif type(envelope) not in _WRITERS:
@@ -183,6 +193,30 @@ def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
     else:
         text = f"body: can't be written as JSON: {reason(error)}"
     return SerializationError(_with_type(text, where))
+
+
+def _where_it_holds_itself(value: Any) -> str:
+    """Return what is told of a value that is nested without end, or too deeply."""
+    try:
+        found = find_fault(value, _parts, frozenset())
+    except Exception:  # it changes while it is looked at
+        found = None
+    if found is None:
+        return "body: nested too deeply for JSON, or a container holds itself"
+    steps = [
+        kind if place is None else place if type(place) in (int, str) else shown(place)
+        for kind, place in reversed(found[0])
+    ]
+    return f"{located('body', steps)} contains itself: JSON has no form for that"
+
+
+def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
+    """Yield what a value holds."""
+    if isinstance(value, (dict, list, tuple, set, frozenset, deque)):
+        yield from items_of(value)
+    else:
+        for name in getattr(type(value), "__dataclass_fields__", ()):
+            yield (".", name), getattr(value, name, None)
 
 
 def _surrogate_path(envelope: Envelope) -> str:

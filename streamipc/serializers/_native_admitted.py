@@ -24,7 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-__all__ = ["Admitted"]
+__all__ = ["Admitted", "NotAdmittedError"]
+
+
+class NotAdmittedError(SerializationError):
+    """An object is of a type that is not sent.
+
+    Args:
+        obj: the object.
+    """
+
+    def __init__(self, obj: object) -> None:
+        super().__init__(f"{_described(type(obj))} object can't be sent")
+        self.obj = obj
 
 
 class _Type:
@@ -124,6 +136,16 @@ class Admitted:
             self._own.add(cls)
             if cls not in self._own.by_class:
                 self._own.enter(cls, "object")
+
+    def with_type(self, cls: type) -> Admitted:
+        """Return the same with one more class that the user would have admitted."""
+        made = Admitted(())
+        made._own.by_class.update(self._own.by_class)
+        made._own.by_name.update(self._own.by_name)
+        made._own.add(cls)
+        if cls not in made._own.by_class:
+            made._own.enter(cls, "object")
+        return made
 
     def reducer(self, cls: type, obj: Any) -> Callable[[Any], Any]:
         """Return what takes objects of ``cls`` apart for the pickler.
@@ -302,11 +324,7 @@ def _refused(cls: type, obj: Any) -> SerializationError:
         return SerializationError(
             f"{name} ({_described(cls)}) can't be sent: functions and classes do not travel"
         )
-    return SerializationError(
-        f"{_described(cls)} object can't be sent: it is not among the types that the native "
-        f"serializer knows to be safe. NativeMessageSerializer(allow=[{cls.__qualname__}]) on both "
-        "sides admits it"
-    )
+    return NotAdmittedError(obj)
 
 
 _CODE = ("function", "method", "builtin_function_or_method", "method-wrapper")

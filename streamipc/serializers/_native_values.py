@@ -12,6 +12,7 @@ from ._native_admitted import Admitted
 from ._native_builders import MESSAGE, MODULE, VOCABULARY, Builder
 from ._native_layout import layout_of
 from ._native_pickle import PickleBuffer, Pickler, Unpickler
+from ._native_refusals import located, refusal
 from ._native_scan import check
 from ._native_standard import LargeBytes, standard_reducer
 
@@ -54,13 +55,12 @@ class ValueWriter:
         try:
             return self._write(_with_large_bytes_apart(state))
         except Exception as error:
-            # Which field it was is worth a second look only now.
-            for name, value in state.items():
-                try:
-                    self._write(value)
-                except Exception as again:
-                    raise _unsendable(again, f"{owner}.{name}") from again.__cause__ or again
-            raise _unsendable(error, owner) from error
+            failure = error
+        try:
+            # Not in the except clause: one traceback is enough.
+            raise self._problem(failure, owner, _Fields(state))
+        finally:
+            del failure  # whose traceback has this frame: a cycle, with the value in it
 
     def write_value(self, value: Any) -> tuple[bytes, Sequence[Buffer]]:
         """Return the pickle of a value that is no message, and the buffers beside it.
@@ -71,8 +71,58 @@ class ValueWriter:
         try:
             return self._write(_apart(value))
         except Exception as error:
-            where = f"a value of type {type(value).__qualname__}"
-            raise _unsendable(error, where) from error.__cause__ or error
+            failure = error
+        try:
+            raise self._problem(failure, "", value)
+        finally:
+            del failure
+
+    def _problem(self, failure: Exception, owner: str, root: Any) -> SerializationError:
+        """Return what to raise in the place of ``failure``.
+
+        Args:
+            failure: what was raised when ``root`` was written.
+            owner: the wire name of the message whose fields ``root`` has, or nothing.
+            root: what can't be sent.
+        """
+        found = located(root, self._reduced, failure)
+        if found is not None:
+            path, fault = found
+            where = f"{owner}{path}" if owner else f"value{path}"
+        else:
+            where, fault = self._field_of(owner, root, failure)
+        problem = refusal(where, fault, self._can_allow)
+        # Where code of the program has failed, its traceback is worth reading.
+        if isinstance(fault, SerializationError):
+            problem.__cause__ = fault.__cause__
+        elif not isinstance(fault, RecursionError):
+            problem.__cause__ = fault
+        return problem
+
+    def _field_of(self, owner: str, root: Any, failure: Exception) -> tuple[str, Exception]:
+        """Return the field that can't be written: some faults are the pickler's alone to find."""
+        if not owner:
+            return f"a value of type {escaped(type(root).__qualname__)}", failure
+        for name, value in root.state.items():
+            try:
+                self._write(value)
+            except Exception as error:
+                return f"{owner}.{name}", error
+        return owner, failure
+
+    def _reduced(self, obj: Any) -> Any:
+        if type(obj) is _Fields:
+            return MESSAGE, ("", obj.state)
+        return _reduced(obj, self.admitted)
+
+    def _can_allow(self, cls: type, obj: Any) -> bool:
+        """Tell whether ``obj`` could be sent if its class were allowed."""
+        try:
+            admitted = self.admitted.with_type(cls)
+            _Pickler(io.BytesIO(), 5, buffer_callback=lambda _: False, admitted=admitted).dump(obj)
+        except Exception:
+            return False
+        return True
 
     def _write(self, value: Any) -> tuple[bytes, Sequence[Buffer]]:
         buffers: list[Buffer] = []
@@ -103,12 +153,13 @@ def _apart(value: Any) -> Any:
     return value
 
 
-def _unsendable(error: Exception, where: str) -> SerializationError:
-    if isinstance(error, SerializationError):
-        return SerializationError(f"{where}: {error}")
-    if isinstance(error, RecursionError):
-        return SerializationError(f"{where} nests too deeply, or contains itself")
-    return SerializationError(f"{where} can't be sent: {type(error).__name__}: {error}")
+class _Fields:
+    """Stands for a message where its fields have been taken out already."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
 
 
 def _raw(buffer: PickleBuffer) -> memoryview:
@@ -135,18 +186,23 @@ class _Pickler(Pickler):
         self._admitted = admitted
 
     def reducer_override(self, obj: Any) -> Any:
-        cls = type(obj)
-        if cls is Builder:
-            return obj.name
-        if isinstance(obj, Message):
-            layout = layout_of(cls)
-            # A copy: the memo would take the fields of a message that contains itself for
-            # a dict that is shared.
-            return MESSAGE, (layout.name, dict(layout.state_of(obj)))
-        reduce: Callable[[Any], Any] | None = standard_reducer(cls)
-        if reduce is None:
-            reduce = self._admitted.reducer(cls, obj)
-        return reduce(obj)
+        return _reduced(obj, self._admitted)
+
+
+def _reduced(obj: Any, admitted: Admitted) -> Any:
+    """Return what the pickler writes in the place of an object."""
+    cls = type(obj)
+    if cls is Builder:
+        return obj.name
+    if isinstance(obj, Message):
+        layout = layout_of(cls)
+        # A copy: the memo would take the fields of a message that contains itself for
+        # a dict that is shared.
+        return MESSAGE, (layout.name, dict(layout.state_of(obj)))
+    reduce: Callable[[Any], Any] | None = standard_reducer(cls)
+    if reduce is None:
+        reduce = admitted.reducer(cls, obj)
+    return reduce(obj)
 
 
 class ValueReader:

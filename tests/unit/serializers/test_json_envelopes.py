@@ -290,8 +290,15 @@ def test_envelope_that_can_not_be_sent_is_told(envelope: Any, text: str) -> None
 def test_value_that_holds_itself_is_told() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    for envelope in (Response(1, loop), Notification(Anything(loop))):
-        with pytest.raises(SerializationError, match=r"^body: nested too deeply for JSON, or a"):
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    for envelope, text in (
+        (Response(1, loop), r"^body\[0\] contains itself: JSON has no form for that$"),
+        (Notification(Anything(loop)), r"^body\.value\[0\] contains itself: JSON has no form"),
+        (Response(1, deep), r"^body: nested too deeply for JSON, or a container holds itself"),
+    ):
+        with pytest.raises(SerializationError, match=text):
             encode(envelope)
 
 
