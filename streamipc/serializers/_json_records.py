@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import messages
+from .._shown import shown
 from ..exceptions import SerializationError
 from ..messages import Message, wire_name_of
 from ._json_codec import Bad, Codec, describe, expected, type_name, unexpected
@@ -295,7 +296,9 @@ class DictRecord(Record):
                 raise Bad(f"missing (required by {self.name})", field.name)
         if len(made) != len(value):
             extra = next(key for key in value if key not in made)
-            raise Bad(f"unknown field of {self.name}", str(extra))
+            raise Bad(
+                f"unknown field of {self.name}", extra if type(extra) is str else shown(extra)
+            )
         return made
 
     def decode_fields(self, data: Any) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from ._json_codec import Bad, Codec, expected, has_tag, unexpected
 from ._json_scalars import from_numpy
 
-__all__ = ["Optional", "Union"]
+__all__ = ["Optional", "Union", "forget_attempts"]
 
 
 class _Attempts(threading.local):
@@ -35,6 +35,20 @@ class _Attempts(threading.local):
 
 
 _attempts = _Attempts()
+
+_trying: set[int] = set()
+"""The threads with an attempt: to look here costs less than to look at ``_attempts``."""
+
+
+def forget_attempts() -> None:
+    """Take back what an attempt of this thread has left that was cut short by a signal's handler.
+
+    What it remembers is of values that may be changed before they are written again.
+    """
+    if _trying:
+        _trying.discard(threading.get_ident())
+        _attempts.depth = 0
+        _attempts.results = {}
 
 
 class Optional(Codec):
@@ -79,20 +93,22 @@ class Optional(Codec):
 class Union(Codec):
     """One of several types."""
 
-    __slots__ = ("_by_shape", "_members", "_tagged", "nullable")
+    __slots__ = ("_by_shape", "_members", "_writers", "nullable")
 
     def __init__(self, members: Sequence[Codec], nullable: bool) -> None:
         names = [member.name for member in members] + ["None"] * nullable
         super().__init__(" | ".join(names), shapes={s for m in members for s in m.shapes})
         self._members = tuple(members)
         self.nullable = nullable
-        self._tagged = {
-            id(member)
-            for member in members
-            if not member.plain
-            and any(other.shapes & member.shapes for other in members if other is not member)
-        }
+        self._writers = {id(member): self._writer_of(member) for member in members}
         self._by_shape = {shape: self._best(shape) for shape in self.shapes}
+
+    def _writer_of(self, member: Codec) -> Callable[[Any], Any]:
+        """Return what writes the values of a member: with a tag, where another has its shape."""
+        others = (other for other in self._members if other is not member)
+        if not member.plain and any(other.shapes & member.shapes for other in others):
+            return member.wrap
+        return member.encode_untagged if member.tag == "$map" else member.encode
 
     def _best(self, shape: type) -> list[Codec]:
         """Return the members that an untagged value of this kind may belong to."""
@@ -119,14 +135,9 @@ class Union(Codec):
             if plain is None:
                 raise unexpected(self.name, value)
             return self.encode(plain)
-        if len(members) == 1 and not _attempts.depth:
-            return self._encode_as(members[0], value)
+        if len(members) == 1 and not _trying:
+            return self._writers[id(members[0])](value)
         return self._try(members, value, "encode")
-
-    def _encode_as(self, member: Codec, value: Any) -> Any:
-        if id(member) in self._tagged:
-            return member.wrap(value)
-        return member.encode_untagged(value)
 
     def decode(self, data: Any) -> Any:
         if data is None and self.nullable:
@@ -146,7 +157,7 @@ class Union(Codec):
             action = "decode"
         if not members:
             raise expected(self.name, data)
-        if len(members) == 1 and not _attempts.depth:
+        if len(members) == 1 and not _trying:
             return getattr(members[0], action)(data)
         return self._try(members, data, action)
 
@@ -171,12 +182,14 @@ class Union(Codec):
         failure: Bad | None = None
         agreed = action == "encode" or len(members) == 1
         made = None
-        attempts.depth += 1
+        depth = attempts.depth
         try:
+            attempts.depth = depth + 1
+            _trying.add(threading.get_ident())
             for member in members:
                 try:
                     if action == "encode":
-                        made = self._encode_as(member, value)
+                        made = self._writers[id(member)](value)
                     else:
                         made = getattr(member, action)(value)
                     failure = None
@@ -185,9 +198,10 @@ class Union(Codec):
                     agreed = agreed and (failure is None or failure.is_as(bad))
                     failure = bad
         finally:
-            attempts.depth -= 1
-            if not attempts.depth:
+            attempts.depth = depth
+            if not depth:
                 attempts.results = {}
+                _trying.discard(threading.get_ident())
         if failure is not None and not agreed:
             failure = (unexpected if action == "encode" else expected)(self.name, value)
         if remember:

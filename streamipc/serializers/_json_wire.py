@@ -34,6 +34,7 @@ from ._json_codec import Bad, describe, type_name
 from ._json_free import free_decode, free_encode
 from ._json_records import record_by_name, record_of
 from ._json_text import NotJsonError, find_surrogate, located, quote, read, write
+from ._json_unions import forget_attempts
 from ._where import find_fault, items_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ def encode(envelope: Envelope) -> bytes:
         raise
     except Exception as error:
         failure = error
+    except BaseException:
+        forget_attempts()
+        raise
+    forget_attempts()
     try:
         # What happened inside is in the text; only a surprise needs its traceback. And not in
         # the except clause: one traceback is enough.
@@ -262,7 +267,11 @@ def decode(payload: memoryview) -> Envelope:
     try:
         return reader(data, text)
     except Exception as error:
+        forget_attempts()
         raise _unfit(data, error) from None
+    except BaseException:
+        forget_attempts()
+        raise
 
 
 def _read_id(data: dict[str, Any]) -> RequestId:
@@ -334,7 +343,7 @@ def _read_request(data: dict[str, Any], text: str) -> Request:
         _read_message(data),
         timeout,
         _read_metadata(data) if "metadata" in data else None,
-        0 if data.get("window") is None else _read_count(data, "window"),
+        _read_count(data, "window") if "window" in data and data["window"] is not None else 0,
     )
 
 

@@ -85,7 +85,12 @@ class ValueWriter:
             owner: the wire name of the message whose fields ``root`` has, or nothing.
             root: what can't be sent.
         """
-        found = located(root, self._reduced, failure)
+        reduce = _Pickler(io.BytesIO(), 5, admitted=self.admitted).reducer_override
+
+        def take_apart(obj: Any) -> Any:
+            return (MESSAGE, (owner, obj.state)) if type(obj) is _Fields else reduce(obj)
+
+        found = located(root, take_apart, failure)
         if found is not None:
             path, fault = found
             where = f"{owner}{path}" if owner else f"value{path}"
@@ -109,11 +114,6 @@ class ValueWriter:
             except Exception as error:
                 return f"{owner}.{name}", error
         return owner, failure
-
-    def _reduced(self, obj: Any) -> Any:
-        if type(obj) is _Fields:
-            return MESSAGE, ("", obj.state)
-        return _reduced(obj, self.admitted)
 
     def _can_allow(self, cls: type, obj: Any) -> bool:
         """Tell whether ``obj`` could be sent if its class were allowed."""
@@ -186,23 +186,18 @@ class _Pickler(Pickler):
         self._admitted = admitted
 
     def reducer_override(self, obj: Any) -> Any:
-        return _reduced(obj, self._admitted)
-
-
-def _reduced(obj: Any, admitted: Admitted) -> Any:
-    """Return what the pickler writes in the place of an object."""
-    cls = type(obj)
-    if cls is Builder:
-        return obj.name
-    if isinstance(obj, Message):
-        layout = layout_of(cls)
-        # A copy: the memo would take the fields of a message that contains itself for
-        # a dict that is shared.
-        return MESSAGE, (layout.name, dict(layout.state_of(obj)))
-    reduce: Callable[[Any], Any] | None = standard_reducer(cls)
-    if reduce is None:
-        reduce = admitted.reducer(cls, obj)
-    return reduce(obj)
+        cls = type(obj)
+        if cls is Builder:
+            return obj.name
+        if isinstance(obj, Message):
+            layout = layout_of(cls)
+            # A copy: the memo would take the fields of a message that contains itself for
+            # a dict that is shared.
+            return MESSAGE, (layout.name, dict(layout.state_of(obj)))
+        reduce: Callable[[Any], Any] | None = standard_reducer(cls)
+        if reduce is None:
+            reduce = self._admitted.reducer(cls, obj)
+        return reduce(obj)
 
 
 class ValueReader:

@@ -17,6 +17,7 @@ import pytest
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message, Request
 from streamipc.protocol.envelopes import Notification
+from streamipc.serializers import _json_unions
 from streamipc.serializers.json import JsonMessageSerializer
 
 SERIALIZER = JsonMessageSerializer()
@@ -313,3 +314,42 @@ def test_a_protocol_claims_what_has_its_attributes() -> None:
         payload = f'{{"kind":"notification","type":"linear.Valuable","body":{{"of":{body}}}}}'
         with pytest.raises(SerializationError, match=r"^body\.of: expected"):
             decoded(payload.encode())
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_an_attempt_that_is_cut_short_leaves_nothing(way: str) -> None:
+    """A handler of a signal may raise anywhere, also where the attempt is cleaned up."""
+    payload = encoded(Sheet(lists=[[1]]))
+    lines = 0
+    for stop in range(10_000):
+        lines = 0
+
+        def see(frame: Any, event: str, arg: Any, stop: int = stop) -> Any:
+            nonlocal lines
+            if frame.f_code.co_name != "_try" or event != "line":
+                return see
+            lines += 1
+            if lines in (stop, stop + 3):  # and again, in what cleans up
+                raise KeyboardInterrupt
+            return see
+
+        value: Any = [[1]]
+        before = sys.gettrace()
+        sys.settrace(see)
+        try:
+            if way == "encode":
+                encoded(Sheet(lists=value))
+            else:
+                decoded(payload)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert _json_unions._attempts.depth == 0
+        assert _json_unions._attempts.results == {}
+        assert _json_unions._trying == set()
+        value[0][0] = 2
+        assert b"[[2]]" in encoded(Sheet(lists=value))
+        if lines < stop:
+            break
+    assert 10 < lines < 1000
