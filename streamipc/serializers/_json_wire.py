@@ -10,12 +10,11 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from .._shown import escaped, reason, shown
+from .._shown import reason, shown
 from ..exceptions import SerializationError
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import (
@@ -30,15 +29,12 @@ from ..protocol.envelopes import (
     RequestId,
     Response,
 )
-from ._json_codec import Bad, describe, type_name
+from ._json_codec import Bad, describe
 from ._json_free import free_decode, free_encode
 from ._json_records import record_by_name, record_of
-from ._json_text import NotJsonError, find_surrogate, located, quote, read, write
+from ._json_refusals import unwritable, with_type
+from ._json_text import NotJsonError, quote, read, write
 from ._json_unions import forget_attempts
-from ._where import find_fault, items_of
-
-if TYPE_CHECKING:
-    from ._where import Step
 
 __all__ = ["decode", "encode"]
 
@@ -68,7 +64,7 @@ def encode(envelope: Envelope) -> bytes:
         # What happened inside is in the text; only a surprise needs its traceback. And not in
         # the except clause: one traceback is enough.
         surprise = not isinstance(failure, (Bad, RecursionError, UnicodeEncodeError))
-        raise _unwritable(envelope, failure) from (failure if surprise else None)
+        raise unwritable(envelope, failure) from (failure if surprise else None)
     finally:
         del failure  # whose traceback has this frame: a cycle, with the value in it
 
@@ -179,68 +175,6 @@ def _metadata_text(metadata: Mapping[str, str]) -> str:
                 f"metadata[{shown(key)}]: expected text to text, got {shown(value)}"
             )
     return write(plain)
-
-
-def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
-    """Return the sender's error for whatever went wrong."""
-    message = getattr(envelope, "message", None)
-    value = getattr(envelope, "value", getattr(envelope, "item", message))
-    cls = type(value) if isinstance(value, Message) else None
-    where = type_name(cls) if cls is not None else ""
-    if isinstance(error, Bad):
-        text = error.located("body")
-    elif isinstance(error, RecursionError):
-        text = _where_it_holds_itself(value)
-    elif isinstance(error, UnicodeEncodeError):
-        text = f"{_surrogate_path(envelope)}: a text with half of a surrogate pair is not Unicode"
-    elif type(envelope) not in _WRITERS:
-        text = f"expected an envelope, got {type_name(type(envelope))}"
-    else:
-        text = f"body: can't be written as JSON: {reason(error)}"
-    return SerializationError(_with_type(text, where))
-
-
-def _where_it_holds_itself(value: Any) -> str:
-    """Return what is told of a value that is nested without end, or too deeply."""
-    try:
-        found = find_fault(value, _parts, frozenset())
-    except Exception:  # it changes while it is looked at
-        found = None
-    if found is None:
-        return "body: nested too deeply for JSON, or a container holds itself"
-    steps = [
-        kind if place is None else place if type(place) in (int, str) else shown(place)
-        for kind, place in reversed(found[0])
-    ]
-    return f"{located('body', steps)} contains itself: JSON has no form for that"
-
-
-def _parts(value: Any) -> Iterator[tuple[Step, Any]]:
-    """Yield what a value holds."""
-    if isinstance(value, (dict, list, tuple, set, frozenset, deque)):
-        yield from items_of(value)
-    else:
-        for name in getattr(type(value), "__dataclass_fields__", ()):
-            yield (".", name), getattr(value, name, None)
-
-
-def _surrogate_path(envelope: Envelope) -> str:
-    """Return where the text is that could not be encoded."""
-    paths = (_surrogate_in(name, getattr(envelope, name)) for name in envelope.__slots__)
-    return next(filter(None, paths), "body")
-
-
-def _surrogate_in(name: str, value: Any) -> str | None:
-    if isinstance(value, Message):
-        return find_surrogate(record_of(type(value)).encode(value), "body")
-    if name in ("value", "item"):
-        return find_surrogate(free_encode(value), "body")
-    return find_surrogate(value, name)
-
-
-def _with_type(text: str, name: str) -> str:
-    told = escaped(name)
-    return text if not name or told in text else f"{text} (in {told})"
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -453,5 +387,5 @@ def _unfit(data: dict[str, Any], error: Exception) -> SerializationError:
         text = f"body: can't be read: {reason(error)}"
     name = data.get("type")
     return SerializationError(
-        _with_type(text, name if type(name) is str else ""), envelope=_header(data)
+        with_type(text, name if type(name) is str else ""), envelope=_header(data)
     )
