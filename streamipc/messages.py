@@ -19,6 +19,7 @@ import sys
 from abc import ABCMeta
 
 from ._dataclasses import defer_dataclass
+from ._shown import shown
 from .exceptions import MessageDefinitionError, SerializationError
 
 TYPE_CHECKING = False
@@ -173,11 +174,11 @@ def message_type(wire_name: str) -> type[Message]:
         return _registry[wire_name]
     except KeyError:
         module = wire_name.rpartition(".")[0]
-        where = f" (probably {module!r})" if module else ""
+        where = f" (probably {shown(module, 200)})" if module else ""
         raise SerializationError(
-            f"unknown message type {wire_name!r}: no Message class of that wire name is defined "
-            f"in this process (pid {os.getpid()}); import the module that defines it{where} "
-            "before the message arrives"
+            f"unknown message type {shown(wire_name, 200)}: no Message class of that wire name is "
+            f"defined in this process (pid {os.getpid()}); import the module that defines "
+            f"it{where} before the message arrives"
         ) from None
 
 
@@ -231,7 +232,7 @@ def _checked_wire_name(cls: type, name: object) -> str:
         pass
     raise MessageDefinitionError(
         f"wire_name of {cls.__module__}.{cls.__qualname__} must be a text of 1 to "
-        f"{_MAX_WIRE_NAME} bytes in UTF-8, not {name!r}"
+        f"{_MAX_WIRE_NAME} bytes in UTF-8, not {shown(name)}"
     )
 
 

@@ -44,6 +44,9 @@ RequestId = int | str
 MAX_METADATA = 1 << 16
 """Characters that the keys and values of one envelope's metadata may have together."""
 
+MAX_WINDOW = 2**31 - 1
+"""Largest window of a request, and largest count of a credit."""
+
 if TYPE_CHECKING:
     IdGenerator = Callable[[], RequestId]
     """Called once for each request; must be thread-safe, and should not repeat an id in a session.

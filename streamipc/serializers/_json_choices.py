@@ -167,7 +167,7 @@ def enum_codec(cls: type[enum.Enum]) -> Codec:
 class LiteralCodec(Codec):
     """One of the values that the annotation lists."""
 
-    __slots__ = ("_codecs", "_values")
+    __slots__ = ("_codecs", "_types", "_values")
 
     def __init__(self, values: tuple[Any, ...], codecs: list[Codec]) -> None:
         self._values: dict[Any, Any] = {}
@@ -176,6 +176,7 @@ class LiteralCodec(Codec):
             data = codec.encode(value)
             self._values.setdefault((type(data), data), value)
             self._codecs.setdefault((type(value), value), codec)
+        self._types = frozenset(map(type, values))
         super().__init__(
             f"Literal[{', '.join(map(repr, values))}]",
             shapes={cls for cls, _ in self._values},
@@ -184,7 +185,8 @@ class LiteralCodec(Codec):
 
     def accepts(self, value: Any) -> bool:
         try:
-            return (type(value), value) in self._codecs
+            # The type first: hashing a value of another type may take as long as it is large.
+            return type(value) in self._types and (type(value), value) in self._codecs
         except TypeError:  # not hashable
             return False
 

@@ -7,15 +7,16 @@ an annotation again.
 
 from __future__ import annotations
 
-import reprlib
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+from .._shown import shown
 from ..messages import Message, default_wire_name, wire_name_of
-from ._json_text import quote, step
+from ._json_text import located, quote, told
 
-__all__ = ["Bad", "Codec", "describe", "expected", "type_name", "unexpected"]
+__all__ = ["Bad", "Codec", "describe", "expected", "has_tag", "type_name", "unexpected"]
 
 NOTHING: frozenset[type] = frozenset()
 
@@ -31,14 +32,17 @@ class Bad(Exception):
         self.text = text
         self.steps: list[str | int] = list(steps)
 
+    def is_as(self, other: Bad) -> bool:
+        """Say whether the other one tells the same."""
+        return self.text == other.text and self.steps == other.steps
+
+    def again(self) -> Bad:
+        """Return the same error, to be raised at another time: with steps of its own."""
+        return type(self)(self.text, *self.steps)
+
     def located(self, root: str) -> str:
         """Return the text behind its path, which starts with ``root``."""
-        path = [root]
-        for place in reversed(self.steps):
-            path.append(f"[{place}]" if isinstance(place, int) else step(place))
-        if len(path) > 40:
-            path[20:-20] = ["…"]
-        return f"{''.join(path)}: {self.text}"
+        return f"{located(root, self.steps)}: {self.text}"
 
 
 class Codec(ABC):
@@ -86,6 +90,10 @@ class Codec(ABC):
         """Return the value that ``data`` stands for. Raises: Bad."""
         ...
 
+    def encode_untagged(self, value: Any) -> Any:
+        """Return ``value`` as a plain value that can't be taken for a tagged object of another."""
+        return self.encode(value)
+
     def accepts(self, value: Any) -> bool:
         """Say whether ``value`` is meant for this member of a union, at first sight."""
         return isinstance(value, self.cls) if self.cls is not None else False
@@ -113,6 +121,11 @@ class Codec(ABC):
         return ()
 
 
+def has_tag(data: Iterable[str]) -> bool:
+    """Say whether an object with these keys could be taken for a tagged one."""
+    return any(key[:1] == "$" for key in data)
+
+
 def type_name(cls: type) -> str:
     """Return the name of a class as error texts and tags have it."""
     if issubclass(cls, Message) and "__wire_name__" in cls.__dict__:
@@ -120,18 +133,9 @@ def type_name(cls: type) -> str:
     return cls.__qualname__ if cls.__module__ == "builtins" else default_wire_name(cls)
 
 
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = 60
-_repr.maxlevel = 2
-
-
 def unexpected(name: str, value: Any) -> Bad:
     """Return the error of a sender whose ``value`` is not what the annotation says."""
-    try:
-        shown = _repr.repr(value)
-    except Exception:  # a __repr__ that fails, an integer of too many digits
-        shown = f"a value of {type_name(type(value))}"
-    return Bad(f"expected {name}, got {shown}")
+    return Bad(f"expected {name}, got {shown(value, 60)}")
 
 
 def expected(name: str, data: Any) -> Bad:
@@ -142,14 +146,16 @@ def expected(name: str, data: Any) -> Bad:
 def describe(data: Any) -> str:
     """Return a plain value as the peer wrote it, or what it is where that is long."""
     if isinstance(data, str):
-        return quote(data if len(data) <= 60 else f"{data[:57]}…")
+        return told(data)
     if isinstance(data, list):
         return f"an array of {len(data)}"
     if isinstance(data, dict):
         if not data:
             return "an empty object"
-        keys = ", ".join(quote(key[:30]) for key in list(data)[:4])
+        keys = ", ".join(told(key[:30]) for key in itertools.islice(data, 4))
         return f"an object with {keys}{', …' if len(data) > 4 else ''}"
     if data is None or isinstance(data, bool):
         return {None: "null", True: "true", False: "false"}[data]
+    if type(data) is int and data.bit_length() > 16_384:
+        return shown(data)
     return repr(data)[:60]

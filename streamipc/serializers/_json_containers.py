@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ._json_codec import Bad, Codec, expected, unexpected
+from .._shown import shown
+from ._json_codec import Bad, Codec, expected, has_tag, unexpected
 
 __all__ = ["Fixed", "Items", "Mapping"]
 
@@ -52,7 +53,9 @@ class Items(Codec):
 
     def decode(self, data: Any) -> Any:
         if type(data) is not list:
-            raise expected(self.name, data)
+            if data != {}:
+                raise expected(self.name, data)
+            data = []  # Lua can't tell an empty array from an empty object
         if not self._only.issuperset(map(type, data)):
             made: list[Any] = []
             decode = self._item.decode
@@ -174,9 +177,11 @@ class Mapping(Codec):
 
     def decode(self, data: Any) -> Any:
         if self._text is None:
-            return self._from_pairs(data)
+            return self._from_pairs([] if data == {} else data)
         if type(data) is not dict:
-            raise expected(self.name, data)
+            if data != []:
+                raise expected(self.name, data)
+            data = {}  # nor can PHP
         made: dict[Any, Any] = {}
         decode_key = None if self._key.exact is str else self._text.decode
         only, decode = self._value.exact, self._value.decode
@@ -191,6 +196,14 @@ class Mapping(Codec):
         if len(made) != len(data):
             raise Bad("two keys have the same value")
         return made if self._make is None else self._make(made)
+
+    def encode_untagged(self, value: Any) -> Any:
+        made = self.encode(value)
+        if type(made) is dict and has_tag(made):
+            # Of what is made already: to make it again takes twice as long at each level.
+            keys = [self._key.encode(key) for key in value]
+            return {"$map": [[key, item] for key, item in zip(keys, made.values(), strict=True)]}
+        return made
 
     def wrap(self, value: Any) -> Any:
         return {"$map": self._pairs(value)}
@@ -222,7 +235,7 @@ class Mapping(Codec):
                 key = self._key.decode(pair[0])
                 try:
                     if key in made:
-                        raise Bad(f"the key {key!r:.60} occurs twice")
+                        raise Bad(f"the key {shown(key)} occurs twice")
                 except TypeError:
                     raise Bad("the key is not hashable") from None
                 made[key] = self._value.decode(pair[1])

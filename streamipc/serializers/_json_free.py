@@ -7,17 +7,17 @@ written as ``{"$map": [[key, value], …]}``, so the two are never taken for eac
 from __future__ import annotations
 
 import enum
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..exceptions import SerializationError
 from ..messages import message_type
 from ._json_choices import enum_codec
-from ._json_codec import Bad, Codec, describe, expected, type_name, unexpected
+from ._json_codec import Bad, Codec, describe, expected, has_tag, type_name, unexpected
 from ._json_named import class_named, is_named, record_for, record_named
-from ._json_scalars import FLOAT, scalar_by_tag, scalar_of
-from ._json_unions import has_tag
+from ._json_records import record_of
+from ._json_scalars import FLOAT, from_numpy, scalar_by_tag, scalar_of
 
 __all__ = [
     "FREE",
@@ -105,6 +105,9 @@ def _encode_other(value: Any) -> Any:
         if isinstance(value, str):
             return str.__str__(value)
         return int.__int__(value) if isinstance(value, int) else float.__float__(value)
+    plain = from_numpy(value)
+    if plain is not None:
+        return plain
     for base in cls.__mro__:
         scalar = scalar_of(base)
         if scalar is not None:
@@ -121,6 +124,10 @@ def uncarried(cls: type) -> Bad:
         hint = "make it a Message, or annotate the field with it"
     elif hasattr(cls, "tolist"):
         hint = "send its tolist(), or use the native serializer"
+    elif hasattr(cls, "__next__"):
+        hint = "send a list of its items, or stream them"
+    elif cls is not object and str(cls.__module__).partition(".")[0] in sys.stdlib_module_names:
+        hint = "send what the other side needs of it, as a message or plain values"
     else:
         hint = "make it a Message, or send plain values"
     return Bad(f"JSON can't carry a value of {type_name(cls)}; {hint}")
@@ -264,7 +271,7 @@ class FreeOf(Codec):
         raise unexpected(self.name, value)
 
     def decode(self, data: Any) -> Any:
-        made = free_decode(data)
+        made = {} if data == [] else free_decode(data)  # PHP writes an empty object so
         if type(made) is dict:
             return made if self._make is None else self._make(made)
         raise expected(self.name, data)
@@ -306,13 +313,65 @@ class Open(Codec):
         raise expected(self.name, data)
 
     def claims(self, data: dict[str, Any]) -> bool:
+        # By the tag alone. To read the value, and then again once it is claimed, takes twice
+        # as long at each level of a tree.
+        if not getattr(self.cls, "_is_protocol", False):
+            cls = _class_in(data)
+            return cls is not None and issubclass(cls, self.cls or object)
         try:
-            return self.accepts(free_decode(data))
-        except (Bad, SerializationError):
+            return self.accepts(_hollow(data))
+        except Bad:
             return False
 
     def unwrap(self, data: dict[str, Any]) -> Any:
         return self.decode(data)
+
+
+def _class_in(data: dict[str, Any]) -> type | None:
+    """Return the class of the value that a tagged object stands for, if it can be one."""
+    if "$type" in data:
+        record = record_named(data["$type"])
+        return None if record is None else record.cls
+    if "$enum" in data:
+        name = data["$enum"]
+        cls = class_named(name) if type(name) is str else None
+        return cls if cls is not None and issubclass(cls, enum.Enum) else None
+    if len(data) != 1:
+        return None
+    (tag,) = data
+    known = _CLASSES.get(tag)
+    if known is not None:
+        return known
+    scalar = scalar_by_tag(tag)
+    return None if scalar is None else scalar.cls
+
+
+_CLASSES: dict[str, type] = {
+    "$tuple": tuple,
+    "$set": set,
+    "$frozenset": frozenset,
+    "$deque": deque,
+    "$map": dict,
+    "$float": float,
+}
+
+
+def _hollow(data: dict[str, Any]) -> Any:
+    """Return a value of the class in a tag, with nothing in it: a protocol asks an instance.
+
+    Raises:
+        Bad: there is none.
+    """
+    cls = _class_in(data)
+    if cls is None:
+        raise Bad("no class that is known here")
+    if "$type" in data:
+        return record_of(cls).hollow()
+    if "$enum" in data:
+        for member in cls.__members__.values():  # type: ignore[attr-defined]
+            return member
+        raise Bad("an enumeration without members")
+    return cls() if cls in _CLASSES.values() else free_decode(data)  # the latter holds nothing
 
 
 class _Nobody:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .. import messages
+from .._shown import shown
 from ..exceptions import SerializationError
 from ..messages import Message, wire_name_of
 from ._json_codec import Bad, Codec, describe, expected, type_name, unexpected
@@ -142,14 +143,14 @@ class Record(Codec):
         return record.wrap(value)
 
     def decode(self, data: Any) -> Any:
-        if type(data) is dict:
-            return self.unwrap(data) if "$type" in data else self.decode_fields(data)
-        raise expected(self.name, data)
+        if type(data) is dict and "$type" in data:
+            return self.unwrap(data)
+        return self.decode_fields(data)
 
     def decode_fields(self, data: Any) -> Any:
         """Return the value whose fields are ``data``, which has no ``$type``."""
         if type(data) is not dict:
-            raise expected(self.name, data)
+            data = self._no_fields(data)
         rows = self._rows
         if rows is None:
             rows = self._compiled()
@@ -168,6 +169,17 @@ class Record(Codec):
         except KeyError:  # as many keys as there are fields, but not the same
             return self._fill(made, self._completed(data))
         return made
+
+    def _no_fields(self, data: Any) -> dict[str, Any]:
+        """Return the fields of an empty array: several languages write an empty object so."""
+        if data == [] and not self.requires_fields():
+            return {}
+        raise expected(self.name, data)
+
+    def requires_fields(self) -> bool:
+        """Say whether there is a field without a default."""
+        self.fields()
+        return bool(self._required)
 
     def _fill(self, made: Any, values: dict[str, Any]) -> Any:
         for name, value in values.items():
@@ -227,6 +239,14 @@ class Record(Codec):
             raise Bad(f"expected {self.name}, got $type {describe(name)}")
         return record.decode_fields(fields)
 
+    def hollow(self) -> Any:
+        """Return a value with something in each field, but nothing that is of its type."""
+        cls: Any = self.cls
+        made = cls.__new__(cls)
+        for field in self.fields():
+            _set(made, field.name, MISSING)
+        return made
+
     def suits(self, data: dict[str, Any]) -> bool:
         """Say whether the keys of ``data`` are those of this class."""
         self.fields()
@@ -241,8 +261,14 @@ class TupleRecord(Record):
 
     __slots__ = ()
 
+    def hollow(self) -> Any:
+        cls: Any = self.cls
+        return tuple.__new__(cls, [MISSING] * len(self.fields()))
+
     def decode_fields(self, data: Any) -> Any:
         cls: Any = self.cls
+        if type(data) is not dict:
+            data = self._no_fields(data)
         return tuple.__new__(cls, self._completed(data).values())
 
 
@@ -270,11 +296,13 @@ class DictRecord(Record):
                 raise Bad(f"missing (required by {self.name})", field.name)
         if len(made) != len(value):
             extra = next(key for key in value if key not in made)
-            raise Bad(f"unknown field of {self.name}", str(extra))
+            raise Bad(
+                f"unknown field of {self.name}", extra if type(extra) is str else shown(extra)
+            )
         return made
 
     def decode_fields(self, data: Any) -> Any:
-        return self._completed(data)
+        return self._completed(data if type(data) is dict else self._no_fields(data))
 
     def wrap(self, value: Any) -> Any:
         return {"$type": self.name, **self.encode(value)}

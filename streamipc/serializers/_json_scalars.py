@@ -10,9 +10,33 @@ from typing import Any
 
 from ._json_codec import Bad, Codec, expected, unexpected
 
-__all__ = ["BOOL", "FLOAT", "INT", "NONE", "SCALAR_TAGS", "STR", "scalar_by_tag", "scalar_of"]
+__all__ = [
+    "BOOL",
+    "FLOAT",
+    "INT",
+    "NONE",
+    "SCALAR_TAGS",
+    "STR",
+    "from_numpy",
+    "scalar_by_tag",
+    "scalar_of",
+]
 
 NoneType = type(None)
+
+
+def from_numpy(value: Any) -> Any:
+    """Return a bool, an integer or a float of numpy as Python's own; ``None``: it is none.
+
+    It is what a program has from ``array[0]`` or ``array.sum()``, and the same number. Not a
+    ``longdouble``, of which something would be lost, and no array without dimensions.
+    """
+    # While another thread imports it, it may have no such name yet.
+    scalar: Any = getattr(sys.modules.get("numpy"), "generic", None)
+    if scalar is None or not isinstance(value, scalar) or value.dtype.kind not in "biuf":
+        return None
+    plain = value.item()
+    return plain if type(plain) in (bool, int, float) else None
 
 
 class _Exact(Codec):
@@ -34,6 +58,9 @@ class _Exact(Codec):
         if self.accepts(value):
             # A subclass, such as a member of IntEnum, arrives as the plain value.
             return int.__int__(value) if self.cls is int else str.__str__(value)
+        plain = from_numpy(value)
+        if plain is not None and type(plain) is self.exact:
+            return plain
         raise unexpected(self.name, value)
 
     def decode(self, data: Any) -> Any:
@@ -57,6 +84,9 @@ class _Float(Codec):
         if self.accepts(value):
             with suppress(OverflowError):
                 return float(value)
+        plain = from_numpy(value)
+        if type(plain) in (int, float):
+            return float(plain)
         raise unexpected(self.name, value)
 
     def decode(self, data: Any) -> Any:
@@ -181,12 +211,42 @@ class Scalar(Codec):
 # The class exists by then, so its module is loaded: this file imports none of them.
 
 
+_FOLD = "[_fold=1]"
+"""Follows a time that comes twice in the night in which clocks go back, if it is the second
+one. A suffix as RFC 9557 has them, with the underscore of those that are not registered."""
+
+
+def _iso_with_fold(cls: Any) -> Callable[[Any], str]:
+    """Return what writes a datetime or a time."""
+    isoformat = cls.isoformat  # not that of a subclass
+
+    def write(value: Any) -> str:
+        text: str = isoformat(value)
+        # An offset tells which of the two it is.
+        return f"{text}{_FOLD}" if value.fold and value.utcoffset() is None else text
+
+    return write
+
+
+def _with_fold(cls: Any, text: str) -> Any:
+    if not text.endswith(_FOLD):
+        raise ValueError
+    made = cls.fromisoformat(text[: -len(_FOLD)])
+    if made.tzinfo is not None:
+        raise ValueError
+    return made.replace(fold=1)
+
+
 def _datetime(cls: Any) -> Scalar:
     def read(text: str) -> Any:
         # JavaScript's toISOString() ends with Z, which Python 3.10 does not take.
-        return cls.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
+        if text[-1:] in ("Z", "z"):
+            text = f"{text[:-1]}+00:00"
+        elif text[-1:] == "]":
+            return _with_fold(cls, text)
+        return cls.fromisoformat(text)
 
-    return Scalar(cls, "$datetime", cls.isoformat, read)
+    return Scalar(cls, "$datetime", _iso_with_fold(cls), read)
 
 
 def _date(cls: Any) -> Scalar:
@@ -197,9 +257,13 @@ def _date(cls: Any) -> Scalar:
 
 def _time(cls: Any) -> Scalar:
     def read(text: str) -> Any:
-        return cls.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
+        if text[-1:] in ("Z", "z"):
+            text = f"{text[:-1]}+00:00"
+        elif text[-1:] == "]":
+            return _with_fold(cls, text)
+        return cls.fromisoformat(text)
 
-    return Scalar(cls, "$time", cls.isoformat, read)
+    return Scalar(cls, "$time", _iso_with_fold(cls), read)
 
 
 def _timedelta(cls: Any) -> Scalar:

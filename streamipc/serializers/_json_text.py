@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from json import encoder
 from typing import Any
 
-__all__ = ["NotJsonError", "dumps", "quote", "read", "step", "write"]
+from .._shown import escaped
+
+__all__ = ["NotJsonError", "dumps", "find_surrogate", "located", "quote", "read", "told", "write"]
 
 
 class NotJsonError(ValueError):
@@ -25,7 +28,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
         (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise NotJsonError(f"the key {quote(key[:60])} occurs twice in one object")
+        raise NotJsonError(f"the key {told(key[:60])} occurs twice in one object")
     return made
 
 
@@ -83,36 +86,77 @@ def _check_escapes(value: Any) -> None:
         raise NotJsonError(f"{where or 'the object'} holds half of a surrogate pair")
 
 
-def find_surrogate(value: Any, path: str = "") -> str | None:
-    """Return the path of the first text that is not Unicode, or ``None``."""
+def find_surrogate(value: Any, root: str = "") -> str | None:
+    """Return where the first text is that is not Unicode, or ``None``.
+
+    Args:
+        value: made of plain values.
+        root: what the path starts with; empty: with the first key.
+    """
+    steps = _steps_to_surrogate(value)
+    if steps is None:
+        return None
+    places = [place for place in steps if place is not None]
+    if not root and places:
+        root = escaped(str(places.pop())[:60])
+    path = located(root, places)
+    return f"a key in {path or 'the object'}" if None in steps else path
+
+
+def _steps_to_surrogate(value: Any) -> list[str | int | None] | None:
+    """Return the steps to such a text, the last one first; first of all ``None`` for a key.
+
+    The path is made of them when one was found: making it on the way takes as long again for
+    each level.
+    """
+    items: Iterable[tuple[Any, Any]] = ()
     if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return path
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            inner = f"{path}{step(key)}" if path else key[:60]
-            if find_surrogate(key) is not None:
-                return f"a key in {path or 'the object'}"
-            found = find_surrogate(item, inner)
-            if found is not None:
-                return found
+        return None if _is_unicode(value) else []
+    if isinstance(value, dict):
+        items = value.items()
     elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            found = find_surrogate(item, f"{path}[{index}]")
-            if found is not None:
-                return found
+        items = enumerate(value)
+    for place, item in items:
+        if type(place) is str and not _is_unicode(place):
+            return [None]
+        found = _steps_to_surrogate(item)
+        if found is not None:
+            found.append(place)
+            return found
     return None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def located(root: str, steps: Sequence[str | int]) -> str:
+    """Return the path that starts with ``root`` and goes on with ``steps``, the last one first."""
+    path = [root]
+    for place in reversed(steps):
+        path.append(f"[{place}]" if isinstance(place, int) else step(place))
+    if len(path) > 40:
+        path[20:-20] = ["…"]
+    return "".join(path)
 
 
 quote = encoder.encode_basestring
 """A text as a JSON string, in quotes."""
 
 
+def told(text: str) -> str:
+    """Return a text of the peer's, in quotes, as it can stand in the text of an error."""
+    return escaped(quote(text if len(text) <= 60 else f"{text[:57]}…"), 400)
+
+
 def step(key: str) -> str:
     """Return what stands for a key in a path."""
-    return f".{key[:60]}" if key.isidentifier() else f"[{quote(key[:60])}]"
+    key = key[:60]
+    return f".{escaped(key)}" if key.isidentifier() else f"[{told(key)}]"
 
 
 _encoder = json.JSONEncoder(

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
+from .._shown import reason, shown
 from ..exceptions import SerializationError
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import (
@@ -28,16 +29,21 @@ from ..protocol.envelopes import (
     RequestId,
     Response,
 )
-from ._json_codec import Bad, describe, type_name
+from ._json_codec import Bad, describe
 from ._json_free import free_decode, free_encode
 from ._json_records import record_by_name, record_of
-from ._json_text import NotJsonError, find_surrogate, quote, read, write
+from ._json_refusals import unwritable, with_type
+from ._json_text import NotJsonError, quote, read, write
+from ._json_unions import forget_attempts
 
 __all__ = ["decode", "encode"]
 
 _MAX_ID = 2**64 - 1
 _MAX_TEXT_ID = 255
-_MAX_COUNT = 2**32 - 1
+_MAX_COUNT = 2**64 - 1
+"""More than what is allowed: the connection refuses that, with the code ``protocol``."""
+
+_COUNT = "expected an integer from 0 to 2**31-1"
 
 # -- writing ---------------------------------------------------------------------------
 
@@ -49,9 +55,18 @@ def encode(envelope: Envelope) -> bytes:
     except SerializationError:
         raise
     except Exception as error:
-        # What happened inside is in the text; only a surprise needs its traceback.
-        cause = None if isinstance(error, (Bad, RecursionError)) else error
-        raise _unwritable(envelope, error) from cause
+        failure = error
+    except BaseException:
+        forget_attempts()
+        raise
+    forget_attempts()
+    try:
+        # What happened inside is in the text; only a surprise needs its traceback. And not in
+        # the except clause: one traceback is enough.
+        surprise = not isinstance(failure, (Bad, RecursionError, UnicodeEncodeError))
+        raise unwritable(envelope, failure) from (failure if surprise else None)
+    finally:
+        del failure  # whose traceback has this frame: a cycle, with the value in it
 
 
 def _request(envelope: Request) -> str:
@@ -88,7 +103,7 @@ def _error(envelope: ErrorResponse) -> str:
     error = envelope.error
     if envelope.code not in ERROR_CODES:
         raise SerializationError(
-            f"code: expected one of {', '.join(ERROR_CODES)}, got {envelope.code!r}"
+            f"code: expected one of {', '.join(ERROR_CODES)}, got {shown(envelope.code)}"
         )
     return (
         f'{{"kind":"error","id":{_id_text(envelope.id)},"code":{quote(envelope.code)},'
@@ -126,7 +141,7 @@ def _value_text(value: Any) -> str:
 def _id_text(id: RequestId) -> str:  # noqa: A002 - the protocol's own word
     if type(id) is int and 0 <= id <= _MAX_ID:
         return str(id)
-    _check_id(id, repr)
+    _check_id(id, shown)
     return quote(cast(str, id))
 
 
@@ -136,65 +151,30 @@ def _check_id(id: Any, show: Callable[[Any], str]) -> None:  # noqa: A002
         return
     raise SerializationError(
         f"id: expected an integer from 0 to 2**64-1 or a text of 1 to {_MAX_TEXT_ID} bytes, "
-        f"got {show(id)[:80]}"
+        f"got {show(id)}"
     )
 
 
 def _number_text(value: float) -> str:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float.__repr__(float(value))
-    raise SerializationError(f"timeout: expected seconds as a finite number, got {value!r}")
+    raise SerializationError(f"timeout: expected seconds as a finite number, got {shown(value)}")
 
 
 def _count_text(value: int, key: str) -> str:
     if type(value) is int and 0 <= value <= _MAX_COUNT:
         return str(value)
-    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {value!r}")
+    raise SerializationError(f"{key}: {_COUNT}, got {shown(value)}")
 
 
 def _metadata_text(metadata: Mapping[str, str]) -> str:
     plain = dict(metadata)
     for key, value in plain.items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise SerializationError(f"metadata[{key!r}]: expected text to text, got {value!r}")
+            raise SerializationError(
+                f"metadata[{shown(key)}]: expected text to text, got {shown(value)}"
+            )
     return write(plain)
-
-
-def _unwritable(envelope: Envelope, error: Exception) -> SerializationError:
-    """Return the sender's error for whatever went wrong."""
-    message = getattr(envelope, "message", None)
-    value = getattr(envelope, "value", getattr(envelope, "item", message))
-    cls = type(value) if isinstance(value, Message) else None
-    where = type_name(cls) if cls is not None else ""
-    if isinstance(error, Bad):
-        text = error.located("body")
-    elif isinstance(error, RecursionError):
-        text = "body: nested too deeply for JSON, or a container holds itself"
-    elif isinstance(error, UnicodeEncodeError):
-        text = f"{_surrogate_path(envelope)}: a text with half of a surrogate pair is not Unicode"
-    elif type(envelope) not in _WRITERS:
-        text = f"expected an envelope, got {type_name(type(envelope))}"
-    else:
-        text = f"body: can't be written as JSON: {type(error).__name__}: {error}"
-    return SerializationError(_with_type(text, where))
-
-
-def _surrogate_path(envelope: Envelope) -> str:
-    """Return where the text is that could not be encoded."""
-    paths = (_surrogate_in(name, getattr(envelope, name)) for name in envelope.__slots__)
-    return next(filter(None, paths), "body")
-
-
-def _surrogate_in(name: str, value: Any) -> str | None:
-    if isinstance(value, Message):
-        return find_surrogate(record_of(type(value)).encode(value), "body")
-    if name in ("value", "item"):
-        return find_surrogate(free_encode(value), "body")
-    return find_surrogate(value, name)
-
-
-def _with_type(text: str, name: str) -> str:
-    return text if not name or name in text else f"{text} (in {name})"
 
 
 # -- reading ---------------------------------------------------------------------------
@@ -221,7 +201,11 @@ def decode(payload: memoryview) -> Envelope:
     try:
         return reader(data, text)
     except Exception as error:
+        forget_attempts()
         raise _unfit(data, error) from None
+    except BaseException:
+        forget_attempts()
+        raise
 
 
 def _read_id(data: dict[str, Any]) -> RequestId:
@@ -240,9 +224,12 @@ def _read_message(data: dict[str, Any]) -> Any:
         got = describe(name) if "type" in data else "none"
         raise SerializationError(f"type: expected the name of a message type, got {got}")
     record = record_by_name(name)
-    if "body" not in data:
+    body = data.get("body")
+    if body is None and not record.requires_fields():
+        body = {}
+    elif "body" not in data:
         raise SerializationError(f"body: missing (the fields of {name})")
-    return record.decode_fields(data["body"])
+    return record.decode_fields(body)
 
 
 def _read_value(data: dict[str, Any], text: str) -> Any:
@@ -257,7 +244,7 @@ def _read_value(data: dict[str, Any], text: str) -> Any:
 
 def _read_metadata(data: dict[str, Any]) -> dict[str, str] | None:
     metadata = data.get("metadata")
-    if metadata is None:
+    if metadata is None or metadata == []:  # an empty object of PHP
         return None
     if type(metadata) is not dict:
         raise SerializationError(f"metadata: expected an object, got {describe(metadata)}")
@@ -274,7 +261,7 @@ def _read_count(data: dict[str, Any], key: str) -> int:
     if type(count) is int and 0 <= count <= _MAX_COUNT:
         return count
     got = describe(count) if key in data else "none"
-    raise SerializationError(f"{key}: expected an integer from 0 to 2**32-1, got {got}")
+    raise SerializationError(f"{key}: {_COUNT}, got {got}")
 
 
 def _read_request(data: dict[str, Any], text: str) -> Request:
@@ -290,20 +277,39 @@ def _read_request(data: dict[str, Any], text: str) -> Request:
         _read_message(data),
         timeout,
         _read_metadata(data) if "metadata" in data else None,
-        _read_count(data, "window") if "window" in data else 0,
+        _read_count(data, "window") if "window" in data and data["window"] is not None else 0,
     )
 
 
 def _read_error(data: dict[str, Any], text: str) -> ErrorResponse:
     id = _read_id(data)  # noqa: A001 - the protocol's own word
-    code = data.get("code", "handler")
-    if type(code) is not str:
-        raise SerializationError(f"code: expected a text, got {describe(code)}")
-    if "body" not in data:
-        raise SerializationError('body: missing (an object with "message", "type", "traceback")')
-    error = record_of(ErrorMessage).decode_fields(data["body"])
-    # A code of a later version is an error all the same.
-    return ErrorResponse(id, error, code if code in ERROR_CODES else "handler")
+    code = data.get("code")
+    # A code of a later version, or one that is no text, is an error all the same.
+    if type(code) is not str or code not in ERROR_CODES:
+        code = "handler"
+    return ErrorResponse(id, _read_error_message(data.get("body")), code)
+
+
+def _read_error_message(body: Any) -> ErrorMessage:
+    """Return what went wrong, whatever form a peer has given it.
+
+    Nobody may lose the reason of a failure because it was not written as it should be.
+    """
+    fields = body if type(body) is dict else {"message": body}
+    message, name, traceback = map(fields.get, ("message", "type", "traceback"))
+    if type(traceback) is list and all(type(line) is str for line in traceback):
+        traceback = "\n".join(traceback)
+    return ErrorMessage(
+        "no message was given" if message in (None, [], {}) else _as_text(message),
+        _as_text(name),
+        _as_text(traceback),
+    )
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if type(value) is str else shown(value)
 
 
 _READERS: dict[str, Callable[[dict[str, Any], str], Envelope]] = {
@@ -354,7 +360,7 @@ def _unreadable(payload: memoryview, error: Exception) -> SerializationError:
     elif isinstance(error, NotJsonError):
         text = str(error)
     else:
-        text = f"{type(error).__name__}: {error}"
+        text = reason(error)
     # The whole can't be parsed, but its first two keys may tell whom to answer.
     kind = found = None
     if head := _HEAD.match(start):
@@ -378,8 +384,8 @@ def _unfit(data: dict[str, Any], error: Exception) -> SerializationError:
     elif isinstance(error, RecursionError):
         text = "body: nested too deeply"
     else:
-        text = f"body: can't be read: {type(error).__name__}: {error}"
+        text = f"body: can't be read: {reason(error)}"
     name = data.get("type")
     return SerializationError(
-        _with_type(text, name if type(name) is str else ""), envelope=_header(data)
+        with_type(text, name if type(name) is str else ""), envelope=_header(data)
     )

@@ -13,6 +13,7 @@ import copyreg
 import sys
 from weakref import WeakSet
 
+from .._shown import escaped, name_of_type, reason, shown
 from ..exceptions import SerializationError
 from ..messages import Message, _registry, default_wire_name
 from ._native_builders import ENUM, FLAG, NAMEDTUPLE, OBJECT, RECORD, need
@@ -23,7 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-__all__ = ["Admitted"]
+__all__ = ["Admitted", "NotAdmittedError"]
+
+
+class NotAdmittedError(SerializationError):
+    """An object is of a type that is not sent.
+
+    Args:
+        obj: the object.
+    """
+
+    def __init__(self, obj: object) -> None:
+        super().__init__(f"{_described(type(obj))} object can't be sent")
+        self.obj = obj
 
 
 class _Type:
@@ -116,13 +129,23 @@ class Admitted:
         self._own = _Types()
         for cls in allow:
             if not isinstance(cls, type):
-                raise TypeError(f"allow takes classes, not {cls!r}")
+                raise TypeError(f"allow takes classes, not {shown(cls)}")
             old = self._own.by_name.get(default_wire_name(cls))
             if old is not None and old.cls is not cls:
                 raise ValueError(f"allow has two different classes named {old.name}")
             self._own.add(cls)
             if cls not in self._own.by_class:
                 self._own.enter(cls, "object")
+
+    def with_type(self, cls: type) -> Admitted:
+        """Return the same with one more class that the user would have admitted."""
+        made = Admitted(())
+        made._own.by_class.update(self._own.by_class)
+        made._own.by_name.update(self._own.by_name)
+        made._own.add(cls)
+        if cls not in made._own.by_class:
+            made._own.enter(cls, "object")
+        return made
 
     def reducer(self, cls: type, obj: Any) -> Callable[[Any], Any]:
         """Return what takes objects of ``cls`` apart for the pickler.
@@ -147,8 +170,9 @@ class Admitted:
             entry = _annotated.by_name.get(name)  # type: ignore[call-overload]
         if entry is None or entry.kind not in kinds:
             raise SerializationError(
-                f"{name} is not allowed here: import the module that defines it and the "
-                f"message that uses it, or admit it by NativeMessageSerializer(allow=[...])"
+                f"{escaped(need(name, str))} is not allowed here: import the module that defines "
+                "it and the message that uses it, or admit it by "
+                "NativeMessageSerializer(allow=[...])"
             )
         return entry  # type: ignore[no-any-return]
 
@@ -157,7 +181,7 @@ class Admitted:
         try:
             return cls.__members__[need(member, str)]
         except KeyError:
-            raise SerializationError(f"{name} has no member {member!r:.200}") from None
+            raise SerializationError(f"{name} has no member {shown(member, 200)}") from None
 
     def build_flag(self, name: object, value: object) -> Any:
         import enum
@@ -167,7 +191,7 @@ class Admitted:
             raise SerializationError(f"{name} is no Flag")
         # enum would remember each such number for ever.
         if need(value, int) < 0 or value & ~_mask(cls):  # type: ignore[operator]
-            raise SerializationError(f"{value!r:.100} has bits that no member of {name} has")
+            raise SerializationError(f"{shown(value)} has bits that no member of {name} has")
         return cls(value)
 
     def build_record(self, name: object, state: object) -> Any:
@@ -219,7 +243,7 @@ def _reduce_enum(entry: _Type, obj: Any) -> Any:
     if value < 0:  # pragma: no cover - ~Bits.A of an IntFlag, on Python 3.10
         value &= mask
     if value & ~mask:
-        raise SerializationError(f"{value!r:.100} has bits that no member of {entry.name} has")
+        raise SerializationError(f"{shown(value)} has bits that no member of {entry.name} has")
     return FLAG, (entry.name, value)
 
 
@@ -245,7 +269,7 @@ def _reduce_object(entry: _Type, obj: Any) -> Any:
         reduced = obj.__reduce_ex__(4)
     except Exception as error:
         raise SerializationError(
-            f"__reduce_ex__ of {_described(entry.cls)} failed: {type(error).__name__}: {error}"
+            f"__reduce_ex__ of {_described(entry.cls)} failed: {reason(error)}"
         ) from error
     if type(reduced) is not tuple:
         reduced = (reduced, ())  # the name of a global
@@ -259,7 +283,7 @@ def _reduce_object(entry: _Type, obj: Any) -> Any:
         _, args, kwargs = args
     elif not call:
         raise SerializationError(
-            f"{_described(entry.cls)} can't be sent: its __reduce__ names {made!r:.200}, but only "
+            f"{_described(entry.cls)} can't be sent: its __reduce__ names {shown(made)}, but only "
             "the class itself may be called to rebuild an object"
         )
     return OBJECT, (
@@ -300,19 +324,14 @@ def _refused(cls: type, obj: Any) -> SerializationError:
         return SerializationError(
             f"{name} ({_described(cls)}) can't be sent: functions and classes do not travel"
         )
-    return SerializationError(
-        f"{_described(cls)} object can't be sent: it is not among the types that the native "
-        f"serializer knows to be safe. NativeMessageSerializer(allow=[{cls.__qualname__}]) on both "
-        "sides admits it"
-    )
+    return NotAdmittedError(obj)
 
 
 _CODE = ("function", "method", "builtin_function_or_method", "method-wrapper")
 
 
 def _described(cls: type) -> str:
-    module = "" if cls.__module__ == "builtins" else f"{cls.__module__}."
-    return module + cls.__qualname__
+    return name_of_type(cls)
 
 
 def _kind(cls: type) -> str | None:

@@ -7,6 +7,7 @@ A message travels as the dict of its fields. It is rebuilt without ``__init__`` 
 from __future__ import annotations
 
 from .._dataclasses import MISSING, plain_fields_of
+from .._shown import shown
 from ..exceptions import SerializationError
 from ..messages import wire_name_of
 
@@ -89,7 +90,7 @@ class Layout:
     def _completed(self, state: dict[str, Any]) -> dict[str, Any]:
         unknown = [key for key in state if key not in self.names]
         if unknown:
-            listed = ", ".join(f"{key!r:.80}" for key in unknown[:5])
+            listed = ", ".join(f"{shown(key)}" for key in unknown[:5])
             raise SerializationError(
                 f"{self.name} has no field {listed}: the other side defines it differently; "
                 "both sides must use the same version of the class"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 
+from .._shown import escaped, shown
 from ..exceptions import SerializationError
 from ._native_builders import Builder, need
 from ._native_pickle import PickleBuffer
@@ -60,9 +61,14 @@ def _spec(dtype: Any) -> Any:
         except (SerializationError, TypeError, ValueError):
             pass
     raise SerializationError(
-        f"numpy data of dtype {dtype} can't be sent: only numbers, texts, times and "
+        f"numpy data of dtype {_described(dtype)} can't be sent: only numbers, texts, times and "
         "records of these can"
     )
+
+
+def _described(dtype: Any) -> str:
+    """Return what a dtype is called: its ``str`` tells of each field of each record in it."""
+    return escaped(dtype.name) if dtype.names is None else f"record ({shown(dtype.names)})"
 
 
 def _dtype(spec: Any) -> Any:
@@ -130,7 +136,8 @@ def _build_array(spec: Any, shape: Any, order: Any, data: Any) -> Any:
 
     if prod(shape) * dtype.itemsize != size:
         raise SerializationError(
-            f"a numpy array of shape {shape!r:.200} and dtype {dtype} does not have {size} bytes"
+            f"a numpy array of shape {shown(shape)} and dtype {_described(dtype)} does not have "
+            f"{size} bytes"
         )
     np = _numpy()
     if not dtype.itemsize:

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import struct
 
+from .._shown import shown
 from ..exceptions import SerializationError
 from ..protocol.envelopes import (
     Cancel,
@@ -97,11 +98,11 @@ def text_id(id_: object) -> tuple[bytes, int]:
         try:
             text = id_.encode()
         except UnicodeEncodeError as error:
-            raise SerializationError(f"the request id {id_!r} is no valid Unicode") from error
+            raise SerializationError(f"the request id {shown(id_)} is no valid Unicode") from error
         if 1 <= len(text) <= 255:
             return text, 0
     raise SerializationError(
-        f"the request id {id_!r:.300} must be an int from 0 to 2**64-1, "
+        f"the request id {shown(id_)} must be an int from 0 to 2**64-1, "
         "or a text of 1 to 255 bytes in UTF-8"
     )
 
@@ -115,10 +116,14 @@ def flags_of(buffers: Sequence[Buffer]) -> int:
 
 def bad_number(id_: object, number: object, timeout: object) -> SerializationError:
     if not (isinstance(id_, int) and 0 <= id_ <= _LARGEST_ID):
-        return SerializationError(f"the request id {id_!r:.300} must be from 0 to 2**64-1")
+        return SerializationError(f"the request id {shown(id_)} must be from 0 to 2**64-1")
     if not (isinstance(number, int) and 0 <= number < 2**32):
-        return SerializationError(f"window and count must be from 0 to 2**32-1, not {number!r}")
-    return SerializationError(f"the timeout must be seconds as a float or None, not {timeout!r}")
+        return SerializationError(
+            f"window and count must be from 0 to 2**31-1, not {shown(number)}"
+        )
+    return SerializationError(
+        f"the timeout must be seconds as a float or None, not {shown(timeout)}"
+    )
 
 
 def assembled(
@@ -151,7 +156,7 @@ def joined(
     if metadata:
         plain = dict(metadata)
         if not all(type(k) is type(v) is str for k, v in plain.items()):
-            raise SerializationError(f"metadata must map str to str: {plain!r:.200}")
+            raise SerializationError(f"metadata must map str to str: {shown(plain)}")
         pickled = _dumps(plain, 5)
         parts += (_U32.pack(len(pickled)), pickled)
     if not buffers:

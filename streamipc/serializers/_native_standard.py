@@ -13,6 +13,7 @@ import os
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
 
+from .._shown import escaped, shown
 from ..exceptions import SerializationError
 from ._native_builders import Builder, need
 from ._native_numpy import numpy_reducer
@@ -82,8 +83,8 @@ def _reduce_memoryview(obj: memoryview) -> tuple[Builder, tuple[Any, ...]]:
         fits = False
     if not fits:
         raise SerializationError(
-            f"a memoryview of the format {obj.format!r:.100} and shape {shape} can't be sent: "
-            "Python makes none from bytes"
+            f"a memoryview of the format {shown(obj.format)} and shape {shown(shape)} can't be "
+            "sent: Python makes none from bytes"
         )
     data: Any
     if obj.c_contiguous and obj.nbytes >= _OUT_OF_BAND:
@@ -159,8 +160,8 @@ def _reduce_defaultdict(obj: Any) -> tuple[Builder, tuple[Any, ...]]:
     name = getattr(factory, "__name__", "")
     if _FACTORIES.get(name) is not factory:
         raise SerializationError(
-            f"a defaultdict with the factory {factory!r} can't be sent: its factory may be one of "
-            f"{', '.join(_FACTORIES)}"
+            f"a defaultdict with the factory {shown(factory)} can't be sent: its factory may be "
+            f"one of {', '.join(_FACTORIES)}"
         )
     return _DEFAULTDICT, (name, dict(obj))
 
@@ -169,7 +170,7 @@ def _build_defaultdict(factory: Any, items: Any) -> Any:
     if factory is None:
         return defaultdict(None, need(items, dict))
     if need(factory, str) not in _FACTORIES:
-        raise SerializationError(f"a defaultdict may not have the factory {factory!r:.100}")
+        raise SerializationError(f"a defaultdict may not have the factory {shown(factory)}")
     return defaultdict(_FACTORIES[factory], need(items, dict))
 
 
@@ -255,11 +256,11 @@ def _build_zone_info(key: Any) -> Any:
 
     # The key becomes part of a file's path, and of the name of a package of tzdata.
     if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,3}", need(key, str)):
-        raise SerializationError(f"{key!r:.100} is no name of a time zone")
+        raise SerializationError(f"{shown(key)} is no name of a time zone")
     if not any(os.path.isfile(os.path.join(path, key)) for path in zoneinfo.TZPATH) and (
         key not in _packaged_zones()
     ):
-        raise SerializationError(f"there is no time zone {key} here")
+        raise SerializationError(f"there is no time zone {escaped(key)} here")
     return zoneinfo.ZoneInfo(key)
 
 
@@ -290,7 +291,7 @@ def _build_path(kind: Any, text: Any) -> Any:
 
     # A path of the other system's kind arrives as one of this system.
     if need(kind, str) not in ("Path", "PurePosixPath", "PureWindowsPath"):
-        raise SerializationError(f"{kind!r:.100} is no kind of path")
+        raise SerializationError(f"{shown(kind)} is no kind of path")
     return getattr(pathlib, kind)(need(text, str))
 
 
@@ -307,7 +308,7 @@ def _build_address(kind: Any, text: Any) -> Any:
     import ipaddress
 
     if need(kind, str) not in _ADDRESSES:
-        raise SerializationError(f"{kind!r:.100} is no kind of address")
+        raise SerializationError(f"{shown(kind)} is no kind of address")
     return getattr(ipaddress, kind)(need(text, str))
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 from struct import Struct
 
+from .._shown import escaped
 from ..exceptions import SerializationError
 from ..messages import Message
 from ._native_admitted import Admitted
 from ._native_builders import MESSAGE, MODULE, VOCABULARY, Builder
 from ._native_layout import layout_of
 from ._native_pickle import PickleBuffer, Pickler, Unpickler
+from ._native_refusals import located, refusal
 from ._native_scan import check
 from ._native_standard import LargeBytes, standard_reducer
 
@@ -53,13 +55,12 @@ class ValueWriter:
         try:
             return self._write(_with_large_bytes_apart(state))
         except Exception as error:
-            # Which field it was is worth a second look only now.
-            for name, value in state.items():
-                try:
-                    self._write(value)
-                except Exception as again:
-                    raise _unsendable(again, f"{owner}.{name}") from again.__cause__ or again
-            raise _unsendable(error, owner) from error
+            failure = error
+        try:
+            # Not in the except clause: one traceback is enough.
+            raise self._problem(failure, owner, _Fields(state))
+        finally:
+            del failure  # whose traceback has this frame: a cycle, with the value in it
 
     def write_value(self, value: Any) -> tuple[bytes, Sequence[Buffer]]:
         """Return the pickle of a value that is no message, and the buffers beside it.
@@ -70,8 +71,58 @@ class ValueWriter:
         try:
             return self._write(_apart(value))
         except Exception as error:
-            where = f"a value of type {type(value).__qualname__}"
-            raise _unsendable(error, where) from error.__cause__ or error
+            failure = error
+        try:
+            raise self._problem(failure, "", value)
+        finally:
+            del failure
+
+    def _problem(self, failure: Exception, owner: str, root: Any) -> SerializationError:
+        """Return what to raise in the place of ``failure``.
+
+        Args:
+            failure: what was raised when ``root`` was written.
+            owner: the wire name of the message whose fields ``root`` has, or nothing.
+            root: what can't be sent.
+        """
+        reduce = _Pickler(io.BytesIO(), 5, admitted=self.admitted).reducer_override
+
+        def take_apart(obj: Any) -> Any:
+            return (MESSAGE, (owner, obj.state)) if type(obj) is _Fields else reduce(obj)
+
+        found = located(root, take_apart, failure)
+        if found is not None:
+            path, fault = found
+            where = f"{owner}{path}" if owner else f"value{path}"
+        else:
+            where, fault = self._field_of(owner, root, failure)
+        problem = refusal(where, fault, self._can_allow)
+        # Where code of the program has failed, its traceback is worth reading.
+        if isinstance(fault, SerializationError):
+            problem.__cause__ = fault.__cause__
+        elif not isinstance(fault, RecursionError):
+            problem.__cause__ = fault
+        return problem
+
+    def _field_of(self, owner: str, root: Any, failure: Exception) -> tuple[str, Exception]:
+        """Return the field that can't be written: some faults are the pickler's alone to find."""
+        if not owner:
+            return f"a value of type {escaped(type(root).__qualname__)}", failure
+        for name, value in root.state.items():
+            try:
+                self._write(value)
+            except Exception as error:
+                return f"{owner}.{name}", error
+        return owner, failure
+
+    def _can_allow(self, cls: type, obj: Any) -> bool:
+        """Tell whether ``obj`` could be sent if its class were allowed."""
+        try:
+            admitted = self.admitted.with_type(cls)
+            _Pickler(io.BytesIO(), 5, buffer_callback=lambda _: False, admitted=admitted).dump(obj)
+        except Exception:
+            return False
+        return True
 
     def _write(self, value: Any) -> tuple[bytes, Sequence[Buffer]]:
         buffers: list[Buffer] = []
@@ -102,12 +153,13 @@ def _apart(value: Any) -> Any:
     return value
 
 
-def _unsendable(error: Exception, where: str) -> SerializationError:
-    if isinstance(error, SerializationError):
-        return SerializationError(f"{where}: {error}")
-    if isinstance(error, RecursionError):
-        return SerializationError(f"{where} nests too deeply, or contains itself")
-    return SerializationError(f"{where} can't be sent: {type(error).__name__}: {error}")
+class _Fields:
+    """Stands for a message where its fields have been taken out already."""
+
+    __slots__ = ("state",)
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self.state = state
 
 
 def _raw(buffer: PickleBuffer) -> memoryview:
@@ -183,7 +235,8 @@ class _Unpickler(Unpickler):
         builder = self._find(name) if module == MODULE else None
         if builder is None:
             raise SerializationError(
-                f"{module}.{name} is not allowed: a body names no functions or classes; the "
-                "sender must use NativeMessageSerializer, with allow=[...] for types of its own"
+                f"{escaped(f'{module}.{name}')} is not allowed: a body names no functions or "
+                "classes; the sender must use NativeMessageSerializer, with allow=[...] for types "
+                "of its own"
             )
         return builder

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 
+from .._shown import escaped, harmless, reason, shown
 from ..exceptions import SerializationError
 from ..messages import ErrorMessage, Message, message_type
 from ..protocol.envelopes import (
@@ -265,7 +266,7 @@ class NativeMessageSerializer:
             error.envelope = envelope
             raise
         except Exception as error:
-            raise _unreadable(error, name, envelope) from error
+            raise _unreadable(error, name, envelope) from harmless(error)
 
     # Encoding
 
@@ -341,8 +342,12 @@ class NativeMessageSerializer:
                 "traceback": error.traceback,
                 "code": envelope.code,
             }
-            if not all(type(text) is str for text in texts.values()):
-                raise SerializationError(f"the fields of {error!r:.200} must be of type str")
+            wrong = [name for name, text in texts.items() if type(text) is not str]
+            if wrong:
+                raise SerializationError(
+                    f"the fields of an error must be of type str: {wrong[0]} is "
+                    f"{shown(texts[wrong[0]])}"
+                )
             return assembled(ERROR, envelope.id, 0, _dumps(texts, 5), ())
         if isinstance(envelope, Credit):
             return assembled(CREDIT, envelope.id, envelope.count, b"", ())
@@ -386,7 +391,7 @@ _ERROR_FIELDS = frozenset(("message", "type", "traceback", "code"))
 def _unreadable(error: Exception, name: memoryview, envelope: Envelope) -> SerializationError:
     what = type(envelope).__name__.lower()
     if len(name):
-        what += f" with {str(name, 'utf-8', 'replace')}"
+        what += f" with {escaped(str(name[:800], 'utf-8', 'replace'))}"
     return SerializationError(
-        f"the body of a {what} can't be read: {type(error).__name__}: {error}", envelope=envelope
+        f"the body of a {what} can't be read: {reason(error)}", envelope=envelope
     )

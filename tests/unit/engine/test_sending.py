@@ -59,9 +59,13 @@ def raw() -> Iterator[RawPeer]:
     peer.close()
 
 
+REFUSAL = 500
+"""Bytes, and a few more: of a long name it shows only the start."""
+
+
 def unknown_request(number: int) -> bytes:
-    """A request of a type that nobody knows, by a name so long that its refusal is too."""
-    name = b"nowhere." + b"X" * 4000
+    """A request of a type that nobody knows, by so long a name that REFUSAL bytes answer it."""
+    name = b"nowhere." + b"X" * 200
     payload = struct.pack(">BBHHHIQd", 1, 0, 0, len(name), 0, 0, number, 1e9) + name + b"N."
     return b"\xf3\x4a\x9d\xe2" + struct.pack(">I", len(payload)) + payload
 
@@ -89,9 +93,9 @@ def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
 ) -> None:
     session = raw.session
     session.start()
-    most = 4 << 20
+    most = 2 << 20
     monkeypatch.setattr(sending, "MAX_BACKLOG", most)
-    count = 2 * most // 4000 + 400
+    count = 2 * most // REFUSAL + 400
     writing = threading.Thread(
         target=lambda: [raw.write(unknown_request(number)) for number in range(count)]
     )
@@ -115,7 +119,7 @@ def test_refusals_that_the_peer_has_read_count_no_more_although_some_always_wait
 ) -> None:
     session = raw.session
     session.start()
-    monkeypatch.setattr(sending, "MAX_BACKLOG", 1 << 15)
+    monkeypatch.setattr(sending, "MAX_BACKLOG", 8 * REFUSAL)  # twelve are sent, three wait
     writer = session._engine.writer
 
     sent = 0

@@ -92,8 +92,8 @@ FINITE = "timeout: expected seconds as a finite number, got "
             "id: expected an integer from 0 to 2**64-1 or a text of 1 to 255 bytes, "
             f"got '{'x' * 79}",
         ),
-        (Credit(1, -1), "count: expected an integer from 0 to 2**32-1, got -1"),
-        (Credit(1, True), "count: expected an integer from 0 to 2**32-1, got True"),
+        (Credit(1, -1), "count: expected an integer from 0 to 2**31-1, got -1"),
+        (Credit(1, True), "count: expected an integer from 0 to 2**31-1, got True"),
         (Request(1, Line("a"), timeout=True), FINITE + "True"),
         (Request(1, Line("a"), timeout=float("nan")), FINITE + "nan"),
         (Request(1, Line("a"), metadata={1: "a"}), "metadata[1]: expected text to text, got 'a'"),
@@ -141,8 +141,8 @@ def test_a_tag_may_be_written_with_an_escape() -> None:
         assert decode(f'{{"kind":"response","id":1,"body":{{"{key}":"2024-05-01"}}}}').value == day
 
 
-@pytest.mark.parametrize("count", [0, 1, 2**32 - 1])
-def test_a_count_is_read_up_to_its_bounds(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2**31 - 1, 2**32, 2**64 - 1])
+def test_a_count_is_read_and_it_is_for_the_connection_to_refuse_it(count: int) -> None:
     text = json.dumps({"kind": "credit", "id": 1, "count": count})
     assert decode(text) == Credit(1, count)
 
@@ -181,7 +181,7 @@ def test_a_value_of_no_annotation_has_the_tag_that_the_manual_says(value: Any, t
     assert decode(text).value == value
 
 
-COUNT = "count: expected an integer from 0 to 2**32-1"
+COUNT = "count: expected an integer from 0 to 2**31-1"
 KINDS = "request, response, error, notification, progress, credit, cancel"
 
 
@@ -211,7 +211,7 @@ def test_an_error_says_what_can_be_sent_and_shows_so_much_of_an_id() -> None:
         (
             Response("x" * 256, 1),
             "id: expected an integer from 0 to 2**64-1 or a text of 1 to 255 bytes, "
-            f"got '{'x' * 79}",
+            f"got '{'x' * 80}'…",
         ),
     ):
         with pytest.raises(SerializationError) as caught:

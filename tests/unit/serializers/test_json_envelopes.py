@@ -176,17 +176,15 @@ BAD: list[tuple[Any, str, Envelope | None]] = [
     ('{"kind":"request","id":1,"timeout":true,' + BODY + "}", "timeout: expected seconds, got true", Request(1, None)),
     ('{"kind":"request","id":1,"timeout":1e999,' + BODY + "}", "timeout: expected a finite number", Request(1, None)),
     ('{"kind":"request","id":1,"timeout":1' + "0" * 400 + "," + BODY + "}", "body: can't be read: OverflowError", Request(1, None)),
-    ('{"kind":"request","id":1,"metadata":[],' + BODY + "}", "metadata: expected an object, got an array", Request(1, None)),
+    ('{"kind":"request","id":1,"metadata":["a"],' + BODY + "}", "metadata: expected an object, got an array", Request(1, None)),
     ('{"kind":"request","id":1,"metadata":{"a":1},' + BODY + "}", 'metadata["a"]: expected text, got 1', Request(1, None)),
-    ('{"kind":"request","id":1,"window":-1,' + BODY + "}", "window: expected an integer from 0 to 2**32-1, got -1", Request(1, None)),
+    ('{"kind":"request","id":1,"window":-1,' + BODY + "}", "window: expected an integer from 0 to 2**31-1, got -1", Request(1, None)),
     ('{"kind":"request","id":1,"window":1.5,' + BODY + "}", "window: expected an integer", Request(1, None)),
-    ('{"kind":"credit","id":1}', "count: expected an integer from 0 to 2**32-1, got none", Credit(1, 0)),
+    ('{"kind":"credit","id":1}', "count: expected an integer from 0 to 2**31-1, got none", Credit(1, 0)),
     ('{"kind":"credit","id":1,"count":-5}', "count: expected an integer from 0", Credit(1, 0)),
-    ('{"kind":"credit","id":1,"count":4294967296}', "count: expected an integer from 0", Credit(1, 0)),
+    ('{"kind":"credit","id":1,"count":18446744073709551616}', "count: expected an integer from 0", Credit(1, 0)),
     ('{"kind":"credit","id":1,"count":true}', "count: expected an integer from 0", Credit(1, 0)),
-    ('{"kind":"error","id":1,"code":"handler"}', "body: missing", ErrorResponse(1, None)),
-    ('{"kind":"error","id":1,"code":5,"body":{"message":"a"}}', "code: expected a text, got 5", ErrorResponse(1, None)),
-    ('{"kind":"error","id":1,"body":{}}', "body.message: missing", ErrorResponse(1, None)),
+    ('{"kind":"error","code":"handler"}', "id: missing", None),
     # Not JSON, but the kind and the id can be read, as they come first.
     ('{"kind":"request","id":7,"body":{"a":1,"a":2}}', 'the payload is not valid JSON: the key "a" occurs twice', Request(7, None)),
     ('{"kind":"request","id":7,"id":8,' + BODY + "}", 'the payload is not valid JSON: the key "id" occurs twice', Request(7, None)),
@@ -257,9 +255,9 @@ UNSENDABLE: list[tuple[Any, str]] = [
     (Cancel(None), "id: expected an integer"),  # type: ignore[arg-type]
     (Request(1, SayHello("a"), timeout=float("inf")), "timeout: expected seconds as a finite"),
     (Request(1, SayHello("a"), timeout="1"), "timeout: expected seconds"),  # type: ignore[arg-type]
-    (Request(1, SayHello("a"), window=-1), "window: expected an integer from 0 to 2**32-1"),
+    (Request(1, SayHello("a"), window=-1), "window: expected an integer from 0 to 2**31-1"),
     (Request(1, SayHello("a"), metadata={"a": 1}), "metadata['a']: expected text to text, got 1"),  # type: ignore[dict-item]
-    (Credit(1, 2**32), "count: expected an integer"),
+    (Credit(1, 2**64), "count: expected an integer"),
     (Credit(1, 1.5), "count: expected an integer"),  # type: ignore[arg-type]
     (ErrorResponse(1, ErrorMessage("a"), "nope"), "code: expected one of handler, unhandled"),
     (ErrorResponse(1, ErrorMessage(5)), "body.message: expected str, got 5"),  # type: ignore[arg-type]
@@ -292,8 +290,15 @@ def test_envelope_that_can_not_be_sent_is_told(envelope: Any, text: str) -> None
 def test_value_that_holds_itself_is_told() -> None:
     loop: list[Any] = []
     loop.append(loop)
-    for envelope in (Response(1, loop), Notification(Anything(loop))):
-        with pytest.raises(SerializationError, match=r"^body: nested too deeply for JSON, or a"):
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    for envelope, text in (
+        (Response(1, loop), r"^body\[0\] contains itself: JSON has no form for that$"),
+        (Notification(Anything(loop)), r"^body\.value\[0\] contains itself: JSON has no form"),
+        (Response(1, deep), r"^body: nested too deeply for JSON, or a container holds itself"),
+    ):
+        with pytest.raises(SerializationError, match=text):
             encode(envelope)
 
 

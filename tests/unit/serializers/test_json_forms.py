@@ -192,7 +192,7 @@ RECEIVED: list[tuple[Any, Any, str]] = [
     (dict[int, Any], 1, "expected dict[int, Any], got 1"),
     (dict[Any, int], [[1]], "expected a pair [key, value], got an array of 1"),
     (dict[Any, int], [[1, 2, 3]], "expected a pair [key, value], got an array of 3"),
-    (dict[tuple[int], int], {}, "expected dict[tuple[int], int] as an array of pairs, got"),
+    (dict[tuple[int], int], {"a": 1}, "expected dict[tuple[int], int] as an array of pairs, got"),
     (dict[Level, int], {"3": 1}, 'expected Level, got "3"'),
     (High, 1, "expected High (an integer of the bits 0x6), got 1"),
     (Any, {"$map": ["ab"]}, 'expected a pair [key, value], got "ab"'),
@@ -228,13 +228,11 @@ def test_what_a_peer_can_not_have_meant_is_refused(annotation: Any, data: Any, t
 Deep = Union[set["Deep"], frozenset["Deep"], tuple["Deep", ...], int]  # type: ignore[misc]
 
 
-def test_untagged_values_of_unions_in_each_other_are_read_four_levels_deep() -> None:
-    """Each level more could double the time; a peer that tags them may go deeper."""
+def test_untagged_values_of_unions_in_each_other_are_read_at_any_depth() -> None:
     assert read(Deep, [[[[1]]]]) == ((({1},),),)
     deeper = ((((((1,),),),),),)
     assert read(Deep, write(Deep, deeper)) == deeper
-    with pytest.raises(SerializationError, match=r"^body\.v: can't tell which of set\[.* is meant"):
-        read(Deep, [[[[[1]]]]])
+    assert read(Deep, [[[[[[1]]]]]]) == ((((({1},),),),),)
     for wrong, shown in (("x", '"x"'), ([[[["x"]]]], "an array of 1")):
         with pytest.raises(SerializationError, match=rf"^body\.v: expected set\[.*, got {shown} "):
             read(Deep, wrong)

@@ -267,7 +267,7 @@ def test_a_body_that_cannot_be_read_names_its_envelope_and_its_message() -> None
 def test_what_is_out_of_bounds_is_named() -> None:
     for envelope, told in (
         (Request(7, Note("x"), timeout="soon"), "float or None, not 'soon'$"),  # type: ignore[arg-type]
-        (Request(7, Note("x"), window=-1), r"from 0 to 2\*\*32-1, not -1$"),
+        (Request(7, Note("x"), window=-1), r"from 0 to 2\*\*31-1, not -1$"),
         (Request(7, Note("x"), window=2**32), "not 4294967296$"),
         (Request(7, Note("x"), window=None), "not None$"),  # type: ignore[arg-type]
         (Credit(7, 2**32), "not 4294967296$"),

@@ -80,14 +80,14 @@ SENT: list[tuple[Any, str]] = [
     (Request(2**64, Said(1)), f"the request id {2**64} must be from 0 to 2**64-1"),
     (
         Request(2**64 - 1, Said(1), 2.0, {}, -1),
-        "window and count must be from 0 to 2**32-1, not -1",
+        "window and count must be from 0 to 2**31-1, not -1",
     ),
-    (Credit(1, 2**32), f"window and count must be from 0 to 2**32-1, not {2**32}"),
+    (Credit(1, 2**32), f"window and count must be from 0 to 2**31-1, not {2**32}"),
     (Request(1, Said(1), "soon"), "the timeout must be seconds as a float or None, not 'soon'"),
     (Request(1, Said(1), None, {"k": 1}), "metadata must map str to str: {'k': 1}"),
     (
         ErrorResponse(1, ErrorMessage(5)),
-        "the fields of ErrorMessage(message=5, type='', traceback='') must be of type str",
+        "the fields of an error must be of type str: message is 5",
     ),
     ("an envelope", "str is no envelope"),
     (
