@@ -1,4 +1,4 @@
-"""What becomes of a forked process's copies of our things.
+"""What becomes of a forked process's copies of our things, and how a fork is noticed.
 
 A forked process has a copy of everything but of the threads, except for the one that
 forked: a lock that another thread held is locked for ever, and what another thread was in
@@ -9,6 +9,11 @@ the midst of stays half done. Two rules make the copies safe to let go of:
   there that has come to mean somebody else's file. Nothing else happens under that lock:
   no callback, no logging, no wait for a thread.
 * Whatever has descriptors to let go of, or locks to renew, says so by :func:`forgets`.
+
+Python calls us at each fork that it makes itself. A server written in C makes others (uWSGI
+loads the application and then forks its workers). So every method that a user may call first
+compares the process id with the one that it knows, and calls :func:`look_for_fork` if they
+differ. Until then such a copy holds the descriptors open, and nobody reads from them.
 """
 
 from __future__ import annotations
@@ -21,13 +26,23 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["forgets", "forkable_lock", "renew", "steady"]
+__all__ = ["forgets", "forkable_lock", "look_for_fork", "renew", "steady"]
 
 steady = threading.RLock()
 """Held while descriptors are made or closed; taken before any other lock of ours. It can be
 taken again by its holder: ``Popen`` with ``preexec_fn`` runs what a fork does, too."""
 
 _forgetful: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+
+_pid = os.getpid()
+"""The process that the things here belong to."""
+
+_lookers: dict[int, Any] = {}
+"""Process id -> the lock of those who look for a fork there. Entering it is one atomic step, and
+a copy of the parent's lock, which may be locked for ever, stands under the parent's id."""
+
+_forgetting = 0
+"""The process whose thread is in ``_forget_all``, behind its lock."""
 
 
 def forgets(thing: object, method: str = "forget_after_fork") -> None:
@@ -48,16 +63,41 @@ def forkable_lock() -> threading.Lock:
     return lock
 
 
+def look_for_fork() -> None:
+    """Forget what is the parent's, if this process was forked and Python was not told.
+
+    Called where a user comes in, before any lock of ours is taken: it may have been held in
+    the moment of the fork, by a thread that does not exist here.
+    """
+    pid = os.getpid()
+    if pid == _pid:
+        return
+    with _lookers.setdefault(pid, threading.RLock()):
+        if pid not in (_pid, _forgetting):  # the latter: we come from in there
+            _forget_all()
+
+
+def _before_fork() -> None:
+    look_for_fork()
+    steady.acquire()
+
+
 def _forget_all() -> None:
-    steady.release()
+    global _pid, _forgetting
+    _forgetting = os.getpid()
+    try:
+        steady.release()
+    except RuntimeError:  # not locked by who forks: it was a fork that Python did not make
+        renew(steady)
     for thing, method in list(_forgetful.items()):
         try:
             getattr(thing, method)()
         except Exception:
             pass  # one that can't be let go of must not keep the others
+    _pid, _forgetting = _forgetting, 0
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
     os.register_at_fork(
-        before=steady.acquire, after_in_parent=steady.release, after_in_child=_forget_all
+        before=_before_fork, after_in_parent=steady.release, after_in_child=_forget_all
     )

@@ -22,13 +22,16 @@ __all__ = ["SessionHost"]
 
 
 class SessionHost:
-    """What the engine knows of its session; it does not keep the session alive."""
+    """What the engine knows of its session; it keeps neither that nor the peer alive.
+
+    Else the thread that reads would: it knows the engine, and the peer keeps its sessions.
+    """
 
     def __init__(self, session: IpcSession, peer: IpcPeer, transport: Transport) -> None:
         self._session = weakref.ref(session)
         self._own = session._registries
         self._peers = peer._registries
-        self._peer = peer
+        self._peer = weakref.ref(peer)
         self._transport = transport
 
     def session(self) -> IpcSession:
@@ -70,10 +73,16 @@ class SessionHost:
         error: SessionClosedError = describe(what)
         return error
 
+    def started(self) -> None:
+        peer, session = self._peer(), self._session()
+        if peer is not None and session is not None:
+            peer.keep(session)
+
     def ended(self) -> None:
         session = self._session()
-        if session is not None:
-            self._peer.forget(session)
+        peer = self._peer()
+        if session is not None and peer is not None:
+            peer.forget(session)
         for function in [*self._own.closes(last=True), *self._peers.closes()]:
             self.call_close(session, function, self.report)
 

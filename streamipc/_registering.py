@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ._forks import renew
+from ._forks import look_for_fork, renew
 from ._signatures import check_function
 from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes
 from .messages import Message
@@ -41,12 +41,14 @@ class Registries:
     def add_close(self, function: Callable[..., Any]) -> bool:
         """Add a callback for the end of a session; return ``False`` if it is too late."""
         check_function(function, "on_close")
+        look_for_fork()
         with self._lock:
             self._closes.append(function)
             return not self._closed
 
     def remove_close(self, function: Callable[..., Any]) -> None:
         """Remove it again."""
+        look_for_fork()
         with self._lock:
             kept = [other for other in self._closes if other != function]
             if len(kept) == len(self._closes):

@@ -9,7 +9,7 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 
-from ._forks import forkable_lock
+from ._forks import forkable_lock, look_for_fork
 from .exceptions import RequestTimeoutError
 from .messages import Message
 
@@ -104,6 +104,7 @@ class ResponseFuture(Future[R], Generic[R]):
 
         @property
         def _condition(self):
+            look_for_fork()
             made = self._made_condition
             if made is None:
                 # Not under the lock: the garbage collector may come, and end a session

@@ -8,7 +8,7 @@ import time
 from contextvars import ContextVar
 from types import UnionType
 
-from ._forks import renew
+from ._forks import look_for_fork, renew
 from ._signatures import (
     check_function,
     is_class,
@@ -239,6 +239,7 @@ class HandlerRegistry:
         Raises:
             ValueError: it is not registered here.
         """
+        look_for_fork()
         with self._lock:
             kept = tuple(handler for handler in self._handlers if handler.function != function)
             if len(kept) == len(self._handlers):
@@ -268,6 +269,7 @@ class HandlerRegistry:
                 f"{self._kind}: the first parameter of {name_of(function)} is annotated "
                 f"{taken!r}, which is not a {self._base.__name__} type"
             )
+        look_for_fork()
         with self._lock:
             self._handlers = (*self._handlers, Handler(function, types, second, inline))
             self._by_type = {}

@@ -7,7 +7,8 @@ import weakref
 from functools import partial
 
 from ._arguments import check_message, checked_timeout
-from ._forks import forgets, renew
+from ._forks import forgets, look_for_fork, renew
+from ._patches import check_patches
 from ._registering import Registering
 from .engine.lifetimes import track
 from .engine.options import Options
@@ -49,7 +50,8 @@ _MAX_FRAME = (1 << 32) - 1
 class IpcPeer(Registering):
     """Makes sessions, and holds what they share.
 
-    Handlers that are registered here serve every session, after the session's own.
+    Handlers that are registered here serve every session, after the session's own. A peer keeps
+    its sessions from their start to their end, so a server need not hold them itself.
 
     Args:
         serializer: turns messages into bytes; by default a ``NativeMessageSerializer``,
@@ -101,8 +103,9 @@ class IpcPeer(Registering):
             spin=spin if usable_cpus() > 1 else 0.0,
         )
         self._session_type = session_type
-        self._lock = threading.Lock()  # guards _sessions and _closed
+        self._lock = threading.Lock()  # guards the three below
         self._sessions: weakref.WeakSet[IpcSession] = weakref.WeakSet()
+        self._kept: set[IpcSession] = set()  # those that were started and have not ended
         self._closed = False
         forgets(self)
 
@@ -264,25 +267,34 @@ class IpcPeer(Registering):
         track(session._engine)
 
     def _check_open(self) -> None:
+        look_for_fork()
+        check_patches()
         if self._closed:
             raise IpcError("the peer is closed: make a new IpcPeer")
 
+    def keep(self, session: IpcSession) -> None:
+        """Keep a session alive that is being started: its handlers may be all that uses it."""
+        self._kept.add(session)  # one step: a start holds the engine's lock, and takes no other
+
     def forget(self, session: IpcSession) -> None:
-        """Take a session that has ended off the list."""
+        """Take a session that has ended off the lists."""
         with self._lock:
             self._sessions.discard(session)
+            self._kept.discard(session)
 
     def forget_after_fork(self) -> None:
         """Go on without the sessions, in a forked process: they are the parent's."""
         renew(self._lock)
         self._registries.forget_after_fork()
         self._sessions.clear()
+        self._kept.clear()
 
     # All sessions.
 
     @property
     def sessions(self) -> list[IpcSession]:
         """The sessions that are alive, in no particular order."""
+        look_for_fork()
         with self._lock:
             sessions = list(self._sessions)
         return [session for session in sessions if not session.closed]
@@ -324,6 +336,7 @@ class IpcPeer(Registering):
             timeout: seconds for each, as in :meth:`IpcSession.close`.
         """
         timeout = checked_timeout(timeout)
+        look_for_fork()
         with self._lock:
             self._closed = True
             sessions = list(self._sessions)

@@ -311,7 +311,7 @@ class IpcSession(Registering):
     @property
     def closed(self) -> bool:
         """Whether the session has ended, or is ending, for whatever reason."""
-        return self._engine.refusal is not None
+        return self._engine.is_foreign() or self._engine.refusal is not None
 
     @property
     def stats(self) -> Stats:
@@ -337,7 +337,7 @@ class IpcSession(Registering):
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
-        if engine is None or not self._needs_closing():
+        if engine is None or engine.is_foreign() or not self._needs_closing():
             return
         import warnings
 
@@ -390,6 +390,7 @@ class ProcessSession(IpcSession):
 
     @property
     def _transport(self) -> ProcessTransport:
+        self._engine.is_foreign()  # a copy in a forked process leaves the child alone
         return self._engine.transport  # type: ignore[return-value]
 
     @property
@@ -400,7 +401,7 @@ class ProcessSession(IpcSession):
     @property
     def pid(self) -> int:
         """The child's process id."""
-        return self._transport.process.pid
+        return self.process.pid
 
     @property
     def returncode(self) -> int | None:
@@ -414,11 +415,11 @@ class ProcessSession(IpcSession):
 
     def terminate(self) -> None:
         """Ask the child to end (SIGTERM)."""
-        self._transport.process.terminate()
+        self.process.terminate()
 
     def kill(self) -> None:
         """End the child (SIGKILL)."""
-        self._transport.process.kill()
+        self.process.kill()
 
     def _about(self) -> str:
         return f"pid={self.pid} "

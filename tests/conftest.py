@@ -34,8 +34,7 @@ Ask for the others by name:
     message modules and other helpers for both sides there.
 
 ``peer``
-    An ``IpcPeer`` that is closed when the test ends. It does not keep its sessions alive, so
-    close them in the test, best by ``with``.
+    An ``IpcPeer`` that is closed when the test ends, and its sessions with it.
 
 ``connected``
     ``left, right = connected()`` gives two sessions of this process that talk to each other

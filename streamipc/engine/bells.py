@@ -7,8 +7,8 @@ thread's by then. So here a thread waits outside of the lock, for a bell of its 
 
 from __future__ import annotations
 
+import threading
 import time
-from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Bells:
 
     def hang(self) -> Any:
         """Return a lock; once our lock is left, taking it is waiting to be rung."""
-        bell = allocate_lock()
+        bell = threading.Lock()
         bell.acquire()
         self.hung.append(bell)
         return bell

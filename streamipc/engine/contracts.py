@@ -42,6 +42,10 @@ class Host(Protocol):
         """Return the error for a session that has ended; ``what`` says how."""
         ...
 
+    def started(self) -> None:
+        """Learn, under the engine's lock, that the session is being started."""
+        ...
+
     def ended(self) -> None:
         """Call the ``on_close`` callbacks."""
         ...

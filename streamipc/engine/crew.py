@@ -49,7 +49,7 @@ from collections import deque
 from .bells import Bells
 from .jobs import WriteJob
 from .reading import Reader
-from .staff import IDLE_SECONDS, Job, Member, take_seat, working_member
+from .staff import IDLE_SECONDS, Job, Member, keep_own_seat, leave_seat, take_seat, working_member
 from .watching import Watching
 
 TYPE_CHECKING = False
@@ -240,6 +240,7 @@ class Crew(Watching):
 
     def forget_after_fork(self) -> None:
         """Have the thread that forked, if it is a member, end once its job has returned."""
+        keep_own_seat()
         self._stopping = True
         self._quick.clear()
         self._slow.clear()
@@ -295,6 +296,8 @@ class Crew(Watching):
                 if self._watcher is None and self._members and not self._stopping:
                     self._promote()  # the end may take as long as ``on_exception`` does
             self._crashed(error)
+        finally:
+            leave_seat()
 
     def _next_duty(self, me: Member) -> bool:
         """Do one duty; return ``False`` to end."""

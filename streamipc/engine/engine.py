@@ -17,7 +17,8 @@ import threading
 import time
 from collections import deque
 
-from .._forks import renew
+from .._forks import look_for_fork, renew
+from .._patches import Patches
 from ..exceptions import (
     RequestTimeoutError,
     SessionClosedError,
@@ -90,6 +91,7 @@ class Engine(Sending, Dispatching):
         self.host = host
         self._options = options
         self._next_id = options.next_id or itertools.count(1).__next__
+        self.patches = Patches()
         self.lock = threading.Lock()
         pollable = bool(getattr(transport, "pollable", False))
         fds: tuple[int, ...] = transport.read_fds if pollable else ()  # type: ignore[attr-defined]
@@ -148,7 +150,6 @@ class Engine(Sending, Dispatching):
         self.lingering: set[ResponseFuture[Any]] = set()
         """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
         self._pid = os.getpid()
-        self._foreign = False  # set by the hook that every fork runs (lifetimes.py)
         self._started = False
         self._refusal: Callable[[], SessionClosedError] | None = None
         self._received = Received()
@@ -170,6 +171,20 @@ class Engine(Sending, Dispatching):
         self._dropped = 0
         self._rules = self._make_rules()
 
+    def check_caller(self) -> None:
+        """Notice a fork that Python has not seen, and a thread that must not come here.
+
+        Every way in from the user's code comes by here before it takes a lock, which the fork
+        may have left locked for ever.
+
+        Raises:
+            RuntimeError: see ``_patches.py``.
+        """
+        if os.getpid() != self._pid:
+            look_for_fork()
+        if self.patches.greenlets:
+            self.patches.check_thread()
+
     # Life.
 
     def start(self) -> None:
@@ -178,7 +193,8 @@ class Engine(Sending, Dispatching):
         Raises:
             SessionClosedError: the session has ended.
         """
-        if self._refusal is not None:  # before the lock, which a fork may have left locked
+        self.check_caller()
+        if self._refusal is not None:
             park_at_exit()
             raise self._refusal()
         prefix: list[int] = list(getattr(self.transport, "prefix", ()))
@@ -188,6 +204,7 @@ class Engine(Sending, Dispatching):
             if self._started:
                 return
             self._started = True
+            self.host.started()
             if prefix:
                 self.reader.holder = threading.get_ident()
         if prefix:
@@ -225,6 +242,7 @@ class Engine(Sending, Dispatching):
         """Return the counters."""
         from .contracts import Stats
 
+        self.check_caller()
         writer = self.writer
         with self.lock:
             running = self.crew.handlers_running()
@@ -277,8 +295,11 @@ class Engine(Sending, Dispatching):
 
     def wait(self, awaited: Any, end: float | None) -> bool:
         """Wait until ``awaited`` is ready or the time is over; return whether it is ready."""
-        if self._foreign:
+        if self.is_foreign():
             raise self.closing.error()
+        self.check_caller()
+        if threading.Lock is not self.patches.lock:
+            self.patches.complain()
         if self.solo is not None:
             ready = self.solo.wait(awaited, end)
             if self.reader.ended:
@@ -312,6 +333,7 @@ class Engine(Sending, Dispatching):
 
     def receive(self, timeout: float | None) -> Message:
         """Return the next notification that no handler took."""
+        self.check_caller()
         received = self._received
         end = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -417,8 +439,11 @@ class Engine(Sending, Dispatching):
             wake(lock)
 
     def is_foreign(self) -> bool:
-        """Tell whether this is a copy in a forked child."""
-        return self._foreign
+        """Tell whether this is a copy in a forked process."""
+        if os.getpid() == self._pid:
+            return False
+        look_for_fork()
+        return True
 
     def forget_after_fork(self) -> None:
         """Make this copy, in a forked child, inert: also for the thread that has forked.
@@ -426,7 +451,6 @@ class Engine(Sending, Dispatching):
         That may be one of the crew's, in a handler: it must find its way out.
         """
         pid = self._pid
-        self._foreign = True
 
         def reason() -> SessionClosedError:
             return SessionClosedError(

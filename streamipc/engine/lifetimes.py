@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 import time
 import weakref
 from functools import partial
 
-from .._forks import forgets
+from .._forks import forgets, look_for_fork
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,15 +56,13 @@ def track(engine: Engine) -> None:
     if not _installed:
         _installed = True
         atexit.register(_close_all)
-        if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
-            # They belong to the parent, and so do their children.
-            os.register_at_fork(after_in_child=_engines.clear)
 
 
 def _close_all() -> None:
     """Close what the program left open, quickly and without a word."""
     global _exiting
     _exiting = True
+    look_for_fork()  # copies count as closed: they belong to the parent, and so do its children
     engines = [engine for engine in list(_engines) if not engine.closing.closed.is_set()]
     for engine in engines:
         # All children see the end of their input first, so that they exit side by side.

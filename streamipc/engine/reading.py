@@ -54,15 +54,14 @@ The engine's lock guards ``holder``, ``waiting``, ``takes``, ``crew_reads`` and 
 from __future__ import annotations
 
 import errno
+import threading
 import time
-from _thread import allocate_lock, get_ident
 
 from .bells import wake
 from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
     from typing import Any, Protocol
 
@@ -103,7 +102,7 @@ class Waiter:
     def __init__(self, awaited: Awaited, thread: int) -> None:
         self.awaited = awaited
         self.thread = thread
-        self.lock = allocate_lock()
+        self.lock = threading.Lock()
         self.lock.acquire()
 
 
@@ -186,7 +185,7 @@ class Reader:
         Returns:
             Whether it is ready; ``False`` means that the time was over.
         """
-        me = get_ident()
+        me = threading.get_ident()
         waiter = None
         try:
             while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from os import getpid
 
 from ..exceptions import IpcError, ProtocolError, SessionClosedError
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from .._patches import Patches
     from ..futures import ResponseFuture
     from ..messages import Message
     from ..protocol.connection import Connection
@@ -73,6 +75,10 @@ class Sending:
     encode: Callable[[Any], list[Buffer]]
     """Returns the frame of an envelope."""
     report: Callable[[BaseException], None]
+    patches: Patches
+    check_caller: Callable[[], None]
+    is_foreign: Callable[[], bool]
+    _pid: int
     _next_id: Callable[[], RequestId]
     _calls: dict[RequestId, Any]
     _deadlines: Deadlines
@@ -101,6 +107,8 @@ class Sending:
             window: items that the peer may send before it is granted more.
             prepare: called with the future before a reply can come.
         """
+        if getpid() != self._pid or self.patches.greenlets:
+            self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
         id = self._next_id()  # noqa: A001
@@ -144,6 +152,8 @@ class Sending:
 
     def notify(self, message: Message, metadata: Mapping[str, str] | None = None) -> None:
         """Send a notification; return once it is with the operating system."""
+        if getpid() != self._pid or self.patches.greenlets:
+            self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
         frame = self.encode(Notification(message, metadata))
@@ -157,6 +167,8 @@ class Sending:
 
     def begin_to_notify(self, message: Message) -> None:
         """Queue a notification, and write of it what there is room for."""
+        if getpid() != self._pid or self.patches.greenlets:
+            self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
         self.writer.offer(self.encode(Notification(message)))
@@ -172,7 +184,7 @@ class Sending:
 
     def cancel(self, future: Any) -> None:
         """Forget a request and tell the peer."""
-        if self._forget(future):
+        if not self.is_foreign() and self._forget(future):
             self._send_control(Cancel(future.id))
 
     def _forget(self, future: Any) -> bool:
@@ -184,7 +196,8 @@ class Sending:
 
     def credit(self, future: Any, count: int) -> None:
         """Grant the peer ``count`` more items of a request."""
-        self._send_control(Credit(future.id, count))
+        if not self.is_foreign():
+            self._send_control(Credit(future.id, count))
 
     def send_item(self, served: Served, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""

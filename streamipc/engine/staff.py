@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +12,15 @@ if TYPE_CHECKING:
 else:
     from .._typing import Protocol
 
-__all__ = ["IDLE_SECONDS", "Job", "Member", "take_seat", "working_member"]
+__all__ = [
+    "IDLE_SECONDS",
+    "Job",
+    "Member",
+    "keep_own_seat",
+    "leave_seat",
+    "take_seat",
+    "working_member",
+]
 
 IDLE_SECONDS = 10.0
 """How long a thread without work is kept."""
@@ -58,7 +65,7 @@ class Member:
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
-        self.bell = allocate_lock()
+        self.bell = threading.Lock()
         self.bell.acquire()
         self.job: Job | None = None  # what it runs
         self.runs = 0  # jobs run as the watcher
@@ -67,15 +74,30 @@ class Member:
         self.thread: threading.Thread
 
 
-_local = threading.local()
+_seats: dict[int, Member] = {}
+"""Thread identifier -> member. Not a ``threading.local``, which gevent can't make the greenlets'
+own once it is there: this module may be imported before gevent patches ``threading``."""
 
 
 def take_seat(member: Member) -> None:
     """Note that the calling thread is this member's."""
-    _local.member = member
+    _seats[threading.get_ident()] = member
+
+
+def leave_seat() -> None:
+    """The calling thread is no member any more; its identifier may go to another thread."""
+    _seats.pop(threading.get_ident(), None)
+
+
+def keep_own_seat() -> None:
+    """Forget the threads that do not exist in this forked process."""
+    me = threading.get_ident()
+    for ident in list(_seats):
+        if ident != me:
+            _seats.pop(ident, None)
 
 
 def working_member() -> Member | None:
     """Return the member, of whatever crew, that the calling thread is, if it runs a job."""
-    member: Member | None = getattr(_local, "member", None)
+    member = _seats.get(threading.get_ident())
     return member if member is not None and member.job is not None else None

@@ -16,8 +16,8 @@ write or a wait for room, and nothing else is locked under it.
 from __future__ import annotations
 
 import errno
+import threading
 import time
-from _thread import get_ident
 
 from .._forks import renew
 from ..exceptions import IpcError, SessionClosedError
@@ -95,7 +95,7 @@ class Writer(FrameQueue):
                 is withdrawn; one that was begun will be finished by others.
             SessionClosedError: the stream broke.
         """
-        me = get_ident()
+        me = threading.get_ident()
         frame: Frame | None = None
         end = 0
         try:
@@ -139,7 +139,7 @@ class Writer(FrameQueue):
         For the thread that reads, which must never wait for room: what is left goes to
         ``on_backlog``. Raises nothing, as :meth:`flush`.
         """
-        me = get_ident()
+        me = threading.get_ident()
         end = 0
         if self._flusher == me:  # we read while we wait for room, without threads
             with self._lock:
@@ -172,7 +172,7 @@ class Writer(FrameQueue):
         """Write what can be written without blocking; hand the rest over."""
         if not (self._queue or self._batch):
             return
-        me = get_ident()
+        me = threading.get_ident()
         try:
             with self._lock:
                 self._seal_batch()
@@ -197,7 +197,7 @@ class Writer(FrameQueue):
         """
         if not (self._queue or self._batch):
             return
-        me = get_ident()
+        me = threading.get_ident()
         try:
             with self._lock:
                 self._seal_batch()
@@ -354,7 +354,7 @@ class Writer(FrameQueue):
 
     def _wait_for_turn(self, mark: int, deadline: float | None) -> None:
         """Wait until flushing is free, and take it, unless it is no longer needed."""
-        me = get_ident()
+        me = threading.get_ident()
         bell = None
         counted = False
         with self._outlet.handler_waits():
@@ -474,7 +474,7 @@ class Writer(FrameQueue):
 
     def _hand_over_again(self) -> None:
         """Do what an interrupt, such as Ctrl-C, has kept us from doing."""
-        if self._flusher == get_ident():
+        if self._flusher == threading.get_ident():
             self._hand_over()
         else:
             self._leave_wait()

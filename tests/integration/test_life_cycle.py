@@ -6,10 +6,12 @@ import gc
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -649,7 +651,9 @@ def test_leaving_the_interpreter_with_a_stuck_handler_is_quick_and_silent(script
 # Dropped sessions
 
 
-def test_a_dropped_session_warns_and_is_ended(echo_child: list[str], eventually: Any) -> None:
+def test_a_session_dropped_with_its_peer_warns_and_is_ended(
+    echo_child: list[str], eventually: Any
+) -> None:
     session: Any = IpcPeer().create_command_session(echo_child)
     assert session.request(Echo(1)).result(timeout=10) == 1
     process = session.process
@@ -657,7 +661,31 @@ def test_a_dropped_session_warns_and_is_ended(echo_child: list[str], eventually:
         ResourceWarning, match=r"unclosed <ProcessSession pid=\d+ open>"
     ):
         session = None
+        gc.collect()  # the two refer to each other
         eventually(lambda: process.returncode is not None)
+
+
+def test_a_started_session_is_kept_by_its_peer_until_it_ends(eventually: Any) -> None:
+    peer = IpcPeer()
+
+    @peer.on_request
+    def echo(msg: Echo) -> object:
+        return msg.value
+
+    ours, theirs = socket.socketpair()
+    there = IpcPeer().create_stream_session(theirs, theirs)
+    here = peer.create_stream_session(ours, ours).start()
+    kept, over = weakref.ref(here), threading.Event()
+    here.on_close(over.set)
+    del here
+    gc.collect()
+    assert there.request(Echo(1)).result(timeout=10) == 1
+    assert peer.sessions == [kept()]
+    there.close()
+    assert over.wait(10)
+    # The thread that has called us lets go of it last, and it refers to itself.
+    eventually(lambda: gc.collect() is not None and kept() is None)
+    assert peer.sessions == []
 
 
 def test_a_session_that_ended_before_its_child_warns_and_ends_the_child_when_dropped(
@@ -697,12 +725,13 @@ def test_a_dropped_session_is_ended_although_the_warning_is_an_error(
     script: Script,
 ) -> None:
     command = script("""
-        import os, warnings
+        import gc, os, warnings
         from streamipc import IpcPeer
         warnings.simplefilter("error")
         incoming, theirs = os.pipe()
         theirs_in, outgoing = os.pipe()
         IpcPeer().create_stream_session(theirs, theirs_in).start()
+        gc.collect()
         assert os.read(incoming, 1) == b""
     """)
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)

@@ -1,0 +1,92 @@
+"""What gevent and eventlet have put in the place of the standard library's threads.
+
+gevent works if it has patched threads and ``select`` both: then our threads are greenlets, and
+what waits lets other greenlets run. Names are looked up in their modules when they are used, so
+that streamipc may be imported before. Three things can't work, and hang or crash the interpreter
+if they are tried. So they are refused:
+
+* one of the two patched without the other;
+* a session that was made before the patch;
+* a session used by several real threads: the event loop of gevent belongs to one of them.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Patches", "check_patches"]
+
+
+def check_patches() -> None:
+    """Raise if a session can't work with what is patched now.
+
+    Raises:
+        RuntimeError: it can't.
+    """
+    _greenlets()
+
+
+def _greenlets() -> bool:
+    """Tell whether threads are greenlets; see :func:`check_patches`."""
+    patcher: Any = sys.modules.get("eventlet.patcher")
+    if patcher is not None and any(map(patcher.is_monkey_patched, ("select", "thread"))):
+        raise RuntimeError(
+            "eventlet has patched this process, and streamipc does not work with it: its "
+            "select has no poll(). Use gevent (gunicorn -k gevent) or threads (gunicorn -k gthread)"
+        )
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is None:
+        return False
+    threads, select = map(monkey.is_module_patched, ("threading", "select"))
+    if threads is not select:
+        patched, left = ("threads", "select") if threads else ("select", "threads")
+        raise RuntimeError(
+            f"gevent has patched {patched} and not {left}: a wait for a reply would stop all "
+            "greenlets, or never end. Patch both: gevent.monkey.patch_all()"
+        )
+    return bool(threads)
+
+
+class Patches:
+    """Remembers for a session how things were when it was made.
+
+    Attributes:
+        greenlets: threads are greenlets, so each use must be checked by :meth:`check_thread`.
+        lock: what made the session's locks.
+    """
+
+    __slots__ = ("_native_id", "greenlets", "lock")
+
+    def __init__(self) -> None:
+        self.greenlets = _greenlets()
+        self.lock = threading.Lock
+        self._native_id = threading.get_native_id() if self.greenlets else 0
+
+    def check_thread(self) -> None:
+        """Raise in another real thread than the one that made the session.
+
+        Raises:
+            RuntimeError: so it is.
+        """
+        if threading.get_native_id() != self._native_id:
+            raise RuntimeError(
+                "this session was made by another thread, and gevent has patched this process: a "
+                "session belongs to the real thread that made it, and to its greenlets. Make one "
+                "for each thread, or hand the work to a greenlet of that thread"
+            )
+
+    def complain(self) -> None:
+        """Say that something was patched since the session was made.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "threads were patched after this session was made, so waiting for it would never end: "
+            "call gevent.monkey.patch_all() first, and make sessions after it"
+        )
