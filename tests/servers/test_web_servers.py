@@ -78,7 +78,7 @@ def check_log(server: Server) -> None:
         case(gunicorn("gevent")),
         case(uwsgi("--lazy-apps")),
         case(uwsgi("--lazy-apps", "--enable-threads", "--threads", "4")),
-        case(uwsgi("--lazy-apps", *GEVENT)),
+        case(uwsgi("--lazy-apps", "--gevent", "20", "--gevent-early-monkey-patch")),
     ],
 )
 def test_each_worker_that_imports_the_application_has_its_own_children(
@@ -122,6 +122,20 @@ def test_a_forked_worker_says_whose_an_imported_session_is_and_uses_its_own(
             assert answer.right if answer.kind == "own" else answer.refused, wrong(answers, server)
         pairs = children_by_worker(answers)["own"]
         assert pairs <= {(parent, pid) for pid, parent in server.children().items()}
+
+    check_log(server)
+
+
+@pytest.mark.parametrize(("command", "kinds"), [case(uwsgi("--lazy-apps", *GEVENT))])
+def test_a_session_imported_before_gevents_patch_says_so_and_one_made_later_answers(
+    serve: Serve, command: list[str], kinds: Sequence[str]
+) -> None:
+    with serve(command, kinds) as server:
+        answers = server.load(300)
+
+        for answer in answers:
+            said_so = "threads were patched after this session" in answer.body.get("error", "")
+            assert answer.right or (said_so and answer.kind != "own"), wrong(answers, server)
 
     check_log(server)
 

@@ -52,6 +52,6 @@ def echo(kind: str, payload: str) -> tuple[dict[str, object], int]:
     worker = os.getpid()
     try:
         answer = session_of(kind).request(Echo(payload)).result(timeout=20)
-    except SessionClosedError as error:
+    except (SessionClosedError, RuntimeError) as error:
         return {"worker": worker, "error": str(error)}, 503
     return {"worker": worker, "payload": answer.payload, "child": answer.pid}, 200
