@@ -48,7 +48,7 @@ def missing(server: str) -> str | None:
     if server == "uwsgi" and not UWSGI.exists():
         lacking.append("uWSGI")
     if lacking:
-        return f"{' and '.join(lacking)} is not installed: pip install 'streamipc[servers]'"
+        return f"not installed: {', '.join(lacking)} (pip install 'streamipc[servers]')"
     return None
 
 
