@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from .._forks import steady
 from ..exceptions import SessionClosedError
+from ._exit import ExitStatus
 from ._readahead import flush_pending, take_read_ahead
 from ._stderr import StderrSink
 from ._watch import ChildWatcher, wait_for_exit
@@ -33,6 +34,11 @@ other processes want the CPU, some ten milliseconds before. Futures end within 1
 
 _LAST_LINES = 0.1
 """Seconds for the last lines of a dead child's standard error to be kept."""
+
+_UNKNOWN = (
+    "exited, with a status that somebody else has taken (SIGCHLD is ignored, or other code of "
+    "this process waits for all children)"
+)
 
 _UNKILLABLE = 5.0
 """Seconds to wait after SIGKILL: a process in an uninterruptible system call ends later."""
@@ -161,6 +167,7 @@ class ProcessTransport(FdTransport):
         with suppress(OSError):  # the child is dead; its last output may still be read
             flush_pending(stdin)
         self._process = process
+        self._status = ExitStatus(process)
         self._name = describe_command(process)
         self._sink = StderrSink(forward, on_line, self._name)
         self._status_by: float | None = None  # until when to wait for the exit status
@@ -171,7 +178,9 @@ class ProcessTransport(FdTransport):
                 owners={stdin.fileno(): (stdin,), stdout.fileno(): (stdout,)},
                 prefix={0: take_read_ahead(stdout)},
             )
-            self._watcher = ChildWatcher(process, stderr, self._sink, take_read_ahead(stderr))
+            self._watcher = ChildWatcher(
+                process, self._status, stderr, self._sink, take_read_ahead(stderr)
+            )
         # An attribute rather than a set of ours: it lives and dies with the object.
         process._streamipc_taken = True  # type: ignore[attr-defined]
 
@@ -182,8 +191,17 @@ class ProcessTransport(FdTransport):
 
     @property
     def returncode(self) -> int | None:
-        """The exit status as :class:`subprocess.Popen` has it; ``None``: it runs."""
-        return self._process.poll()
+        """The exit status as :class:`subprocess.Popen` has it.
+
+        ``None``: it runs, or somebody else has taken the status; see :attr:`has_ended`.
+        """
+        self._status.look()
+        return self._status.code
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the child is dead, with a status that is known or not."""
+        return self._status.look()
 
     @property
     def stderr_tail(self) -> str:
@@ -206,6 +224,16 @@ class ProcessTransport(FdTransport):
         """
         self._watcher.start(on_exit)
 
+    def terminate(self) -> None:
+        """Send SIGTERM, unless the child is dead."""
+        if not self._status.look():  # Popen would look too, and may make up a status
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless the child is dead."""
+        if not self._status.look():
+            self._process.kill()
+
     def shutdown(self, timeout: float) -> int | None:
         """See to it that the child ends: wait, then SIGTERM, then SIGKILL; reap it.
 
@@ -216,26 +244,26 @@ class ProcessTransport(FdTransport):
                 but at least 0.2 and at most 2 seconds, before SIGKILL.
 
         Returns:
-            Its exit status; ``None`` if it could not be ended: it belongs to another
-            user, or hangs in the kernel.
+            Its exit status; ``None`` if somebody else has taken that, or if the child
+            could not be ended: it belongs to another user, or hangs in the kernel.
         """
-        process = self._process
+        process, status = self._process, self._status
         try:
-            if not wait_for_exit(process, timeout):
+            if not wait_for_exit(process, status, timeout):
                 with suppress(PermissionError):
                     process.terminate()
-                if not wait_for_exit(process, min(max(timeout, 0.2), 2.0)):
+                if not wait_for_exit(process, status, min(max(timeout, 0.2), 2.0)):
                     with suppress(PermissionError):
                         process.kill()
-                    wait_for_exit(process, _UNKILLABLE)
+                    wait_for_exit(process, status, _UNKILLABLE)
         except BaseException:
             with suppress(OSError):
                 process.kill()
-            wait_for_exit(process, _UNKILLABLE)
+            wait_for_exit(process, status, _UNKILLABLE)
             raise
         if self._watcher.started and process.returncode is not None:
             self._watcher.done.wait(_LAST_LINES)
-        return process.returncode
+        return status.code
 
     def look_for_status(self) -> None:
         """Reap the child if it is dying; waits for it until 80 ms after the first call."""
@@ -248,7 +276,7 @@ class ProcessTransport(FdTransport):
         if self._watcher.started:
             self._watcher.done.wait(left)
         else:
-            wait_for_exit(self._process, left)
+            wait_for_exit(self._process, self._status, left)
 
     def closed_error(self, what: str = "") -> SessionClosedError:
         """Make the error that says how the child ended.
@@ -259,10 +287,12 @@ class ProcessTransport(FdTransport):
             what: what could not be done because of it, such as ``"no reply to Hello"``.
         """
         self.look_for_status()
-        code = self._process.poll()
+        ended, code = self._status.look(), self._status.code
         signal_name = None
-        if code is None:
+        if not ended:
             fate = "is still running"
+        elif code is None:
+            fate = _UNKNOWN
         elif code < 0:
             signal_name = _signal_name(-code)
             fate = f"was killed by {signal_name}"
@@ -286,9 +316,7 @@ class ProcessTransport(FdTransport):
         """Close the copies of the pipes that a forked process inherited."""
         self._watcher.close_after_fork()
         super().close_after_fork()
-        if self._process.returncode is None:
-            # It is no child of this process: Popen.__del__ must not warn about it.
-            self._process.returncode = 0
+        self._status.forget_after_fork()
 
 
 def describe_command(process: subprocess.Popen[bytes]) -> str:

@@ -519,6 +519,28 @@ def test_a_child_that_ends_by_itself_is_reaped_although_nobody_asks_for_it() -> 
     assert session.process.returncode == 0
 
 
+@posix
+def test_a_session_that_cant_know_the_exit_status_says_so_and_ends(echo_child: list[str]) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with IpcPeer().create_command_session(echo_child) as session:
+            session.request(Echo()).result(timeout=10)
+            session.kill()
+            over = threading.Event()
+            session.on_close(over.set)
+            assert over.wait(10)
+            session.kill()
+            with pytest.raises(SessionClosedError, match="somebody else has taken") as caught:
+                session.request(Echo()).result(timeout=10)
+        assert (caught.value.returncode, caught.value.signal) == (None, None)
+        assert session.closed
+        assert session.returncode is None
+        del session  # and no ResourceWarning comes of it
+        gc.collect()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_terminate_and_kill_are_those_of_the_child(echo_child: list[str]) -> None:
     for method, code in (("terminate", 0), ("kill", -9)):
         with IpcPeer().create_command_session(echo_child) as session:

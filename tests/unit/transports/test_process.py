@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
 from streamipc.exceptions import SessionClosedError
-from streamipc.transports import _watch
+from streamipc.transports import _exit, _watch
 from streamipc.transports.base import Transport
 from streamipc.transports.process import ProcessTransport, start_process, wrap_process
 
@@ -494,19 +495,129 @@ def test_without_eventfd_a_pipe_wakes_the_thread(start, monkeypatch):
     assert not watching.is_alive()
 
 
-def test_a_child_that_nobody_can_wait_for_counts_as_ended():
-    """Where SIGCHLD is ignored the kernel reaps children and keeps no status."""
+# Somebody else reaps
+
+
+@pytest.fixture(params=["the kernel", "a thread", "a signal handler"])
+def somebody_else_reaps(request, monkeypatch):
+    """Have all exit statuses taken by someone who is always quicker than we are."""
+    taken = _exit.ExitStatus._ask
+
+    def too_late(status, options):
+        with suppress(ChildProcessError):
+            if not os.waitpid(status._process.pid, options)[0]:
+                return
+        taken(status, options)
+
+    if request.param == "the kernel":
+        handler = signal.SIG_IGN
+    elif request.param == "a thread":
+        handler = signal.SIG_DFL
+        monkeypatch.setattr(_exit.ExitStatus, "_ask", too_late)
+    else:
+
+        def handler(*_):
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+        monkeypatch.setattr(_exit.ExitStatus, "_ask", too_late)
+    before = signal.signal(signal.SIGCHLD, handler)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("every_platform", "somebody_else_reaps")
+@pytest.mark.parametrize("end", ["sys.exit(3)", "os.kill(os.getpid(), 9)", "pass"])
+def test_a_status_that_somebody_else_took_is_not_made_up(start, end):
+    transport = start(f"import os, sys; sys.stdin.buffer.read(); {end}")
+    dead = threading.Event()
+    transport.watch(dead.set)
+    assert not transport.has_ended
+    transport.close_write()
+    assert dead.wait(10)
+    assert transport.has_ended
+    assert transport.returncode is None
+    error = transport.closed_error()
+    assert "exited, with a status that somebody else has taken" in str(error)
+    assert (error.returncode, error.signal) == (None, None)
+
+
+@pytest.mark.usefixtures("every_platform", "somebody_else_reaps")
+def test_a_child_whose_status_is_taken_is_shut_down_soon(start):
+    transport = start("import signal; signal.pause()")
+    assert transport.shutdown(0) is None
+    assert transport.has_ended
+    assert transport.shutdown(60) is None
+
+
+def test_the_status_of_the_users_own_wait_is_true_beside_one_who_reaps_all(start):
+    transport = start("import sys; sys.exit(3)")
+    assert transport.process.wait(10) == 3
+    assert transport.returncode == 3
+
+
+def test_a_zero_that_popen_made_up_is_not_believed(start):
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        transport = start_process(["cat"])
-        dead = threading.Event()
-        transport.watch(dead.set)
-        transport.close_write()
-        assert dead.wait(10)
-        assert transport.returncode == 0
-        transport.close()
+        transport = start("import sys; sys.exit(3)")
+        assert transport.process.wait(10) == 0  # this is Popen's own guess
+        assert transport.has_ended
+        assert transport.returncode is None
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_status_is_seen_by_one_of_several_who_look_and_known_to_all(start):
+    transport = start("import sys; sys.stdin.buffer.read(); sys.exit(3)")
+    started = threading.Barrier(5)
+    codes = []
+
+    def look():
+        started.wait()
+        while not transport.has_ended:
+            pass
+        codes.append(transport.returncode)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    transport.close_write()
+    for thread in threads:
+        thread.join()
+    assert codes == [3] * 4
+
+
+def test_a_child_that_is_no_popen_of_subprocess_is_believed(python):
+    class Other:
+        """As gevent's: its own way to learn of the end, and no lock of Popen's."""
+
+        def __init__(self, command):
+            self._real = subprocess.Popen(command, **PIPES)
+
+        returncode = property(lambda self: self._real.returncode)
+        pid = property(lambda self: self._real.pid)
+        stdin = property(lambda self: self._real.stdin)
+        stdout = property(lambda self: self._real.stdout)
+        stderr = None
+
+        def wait(self, timeout=None):
+            return self._real.wait(timeout)
+
+        def poll(self):
+            return self._real.poll()
+
+        def terminate(self):
+            self._real.terminate()
+
+    transport = wrap_process(Other(python("import sys; sys.stdin.buffer.read(); sys.exit(4)")))
+    dead = threading.Event()
+    transport.watch(dead.set)
+    transport.close_write()
+    assert dead.wait(10)
+    assert transport.shutdown(5) == 4
+    transport.close()
 
 
 # The ladder
@@ -557,11 +668,11 @@ def test_an_interrupted_shutdown_kills_the_child_at_once(start, monkeypatch):
     transport = start("import signal; signal.pause()")
     real, calls = _watch.wait_for_exit, []
 
-    def interrupted(process, timeout):
+    def interrupted(process, status, timeout):
         calls.append(timeout)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        return real(process, timeout)
+        return real(process, status, timeout)
 
     monkeypatch.setattr("streamipc.transports.process.wait_for_exit", interrupted)
     with pytest.raises(KeyboardInterrupt):
