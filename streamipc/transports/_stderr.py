@@ -8,6 +8,7 @@ import sys
 from contextlib import suppress
 
 from .._log import log_error
+from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +80,13 @@ class StderrSink:
 
     def write_waiting(self) -> None:
         """Pass on what our standard error takes now."""
+        if disposition_of(SIGPIPE):
+            self._write_waiting()
+        else:
+            with SigpipeHeldBack():
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
         try:
             while self._waiting and _writable(2):
                 # In steps that don't block once poll said that there is room.

@@ -9,6 +9,7 @@ import sys
 import threading
 
 from .._forks import steady
+from ._sigpipe import SigpipeHeldBack
 from .pipe import FdTransport
 
 TYPE_CHECKING = False
@@ -141,7 +142,8 @@ def _flush_output() -> None:
     for file in {id(file): file for file in (sys.stdout, sys.__stdout__)}.values():
         # Not an io object, closed, or the reader is gone: nothing to do about it here.
         try:
-            file.flush()  # type: ignore[union-attr]
+            with SigpipeHeldBack():
+                file.flush()  # type: ignore[union-attr]
         except (AttributeError, OSError, ValueError):
             pass
 

@@ -520,6 +520,72 @@ def test_a_child_that_ends_by_itself_is_reaped_although_nobody_asks_for_it() -> 
 
 
 @posix
+def test_a_parent_that_has_the_default_of_sigpipe_outlives_its_child(
+    script: Script, echo_child: list[str]
+) -> None:
+    parent = script(
+        f"""
+        import signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        from shared_messages import Echo
+        from streamipc import IpcPeer, SessionClosedError
+        session = IpcPeer().create_command_session({echo_child!r})
+        session.request(Echo(1)).result(timeout=10)
+        session.kill()
+        try:
+            while True:
+                session.notify(Echo("x" * 10_000))
+        except SessionClosedError:
+            print("outlived")
+        session.close()
+    """,
+        name="parent.py",
+    )
+    done = subprocess.run(parent, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout) == (0, "outlived\n"), done.stderr
+
+
+@posix
+def test_a_child_that_has_the_default_of_sigpipe_sees_its_parents_end(
+    script: Script, tmp_path: Path, eventually: Any
+) -> None:
+    ended = tmp_path / "ended"
+    child = script(f"""
+        import pathlib, signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        from shared_messages import Echo
+        from streamipc import IpcPeer
+        session = IpcPeer().create_stdio_session()
+
+        @session.on_request
+        def echo(msg: Echo) -> object:
+            try:
+                while True:
+                    session.notify(msg)
+            finally:
+                pathlib.Path({str(ended)!r}).write_text("orderly")
+
+        session.serve_forever()
+    """)
+    parent = script(
+        f"""
+        import os
+        from shared_messages import Echo
+        from streamipc import IpcPeer
+        session = IpcPeer().create_command_session({child!r})
+        session.request(Echo("x" * 10_000))
+        session.receive(timeout=10)
+        os._exit(0)
+    """,
+        name="parent.py",
+    )
+    subprocess.run(parent, timeout=60, check=True, stderr=subprocess.DEVNULL)
+
+    eventually(lambda: ended.exists() and ended.read_text() == "orderly")
+
+
+@posix
 def test_a_session_that_cant_know_the_exit_status_says_so_and_ends(echo_child: list[str]) -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
