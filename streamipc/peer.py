@@ -147,17 +147,18 @@ class IpcPeer(Registering):
         """Start a child and make a session of its standard input and output.
 
         Args:
-            args: the command, as for :class:`subprocess.Popen`.
+            args: the command, as for :class:`subprocess.Popen`: a list of its words.
             cwd: its working directory.
             env: its environment; ``None``: ours.
             stderr: ``"forward"``: passed on to ours, the last lines are kept for errors;
-                a callable gets each line, except in sessions without threads; anything
-                else as for ``Popen``.
+                a callable gets each line, except in sessions without threads; ``None``,
+                a file, a descriptor, ``PIPE`` and ``DEVNULL`` as for ``Popen``.
             popen_options: further options of ``Popen``.
 
         Raises:
             OSError: it can't be started (``FileNotFoundError``, ``PermissionError``, …).
-            TypeError, ValueError: the command is empty, or an option is not the caller's.
+            TypeError, ValueError: the command is empty, an option is not the caller's, or
+                ``stderr`` means nothing, or is ``STDOUT``, where frames are.
         """
         self._check_open()
         from .transports.process import start_process

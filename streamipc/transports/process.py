@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from .._forks import steady
 from ..exceptions import SessionClosedError
+from ._command import check_stderr, checked_command, explained
 from ._exit import ExitStatus
 from ._readahead import flush_pending, take_read_ahead
 from ._stderr import StderrSink
@@ -55,19 +56,23 @@ def start_process(
     """Start a child that talks over its standard input and output.
 
     Args:
-        args: the command, as for :class:`subprocess.Popen`.
+        args: the command, as for :class:`subprocess.Popen`: a list of its words.
         cwd: its working directory.
         env: its environment; ``None``: ours.
         stderr: ``"forward"``: what the child writes to standard error is passed on to
             ours and its last lines are kept. A callable: it gets each line instead, on
             the thread that watches the child, so it must not block; what it raises is
             logged; the last lines are kept. ``subprocess.PIPE``: the last lines are
-            kept. Anything else goes to the child as it is, and nothing is kept.
+            kept. ``None``: the child has ours. A file, a descriptor or
+            ``subprocess.DEVNULL``: it goes there, and nothing is kept.
         popen_options: further options of :class:`subprocess.Popen`.
 
     Raises:
-        ValueError: the command is empty.
-        TypeError: an option is given that the transport has to set itself.
+        ValueError: the command is empty; ``stderr`` means nothing, or is
+            ``subprocess.STDOUT``, which would put text between the frames; ``shell=True``
+            with a list.
+        TypeError: an option is given that the transport has to set itself; ``stderr`` has
+            no file descriptor.
         OSError: the child can't be started (``FileNotFoundError``, ``PermissionError``).
     """
     import subprocess
@@ -78,23 +83,29 @@ def start_process(
             f"{', '.join(reserved)}: the session sets this option of Popen itself; "
             "the child's standard input and output carry binary frames"
         )
-    command: Any = args if isinstance(args, (str, bytes, os.PathLike)) else list(args)
-    if not command:
-        raise ValueError("the command to start is empty")
+    shell = bool(popen_options.get("shell"))
+    command = checked_command(args, shell)
+    check_stderr(stderr)
     on_line = stderr if callable(stderr) else None
     piped = stderr == "forward" or on_line is not None or stderr == subprocess.PIPE
     pipe: Any = subprocess.PIPE if piped else stderr
     with steady:
-        process: subprocess.Popen[Any] = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=pipe,
-            bufsize=0,
-            **popen_options,
-        )
+        try:
+            process: subprocess.Popen[Any] = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=pipe,
+                bufsize=0,
+                **popen_options,
+            )
+        except OSError as error:
+            better = explained(error, command, shell)
+            if better is error:
+                raise
+            raise better from None
         try:
             return ProcessTransport(process, forward=stderr == "forward", on_line=on_line)
         except BaseException:

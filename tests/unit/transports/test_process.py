@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import pathlib
 import select
 import shlex
 import signal
@@ -118,6 +120,63 @@ def test_a_failed_start_raises_at_once(tmp_path):
         start_process([tmp_path / "file"])
     with pytest.raises(FileNotFoundError):
         start_process(["cat"], cwd=tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "command", ["python child.py", ["python child.py"], b"python child.py", "no such/program -x"]
+)
+def test_a_command_line_that_is_one_text_is_told_to_be_a_list(command):
+    with pytest.raises(
+        FileNotFoundError, match="No such file or directory; a command is a list"
+    ) as caught:
+        start_process(command)
+    assert caught.value.errno == errno.ENOENT
+    assert os.fsdecode(caught.value.filename) in os.fsdecode(
+        command if isinstance(command, (str, bytes)) else command[0]
+    )
+
+
+def test_a_directory_that_is_missing_is_not_taken_for_the_command(tmp_path):
+    program = tmp_path / "a program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    with pytest.raises(FileNotFoundError) as caught:
+        start_process([program], cwd=tmp_path / "no such")
+    assert "list" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows joins the list")
+def test_a_list_for_the_shell_is_refused():
+    with pytest.raises(ValueError, match="with shell=True the command is one text"):
+        start_process(["echo", "words"], shell=True)
+
+
+@pytest.mark.parametrize("command", [None, 7])
+def test_what_is_no_command_is_refused(command):
+    with pytest.raises(TypeError, match="a command is a list, such as"):
+        start_process(command)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "error", "why"),
+    [
+        (subprocess.STDOUT, ValueError, "stderr=subprocess.STDOUT would put text between"),
+        (
+            "log",
+            ValueError,
+            r"stderr is one of .* not 'log'; for a file: stderr=open\('log', 'ab'\)",
+        ),
+        ("Forward it", ValueError, "not 'Forward it'$"),
+        (-7, ValueError, "stderr is one of"),
+        (True, TypeError, "bool has no file descriptor"),
+        (io.StringIO(), TypeError, "StringIO has no file descriptor"),
+        (pathlib.Path("log"), TypeError, "Path has no file descriptor"),
+        (b"log", TypeError, "bytes has no file descriptor"),
+    ],
+)
+def test_standard_error_that_can_go_nowhere_is_refused(stderr, error, why):
+    with pytest.raises(error, match=why):
+        start_process(["cat"], stderr=stderr)
 
 
 @pytest.mark.parametrize("stderr", [None, subprocess.PIPE])
@@ -249,8 +308,9 @@ def test_a_pipe_keeps_the_end_alone(watched, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_file_gets_all_and_nothing_is_kept(watched, tmp_path):
-    with (tmp_path / "log").open("wb") as file:
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_a_file_gets_all_and_nothing_is_kept(watched, tmp_path, mode):
+    with (tmp_path / "log").open(mode) as file:
         transport, dead = watched("import os; os.write(2, b'logged')", stderr=file)
         assert dead.wait(10)
     assert (tmp_path / "log").read_bytes() == b"logged"
