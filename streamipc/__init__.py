@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # importing the real one takes longer than all of this pa
 if TYPE_CHECKING:
     from typing import Any
 
+    from ._python import python_command
     from .engine.contracts import Stats
     from .exceptions import (
         IpcError,
@@ -67,6 +68,7 @@ __all__ = [
     "Transport",
     "UnhandledRequestError",
     "current_request",
+    "python_command",
 ]
 
 _HOMES = {
@@ -89,6 +91,7 @@ _HOMES = {
     "SyncIpcSession": "sync",
     "Transport": "transports.base",
     "current_request": "handlers",
+    "python_command": "_python",
 }
 """Where the names live; the others are exceptions."""
 

@@ -17,7 +17,7 @@ PACKAGE = Path(streamipc.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
-    {"_dataclasses", "_forks", "_log", "_typing", "exceptions"},
+    {"_dataclasses", "_forks", "_log", "_python", "_typing", "exceptions"},
     {"messages"},
     {"protocol"},
     {"serializers"},
