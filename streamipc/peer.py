@@ -159,6 +159,8 @@ class IpcPeer(Registering):
             OSError: it can't be started (``FileNotFoundError``, ``PermissionError``, …).
             TypeError, ValueError: the command is empty, an option is not the caller's, or
                 ``stderr`` means nothing, or is ``STDOUT``, where frames are.
+            RuntimeError: this process was started by the very module whose import starts a
+                child here: that would go on without end.
         """
         self._check_open()
         from .transports.process import start_process

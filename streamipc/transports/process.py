@@ -10,6 +10,7 @@ from .._forks import steady
 from ..exceptions import SessionClosedError
 from ._command import check_stderr, checked_command, explained
 from ._exit import ExitStatus
+from ._lineage import environment_of_child
 from ._readahead import flush_pending, take_read_ahead
 from ._stderr import StderrSink
 from ._watch import ChildWatcher, wait_for_exit
@@ -58,7 +59,8 @@ def start_process(
     Args:
         args: the command, as for :class:`subprocess.Popen`: a list of its words.
         cwd: its working directory.
-        env: its environment; ``None``: ours.
+        env: its environment; ``None``: ours. A variable is added that tells who
+            started it.
         stderr: ``"forward"``: what the child writes to standard error is passed on to
             ours and its last lines are kept. A callable: it gets each line instead, on
             the thread that watches the child, so it must not block; what it raises is
@@ -73,6 +75,7 @@ def start_process(
             with a list.
         TypeError: an option is given that the transport has to set itself; ``stderr`` has
             no file descriptor.
+        RuntimeError: this process and its parents start one another without end.
         OSError: the child can't be started (``FileNotFoundError``, ``PermissionError``).
     """
     import subprocess
@@ -89,12 +92,13 @@ def start_process(
     on_line = stderr if callable(stderr) else None
     piped = stderr == "forward" or on_line is not None or stderr == subprocess.PIPE
     pipe: Any = subprocess.PIPE if piped else stderr
+    environment = environment_of_child(env)
     with steady:
         try:
             process: subprocess.Popen[Any] = subprocess.Popen(
                 command,
                 cwd=cwd,
-                env=env,
+                env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=pipe,
