@@ -125,15 +125,23 @@ class IpcPeer(Registering):
         to standard output goes to standard error, and reading standard input finds its
         end: neither can disturb the session.
 
+        A process of :mod:`multiprocessing` that imports this script gets a session with
+        nobody: handlers are registered, notifications go nowhere, ``serve_forever()`` returns.
+
         Raises:
             RuntimeError: a session has them already.
             OSError: they are closed.
         """
         self._check_open()
         self._check_type()
-        from .transports.stdio import open_stdio
+        from .transports.stdio import NobodysTransport, open_stdio
 
-        return self._make(self._session_type, open_stdio())
+        transport = open_stdio()
+        session = self._make(self._session_type, transport)
+        if isinstance(transport, NobodysTransport):
+            # It may have seen the end already, which is no reason for the import to fail.
+            session.notify = _tell_nobody  # type: ignore[method-assign]
+        return session
 
     def create_command_session(
         self,
@@ -362,6 +370,10 @@ class IpcPeer(Registering):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _tell_nobody(message: Message, **_: Any) -> None:
+    check_message(message, "notify")
 
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:
