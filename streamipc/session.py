@@ -416,6 +416,14 @@ class ProcessSession(IpcSession):
         """The last lines that the child wrote to its standard error."""
         return self._transport.stderr_tail
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, or is ending, or the child is dead.
+
+        What a dead child had written can still be received.
+        """
+        return super().closed or self._transport.has_ended
+
     def terminate(self) -> None:
         """Ask the child to end (SIGTERM)."""
         self._transport.terminate()

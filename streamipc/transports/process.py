@@ -34,8 +34,14 @@ _EXIT_STATUS = 0.08
 """Seconds. A dying process closes its pipes a moment before its status can be had; where
 other processes want the CPU, some ten milliseconds before. Futures end within 100."""
 
+_LOOK_AGAIN = 0.0003
+"""Seconds. Asking takes a microsecond, where a whole request takes some twenty."""
+
 _LAST_LINES = 0.1
 """Seconds for the last lines of a dead child's standard error to be kept."""
+
+_ENDS_OF_EVERY_DAY = (0, -2, 130)
+"""Exit statuses: done, and two ways to end with SIGINT."""
 
 _UNKNOWN = (
     "exited, with a status that somebody else has taken (SIGCHLD is ignored, or other code of "
@@ -185,6 +191,9 @@ class ProcessTransport(FdTransport):
         self._status = ExitStatus(process)
         self._name = describe_command(process)
         self._sink = StderrSink(forward, on_line, self._name)
+        self._end_is_wanted = False  # we have asked for it, or made it
+        self._is_told = False  # an error has said how the child ended
+        self._look_again = 0.0  # when to ask the system whether the child lives
         self._status_by: float | None = None  # until when to wait for the exit status
         with steady:
             super().__init__(
@@ -218,6 +227,19 @@ class ProcessTransport(FdTransport):
         """Whether the child is dead, with a status that is known or not."""
         return self._status.look()
 
+    def seems_alive(self) -> bool:
+        """Tell whether the child lives; what the system said is good for 0.3 ms.
+
+        For who asks before each of many requests.
+        """
+        if self._process.returncode is not None:
+            return False
+        now = time.monotonic()
+        if now < self._look_again:
+            return True
+        self._look_again = now + _LOOK_AGAIN
+        return not self._status.look()
+
     @property
     def stderr_tail(self) -> str:
         """The last 20 lines, or 8 KiB, that the child wrote to standard error."""
@@ -242,11 +264,13 @@ class ProcessTransport(FdTransport):
     def terminate(self) -> None:
         """Send SIGTERM, unless the child is dead."""
         if not self._status.look():  # Popen would look too, and may make up a status
+            self._end_is_wanted = True
             self._process.terminate()
 
     def kill(self) -> None:
         """Send SIGKILL, unless the child is dead."""
         if not self._status.look():
+            self._end_is_wanted = True
             self._process.kill()
 
     def shutdown(self, timeout: float) -> int | None:
@@ -263,6 +287,7 @@ class ProcessTransport(FdTransport):
             could not be ended: it belongs to another user, or hangs in the kernel.
         """
         process, status = self._process, self._status
+        self._end_is_wanted = True
         try:
             if not wait_for_exit(process, status, timeout):
                 with suppress(PermissionError):
@@ -301,26 +326,48 @@ class ProcessTransport(FdTransport):
         Args:
             what: what could not be done because of it, such as ``"no reply to Hello"``.
         """
+        return self._error(what, "")
+
+    def silent_error(self, what: str = "") -> SessionClosedError:
+        """As :meth:`closed_error`, for a child from which nothing has come."""
+        return self._error(what, " before it sent anything: does it call serve_forever()?")
+
+    def _error(self, what: str, silence: str) -> SessionClosedError:
         self.look_for_status()
         ended, code = self._status.look(), self._status.code
-        signal_name = None
-        if not ended:
-            fate = "is still running"
-        elif code is None:
-            fate = _UNKNOWN
-        elif code < 0:
-            signal_name = _signal_name(-code)
-            fate = f"was killed by {signal_name}"
-        else:
-            fate = f"exited with code {code}"
+        if ended:
+            self._is_told = True
+        fate = self._fate()
+        if code == 0 and not self._end_is_wanted:
+            fate += silence
         text = f"{self._name} {fate}"
         if what:
             text = f"{what}: {text}"
         tail = self.stderr_tail
-        if tail:
-            indented = "\n".join(f"    {line}" for line in tail.splitlines())
-            text = f"{text}; the last lines of its standard error:\n{indented}"
-        return SessionClosedError(text, returncode=code, signal=signal_name, stderr_tail=tail)
+        signal_name = _signal_name(-code) if code is not None and code < 0 else None
+        return SessionClosedError(
+            text + _quoted(tail), returncode=code, signal=signal_name, stderr_tail=tail
+        )
+
+    def untold_death(self) -> str:
+        """Say how the child died, if that was not to be expected and no error has said it.
+
+        It is if we made it end, if it has ended well, or with Ctrl-C, which a terminal sends
+        to us too.
+        """
+        if self._end_is_wanted or self._is_told or not self._status.look():
+            return ""
+        if not self._status.is_lost and self._status.code in _ENDS_OF_EVERY_DAY:
+            return ""
+        return f"{self._name} {self._fate()}{_quoted(_printable(self.stderr_tail))}"
+
+    def _fate(self) -> str:
+        if not self._status.look():
+            return "is still running"
+        code = self._status.code
+        if code is None:
+            return _UNKNOWN
+        return f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
 
     def close(self) -> None:
         """Close the pipes and end the watching thread; the child is not ended by it."""
@@ -345,6 +392,20 @@ def describe_command(process: subprocess.Popen[bytes]) -> str:
     if len(text) > 100:
         text = text[:97] + "..."
     return f"the child {text!r} (pid {process.pid})"
+
+
+def _quoted(tail: str) -> str:
+    if not tail:
+        return ""
+    indented = "\n".join(f"    {line}" for line in tail.splitlines())
+    return f"; the last lines of its standard error:\n{indented}"
+
+
+def _printable(text: str) -> str:
+    """Escape what could have a terminal, or the reader of a log, see something else."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text
+    )
 
 
 def _signal_name(number: int) -> str:
