@@ -35,18 +35,35 @@ class ExitStatus:
         self._process = process
         own = isinstance(process, subprocess.Popen) and os.name == "posix"
         self._lock = getattr(process, "_waitpid_lock", None) if own else None
-        self._known = False  # whether the returncode of Popen has been looked at
-        self._is_lost = False
 
     @property
     def is_lost(self) -> bool:
         """Whether the child has ended and somebody else took its status."""
-        return self._is_lost
+        return getattr(self._process, "_streamipc_status", "") == "lost"
 
     @property
     def code(self) -> int | None:
         """The status; ``None``: it runs, or the status is lost."""
-        return None if self._is_lost else self._process.returncode
+        return None if self.is_lost else self._process.returncode
+
+    @property
+    def signal_name(self) -> str | None:
+        """The signal that killed the child, such as ``"SIGKILL"``, if one did."""
+        code = self.code
+        return None if code is None or code >= 0 else _signal_name(-code)
+
+    @property
+    def fate(self) -> str:
+        """What is known of the child, for people: ``"exited with code 3"``."""
+        if self._process.returncode is None:
+            return "is still running"
+        code = self.code
+        if code is None:
+            return (
+                "exited, with a status that somebody else has taken (SIGCHLD is ignored, or other "
+                "code of this process waits for all children)"
+            )
+        return f"was killed by {self.signal_name}" if code < 0 else f"exited with code {code}"
 
     def look(self) -> bool:
         """Reap the child if it is dead; return whether it is. Never blocks."""
@@ -77,7 +94,9 @@ class ExitStatus:
     def wait(self) -> None:
         """Block until the child is dead, and reap it."""
         process = self._process
-        if self._lock is not None and hasattr(os, "waitid") and process.returncode is None:
+        if process.returncode is not None:
+            self._check()
+        elif self._lock is not None and hasattr(os, "waitid"):
             # Without the lock, and without taking the status from anybody.
             with suppress(ChildProcessError):
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -89,8 +108,7 @@ class ExitStatus:
         """Leave the child to its parent, in a forked process."""
         if self._process.returncode is None:
             # It is no child of this process: Popen.__del__ must not warn about it.
-            self._is_lost = self._known = True
-            self._process.returncode = 0
+            self._keep(0, "lost")
 
     def _ask(self, options: int) -> None:
         """Take the status, holding the lock of Popen."""
@@ -100,20 +118,34 @@ class ExitStatus:
         try:
             pid, status = os.waitpid(process.pid, options)
         except ChildProcessError:
-            self._is_lost = self._known = True
-            process.returncode = 0  # as Popen has it then, which takes None for "it runs"
+            self._keep(0, "lost")  # as Popen has it then, which takes None for "it runs"
             return
         if pid:
-            self._known = True
-            process.returncode = os.waitstatus_to_exitcode(status)
+            self._keep(os.waitstatus_to_exitcode(status), "true")
+
+    def _keep(self, code: int, truth: str) -> None:
+        # With the object itself, of which there is one, and first: who sees the code sees this.
+        self._process._streamipc_status = truth  # type: ignore[attr-defined]
+        self._process.returncode = code
 
     def _check(self) -> None:
         """Look, once, at a status that Popen has found."""
-        if self._known:
+        if self._lock is None or hasattr(self._process, "_streamipc_status"):
             return
-        self._known = True
-        if self._lock is not None and self._process.returncode == 0:
+        truth = "true"
+        if self._process.returncode == 0:
             import _signal  # type: ignore[import-not-found]
 
             # The kernel keeps no status then: the 0 is Popen's guess.
-            self._is_lost = _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN
+            if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
+                truth = "lost"
+        self._keep(self._process.returncode, truth)
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"

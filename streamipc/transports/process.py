@@ -12,7 +12,7 @@ from ._command import check_stderr, checked_command, explained
 from ._exit import ExitStatus
 from ._lineage import environment_of_child
 from ._readahead import flush_pending, take_read_ahead
-from ._stderr import StderrSink
+from ._stderr import StderrSink, quoted
 from ._watch import ChildWatcher, wait_for_exit
 from .pipe import FdTransport
 
@@ -42,11 +42,6 @@ _LAST_LINES = 0.1
 
 _ENDS_OF_EVERY_DAY = (0, -2, 130)
 """Exit statuses: done, and two ways to end with SIGINT."""
-
-_UNKNOWN = (
-    "exited, with a status that somebody else has taken (SIGCHLD is ignored, or other code of "
-    "this process waits for all children)"
-)
 
 _UNKILLABLE = 5.0
 """Seconds to wait after SIGKILL: a process in an uninterruptible system call ends later."""
@@ -86,6 +81,8 @@ def start_process(
     """
     import subprocess
 
+    from ._child import popen_class
+
     reserved = [name for name in _RESERVED if name in popen_options]
     if reserved:
         raise TypeError(
@@ -101,7 +98,7 @@ def start_process(
     environment = environment_of_child(env)
     with steady:
         try:
-            process: subprocess.Popen[Any] = subprocess.Popen(
+            process: subprocess.Popen[Any] = popen_class()(
                 command,
                 cwd=cwd,
                 env=environment,
@@ -334,19 +331,18 @@ class ProcessTransport(FdTransport):
 
     def _error(self, what: str, silence: str) -> SessionClosedError:
         self.look_for_status()
-        ended, code = self._status.look(), self._status.code
-        if ended:
+        status = self._status
+        if status.look():
             self._is_told = True
-        fate = self._fate()
+        fate, code = status.fate, status.code
         if code == 0 and not self._end_is_wanted:
             fate += silence
         text = f"{self._name} {fate}"
         if what:
             text = f"{what}: {text}"
         tail = self.stderr_tail
-        signal_name = _signal_name(-code) if code is not None and code < 0 else None
         return SessionClosedError(
-            text + _quoted(tail), returncode=code, signal=signal_name, stderr_tail=tail
+            text + quoted(tail), returncode=code, signal=status.signal_name, stderr_tail=tail
         )
 
     def untold_death(self) -> str:
@@ -359,15 +355,7 @@ class ProcessTransport(FdTransport):
             return ""
         if not self._status.is_lost and self._status.code in _ENDS_OF_EVERY_DAY:
             return ""
-        return f"{self._name} {self._fate()}{_quoted(_printable(self.stderr_tail))}"
-
-    def _fate(self) -> str:
-        if not self._status.look():
-            return "is still running"
-        code = self._status.code
-        if code is None:
-            return _UNKNOWN
-        return f"was killed by {_signal_name(-code)}" if code < 0 else f"exited with code {code}"
+        return f"{self._name} {self._status.fate}{quoted(self.stderr_tail, printable=True)}"
 
     def close(self) -> None:
         """Close the pipes and end the watching thread; the child is not ended by it."""
@@ -392,26 +380,3 @@ def describe_command(process: subprocess.Popen[bytes]) -> str:
     if len(text) > 100:
         text = text[:97] + "..."
     return f"the child {text!r} (pid {process.pid})"
-
-
-def _quoted(tail: str) -> str:
-    if not tail:
-        return ""
-    indented = "\n".join(f"    {line}" for line in tail.splitlines())
-    return f"; the last lines of its standard error:\n{indented}"
-
-
-def _printable(text: str) -> str:
-    """Escape what could have a terminal, or the reader of a log, see something else."""
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text
-    )
-
-
-def _signal_name(number: int) -> str:
-    import signal
-
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

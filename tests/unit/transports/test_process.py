@@ -617,15 +617,53 @@ def test_the_status_of_the_users_own_wait_is_true_beside_one_who_reaps_all(start
     assert transport.returncode == 3
 
 
-def test_a_zero_that_popen_made_up_is_not_believed(start):
+def test_a_zero_that_popen_made_up_is_not_believed(python):
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        transport = start("import sys; sys.exit(3)")
-        assert transport.process.wait(10) == 0  # this is Popen's own guess
+        process = subprocess.Popen(python("import sys; sys.exit(3)"), **PIPES)
+        transport = wrap_process(process)
+        assert process.wait(10) == 0  # this is Popen's own guess
         assert transport.has_ended
         assert transport.returncode is None
+        transport.close()
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("every_platform", "somebody_else_reaps")
+@pytest.mark.parametrize("how", ["wait", "wait with a timeout", "poll", "kill twice"])
+def test_a_lost_status_is_known_as_such_also_where_the_user_asks_popen_for_it(
+    start, how, eventually
+):
+    transport = start("import sys; sys.stdin.buffer.read(); sys.exit(3)")
+    process = transport.process
+    if how == "kill twice":
+        process.kill()
+        eventually(lambda: process.kill() or process.returncode is not None)
+    else:
+        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.001)
+        transport.close_write()
+        if how == "poll":
+            eventually(lambda: process.poll() is not None)
+        else:
+            process.wait(10 if "timeout" in how else None)
+    assert process.returncode == 0
+    assert transport.has_ended
+    assert transport.returncode is None
+
+
+def test_popen_of_somebody_else_is_used_where_it_has_taken_the_place(monkeypatch, read_all):
+    class Theirs(subprocess.Popen):
+        pass
+
+    monkeypatch.setattr(subprocess, "Popen", Theirs)
+    transport = start_process(["echo", "theirs"])
+    assert type(transport.process) is Theirs
+    assert read_all(transport) == b"theirs\n"
+    assert transport.shutdown(5) == 0
+    transport.close()
 
 
 def test_a_status_is_seen_by_one_of_several_who_look_and_known_to_all(start):
