@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import envelopes
+    from ._python import python_command
     from .engine.contracts import Stats
     from .exceptions import (
         IpcError,
@@ -69,6 +70,7 @@ __all__ = [
     "UnhandledRequestError",
     "current_request",
     "envelopes",
+    "python_command",
 ]
 
 _HOMES = {
@@ -91,6 +93,7 @@ _HOMES = {
     "SyncIpcSession": "sync",
     "Transport": "transports.base",
     "current_request": "handlers",
+    "python_command": "_python",
 }
 """Where the names live; the others are exceptions."""
 

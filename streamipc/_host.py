@@ -6,6 +6,7 @@ import weakref
 
 from ._log import LogLimit, log_error, log_warning
 from ._signatures import parameters_of
+from .engine.lifetimes import is_exiting
 from .exceptions import SessionClosedError, text_of
 from .handlers import Handler
 
@@ -76,6 +77,12 @@ class SessionHost:
         describe = getattr(self._transport, "closed_error", None)
         if describe is None:
             return SessionClosedError(what)
+        session = self._session()
+        if session is not None and hasattr(session, "_engine"):
+            engine = session._engine
+            if not (engine.reader.bytes_received or engine.closing.refuses_requests):
+                # It went without a word, and not because we have closed.
+                describe = getattr(self._transport, "silent_error", describe)
         error: SessionClosedError = describe(what)
         return error
 
@@ -91,13 +98,24 @@ class SessionHost:
     def ended(self) -> None:
         session = self._session()
         peer = self._peer()
-        if session is not None and peer is not None:
-            peer.forget(session)
+        if session is not None:
+            if peer is not None:
+                peer.forget(session)
+            self._log_death(session)
         left_out = self._limit.left_out()
         if left_out:
             log_warning(f"{left_out:,} more errors of a session that has ended were not logged")
         for function in [*self._own.closes(last=True), *self._peers.closes()]:
             self.call_close(session, function, self.report)
+
+    def _log_death(self, session: IpcSession) -> None:
+        """Log how a child died that we did not end, where no error has told anybody."""
+        untold_death = getattr(self._transport, "untold_death", None)
+        if untold_death is None or session._engine.closing.refuses_requests or is_exiting():
+            return
+        text = untold_death()
+        if text:
+            log_warning(text)
 
     @staticmethod
     def call_close(

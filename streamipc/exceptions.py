@@ -64,8 +64,8 @@ class SessionClosedError(IpcError, ConnectionError):
 
     Attributes:
         returncode: the child's exit status as in :attr:`subprocess.Popen.returncode`
-            (negative: killed by that signal), or ``None`` if there is no child or it
-            has not ended.
+            (negative: killed by that signal), or ``None`` if there is no child, it has
+            not ended, or somebody else has taken its status; the text says which.
         signal: the name of the signal that killed the child, such as ``"SIGKILL"``,
             or ``None``.
         stderr_tail: the last lines that the child wrote to its standard error.

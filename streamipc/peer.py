@@ -135,6 +135,9 @@ class IpcPeer(Registering):
         to standard output goes to standard error, and reading standard input finds its
         end: neither can disturb the session.
 
+        A process of :mod:`multiprocessing` that imports this script gets a session with
+        nobody: handlers are registered, notifications go nowhere, ``serve_forever()`` returns.
+
         Args:
             serializer: for this session; ``None``: the peer's.
             max_frame_size: bytes, for this session; ``None``: the peer's.
@@ -146,9 +149,14 @@ class IpcPeer(Registering):
         self._check_open()
         self._check_type()
         options = self._options_for(serializer, max_frame_size)
-        from .transports.stdio import open_stdio
+        from .transports.stdio import NobodysTransport, open_stdio
 
-        return self._make(self._session_type, open_stdio(), options)
+        transport = open_stdio()
+        session = self._make(self._session_type, transport, options)
+        if isinstance(transport, NobodysTransport):
+            # It may have seen the end already, which is no reason for the import to fail.
+            session.notify = _tell_nobody  # type: ignore[method-assign]
+        return session
 
     def create_command_session(
         self,
@@ -164,19 +172,22 @@ class IpcPeer(Registering):
         """Start a child and make a session of its standard input and output.
 
         Args:
-            args: the command, as for :class:`subprocess.Popen`.
+            args: the command, as for :class:`subprocess.Popen`: a list of its words.
             cwd: its working directory.
             env: its environment; ``None``: ours.
             stderr: ``"forward"``: passed on to ours, the last lines are kept for errors;
-                a callable gets each line, except in sessions without threads; anything
-                else as for ``Popen``.
+                a callable gets each line, except in sessions without threads; ``None``,
+                a file, a descriptor, ``PIPE`` and ``DEVNULL`` as for ``Popen``.
             serializer: for this session; ``None``: the peer's.
             max_frame_size: bytes, for this session; ``None``: the peer's.
             popen_options: further options of ``Popen``.
 
         Raises:
             OSError: it can't be started (``FileNotFoundError``, ``PermissionError``, …).
-            TypeError, ValueError: the command is empty, or an option is not the caller's.
+            TypeError, ValueError: the command is empty, an option is not the caller's, or
+                ``stderr`` means nothing, or is ``STDOUT``, where frames are.
+            RuntimeError: this process was started by the very module whose import starts a
+                child here: that would go on without end.
         """
         self._check_open()
         options = self._options_for(serializer, max_frame_size)
@@ -489,6 +500,10 @@ def _check_serializer(serializer: Any) -> None:
         hasattr(serializer, "encode") and hasattr(serializer, "decode")
     ):
         raise TypeError(f"serializer needs the methods encode and decode: {serializer!r}")
+
+
+def _tell_nobody(message: Message, *_: Any, **__: Any) -> None:
+    check_message(message, "notify")
 
 
 def _check_whole(name: str, value: Any, least: int, most: int) -> None:

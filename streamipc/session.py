@@ -416,7 +416,11 @@ class ProcessSession(IpcSession):
 
     @property
     def returncode(self) -> int | None:
-        """Exit status as in :class:`subprocess.Popen`; ``None`` while the child runs."""
+        """Exit status as in :class:`subprocess.Popen`; ``None`` while the child runs.
+
+        Also ``None`` where somebody else took the status: SIGCHLD is ignored, or other code
+        of this process waits for all children. :attr:`closed` is true then.
+        """
         return self._transport.returncode
 
     @property
@@ -424,13 +428,21 @@ class ProcessSession(IpcSession):
         """The last lines that the child wrote to its standard error."""
         return self._transport.stderr_tail
 
+    @property
+    def closed(self) -> bool:
+        """Whether the session has ended, or is ending, or the child is dead.
+
+        What a dead child had written can still be received.
+        """
+        return super().closed or self._transport.has_ended
+
     def terminate(self) -> None:
         """Ask the child to end (SIGTERM)."""
-        self.process.terminate()
+        self._transport.terminate()
 
     def kill(self) -> None:
         """End the child (SIGKILL)."""
-        self.process.kill()
+        self._transport.kill()
 
     def _about(self) -> str:
         return f"pid={self.pid} "
@@ -439,4 +451,4 @@ class ProcessSession(IpcSession):
         if self._engine.refusal is None:
             return True
         # The child may outlive the session: it has closed its output, for one.
-        return not self._engine.closing.refuses_requests and self.returncode is None
+        return not self._engine.closing.refuses_requests and not self._transport.has_ended

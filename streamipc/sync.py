@@ -10,6 +10,8 @@ from .engine import solo  # noqa: F401 - or a session without descriptors would 
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
 
+TYPE_CHECKING = False
+
 __all__ = ["SyncIpcSession", "SyncProcessSession"]
 
 
@@ -29,8 +31,9 @@ class SyncIpcSession(IpcSession):
     * ``concurrent.futures.wait()`` and ``as_completed()`` read nothing: call
       ``result()`` or ``tick()``. ``await`` is refused.
     * A child's standard error is not passed on by us: the child inherits ours, and
-      errors don't quote its last lines. A child whose death leaves the pipe open in
-      another process is noticed at the request's deadline.
+      errors don't quote its last lines. Its death is seen by ``closed`` and by the next
+      ``request()``; in a wait, the death of a child that leaves the pipe open in another
+      process is noticed at the request's deadline.
     * The transport must be one that can be polled: pipes, sockets, terminals, on POSIX.
     """
 
@@ -79,3 +82,23 @@ class SyncIpcSession(IpcSession):
 
 class SyncProcessSession(SyncIpcSession, ProcessSession):
     """A session with a child process and without a thread."""
+
+    if not TYPE_CHECKING:  # their types are those of IpcSession
+
+        def request(self, *args, **options):
+            """Look, since nobody else does, whether the child lives; then ask."""
+            self._look_at_child()
+            return super().request(*args, **options)
+
+        def stream(self, *args, **options):
+            """As :meth:`request`."""
+            self._look_at_child()
+            return super().stream(*args, **options)
+
+    def _look_at_child(self) -> None:
+        """End the session if the child is dead, once what it had written is read."""
+        engine = self._engine
+        if engine.refusal is None and not self._transport.seems_alive():
+            engine.start()
+            engine.look()
+            engine.closing.child_exited()

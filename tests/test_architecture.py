@@ -17,7 +17,16 @@ PACKAGE = Path(streamipc.__file__).resolve().parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
-    {"_dataclasses", "_forks", "_log", "_patches", "_shown", "_typing", "exceptions"},
+    {
+        "_dataclasses",
+        "_forks",
+        "_log",
+        "_patches",
+        "_python",
+        "_shown",
+        "_typing",
+        "exceptions",
+    },
     {"messages"},
     {"envelopes", "protocol"},
     {"serializers"},

@@ -8,29 +8,28 @@ from streamipc import IpcPeer, JsonMessageSerializer, RemoteError, UnhandledRequ
 
 STOP_WORDS = {"and", "in", "of", "the"}
 
-child = ["node", str(Path(__file__).with_name("child.js"))]
-session = IpcPeer(JsonMessageSerializer()).create_command_session(child)
+if __name__ == "__main__":
+    child = ["node", str(Path(__file__).with_name("child.js"))]
+    session = IpcPeer(JsonMessageSerializer()).create_command_session(child)
 
+    @session.on_request
+    def is_stop_word(msg: IsStopWord) -> bool:
+        return msg.word in STOP_WORDS
 
-@session.on_request
-def is_stop_word(msg: IsStopWord) -> bool:
-    return msg.word in STOP_WORDS
+    with session:
+        ready = session.receive(timeout=30)
+        assert isinstance(ready, Ready)
+        print(f"the child runs on {ready.runtime}")
 
+        count = session.request(CountWords("The élan of the sea, and the sea")).result(timeout=30)
+        print(f"{count.words} words, the longest is {count.longest!r}: {count.counts}")
 
-with session:
-    ready = session.receive(timeout=30)
-    assert isinstance(ready, Ready)
-    print(f"the child runs on {ready.runtime}")
+        try:
+            session.request(CountWords("")).result(timeout=30)
+        except RemoteError as error:
+            print(f"the child says: {error}")
 
-    count = session.request(CountWords("The élan of the sea, and the sea")).result(timeout=30)
-    print(f"{count.words} words, the longest is {count.longest!r}: {count.counts}")
-
-    try:
-        session.request(CountWords("")).result(timeout=30)
-    except RemoteError as error:
-        print(f"the child says: {error}")
-
-    try:
-        session.request(IsStopWord("of")).result(timeout=30)
-    except UnhandledRequestError:
-        print("the child does not answer IsStopWord itself")
+        try:
+            session.request(IsStopWord("of")).result(timeout=30)
+        except UnhandledRequestError:
+            print("the child does not answer IsStopWord itself")

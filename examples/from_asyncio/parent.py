@@ -43,6 +43,7 @@ async def ask(session: IpcSession, text: str) -> int:
 
 child = [sys.executable, str(Path(__file__).with_name("child.py"))]
 
-# Starting and closing wait for the child, so they stand outside the loop.
-with IpcPeer().create_command_session(child) as session:
-    asyncio.run(main(session))
+if __name__ == "__main__":
+    # Starting and closing wait for the child, so they stand outside the loop.
+    with IpcPeer().create_command_session(child) as session:
+        asyncio.run(main(session))

@@ -9,6 +9,7 @@ from streamipc import IpcPeer
 
 child = [sys.executable, str(Path(__file__).with_name("child.py"))]
 
-with IpcPeer().create_command_session(child) as session:
-    greeting = session.request(SayHello("Riki")).result(timeout=5)
-    print(greeting.text)
+if __name__ == "__main__":
+    with IpcPeer().create_command_session(child) as session:
+        greeting = session.request(SayHello("Riki")).result(timeout=5)
+        print(greeting.text)

@@ -22,25 +22,26 @@ except ImportError:
 
 child = [sys.executable, str(Path(__file__).with_name("child.py"))]
 
-with tempfile.TemporaryDirectory() as folder:
-    files = sys.argv[1:]
-    if not files:
-        for number in range(1, 5):
-            path = Path(folder, f"file {number}")
-            path.write_bytes(bytes(number * (8 << 20)))
-            files.append(str(path))
-    total = sum(os.path.getsize(name) for name in files)
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        files = sys.argv[1:]
+        if not files:
+            for number in range(1, 5):
+                path = Path(folder, f"file {number}")
+                path.write_bytes(bytes(number * (8 << 20)))
+                files.append(str(path))
+        total = sum(os.path.getsize(name) for name in files)
 
-    with (
-        IpcPeer().create_command_session(child) as session,
-        tqdm(total=total, unit="B", unit_scale=True) as bar,
-    ):
+        with (
+            IpcPeer().create_command_session(child) as session,
+            tqdm(total=total, unit="B", unit_scale=True) as bar,
+        ):
 
-        def advance(item: Checked) -> None:
-            bar.set_description(Path(item.file).name, refresh=False)
-            bar.update(item.count)
+            def advance(item: Checked) -> None:
+                bar.set_description(Path(item.file).name, refresh=False)
+                bar.update(item.count)
 
-        sums = session.request(Sum(files), timeout=None, on_progress=advance).result()
+            sums = session.request(Sum(files), timeout=None, on_progress=advance).result()
 
-    for name, digest in sums.items():
-        print(f"{digest[:12]}  {Path(name).name}")
+        for name, digest in sums.items():
+            print(f"{digest[:12]}  {Path(name).name}")

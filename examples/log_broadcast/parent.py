@@ -14,11 +14,12 @@ def show_next(session: IpcSession) -> None:
     print(f"{line.level:>7}  {line.message}")
 
 
-with IpcPeer() as peer:
-    workers = [peer.create_command_session([*child, str(number)]) for number in (1, 2, 3)]
-    for worker in workers:
-        show_next(worker)
+if __name__ == "__main__":
+    with IpcPeer() as peer:
+        workers = [peer.create_command_session([*child, str(number)]) for number in (1, 2, 3)]
+        for worker in workers:
+            show_next(worker)
 
-    peer.broadcast(LogMessage("maintenance at noon"))
-    for worker in workers:
-        show_next(worker)
+        peer.broadcast(LogMessage("maintenance at noon"))
+        for worker in workers:
+            show_next(worker)

@@ -12,13 +12,14 @@ from streamipc import IpcPeer
 child = [sys.executable, str(Path(__file__).with_name("child.py"))]
 pieces = [CountPrimes(start, start + 5_000) for start in range(0, 40_000, 5_000)]
 
-with IpcPeer(timeout=120) as peer:
-    workers = [peer.create_command_session(child) for _ in range(4)]
-    jobs = [worker.request(piece) for worker, piece in zip(cycle(workers), pieces)]
+if __name__ == "__main__":
+    with IpcPeer(timeout=120) as peer:
+        workers = [peer.create_command_session(child) for _ in range(4)]
+        jobs = [worker.request(piece) for worker, piece in zip(cycle(workers), pieces)]
 
-    total = 0
-    for number, job in enumerate(as_completed(jobs), start=1):
-        total += job.result()
-        print(f"{number} of {len(jobs)} pieces are done")
+        total = 0
+        for number, job in enumerate(as_completed(jobs), start=1):
+            total += job.result()
+            print(f"{number} of {len(jobs)} pieces are done")
 
-print(f"{total:,} primes below 40,000")
+    print(f"{total:,} primes below 40,000")

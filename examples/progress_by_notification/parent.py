@@ -9,14 +9,15 @@ from streamipc import IpcPeer
 
 child = [sys.executable, str(Path(__file__).with_name("child.py"))]
 
-with IpcPeer().create_command_session(child) as session:
-    job = session.request(CountPrimes(below=40_000, reports=4), timeout=120)
+if __name__ == "__main__":
+    with IpcPeer().create_command_session(child) as session:
+        job = session.request(CountPrimes(below=40_000, reports=4), timeout=120)
 
-    done = 0
-    while done < 4:
-        report = session.receive(timeout=60)
-        assert isinstance(report, Report)
-        print(f"{report.done} of {report.total} parts: {report.found:,} primes")
-        done = report.done
+        done = 0
+        while done < 4:
+            report = session.receive(timeout=60)
+            assert isinstance(report, Report)
+            print(f"{report.done} of {report.total} parts: {report.found:,} primes")
+            done = report.done
 
-    print(f"result: {job.result():,} primes below 40,000")
+        print(f"result: {job.result():,} primes below 40,000")

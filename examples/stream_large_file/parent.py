@@ -10,26 +10,27 @@ from streamipc import IpcPeer
 
 child = [sys.executable, str(Path(__file__).with_name("child.py"))]
 
-with (
-    tempfile.TemporaryDirectory() as folder,
-    IpcPeer().create_command_session(child, stderr=None) as session,
-):
-    source = Path(folder, "source")
-    with source.open("wb") as file:
-        for number in range(64):
-            file.write(number.to_bytes(1, "big") * (1 << 20))
+if __name__ == "__main__":
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        IpcPeer().create_command_session(child, stderr=None) as session,
+    ):
+        source = Path(folder, "source")
+        with source.open("wb") as file:
+            for number in range(64):
+                file.write(number.to_bytes(1, "big") * (1 << 20))
 
-    # At most 4 pieces are on their way; then the child waits until one is taken.
-    copy = Path(folder, "copy")
-    with copy.open("wb") as file, session.stream(ReadFile(str(source)), window=4) as stream:
-        for piece in stream:
-            file.write(piece)
-        print(f"copied {stream.result() >> 20} MiB")
-    print(f"the same: {copy.read_bytes() == source.read_bytes()}")
+        # At most 4 pieces are on their way; then the child waits until one is taken.
+        copy = Path(folder, "copy")
+        with copy.open("wb") as file, session.stream(ReadFile(str(source)), window=4) as stream:
+            for piece in stream:
+                file.write(piece)
+            print(f"copied {stream.result() >> 20} MiB")
+        print(f"the same: {copy.read_bytes() == source.read_bytes()}")
 
-    # Leaving the block before the end closes the file in the child.
-    with session.stream(ReadFile(str(source)), window=4) as stream:
-        for piece in stream:
-            if piece[0] == 10:
-                print("that was enough")
-                break
+        # Leaving the block before the end closes the file in the child.
+        with session.stream(ReadFile(str(source)), window=4) as stream:
+            for piece in stream:
+                if piece[0] == 10:
+                    print("that was enough")
+                    break

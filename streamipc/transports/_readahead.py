@@ -10,6 +10,8 @@ import io
 import os
 import sys
 
+from ._sigpipe import SigpipeHeldBack
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +111,8 @@ def flush_pending(file: object) -> None:
         return
     while True:
         try:
-            file.flush()
+            with SigpipeHeldBack():
+                file.flush()
         except BlockingIOError:
             if isinstance(file, io.BufferedRWPair):
                 _wait_writable(raw_of_pair(file, writer=True).fileno())

@@ -8,12 +8,13 @@ import sys
 from contextlib import suppress
 
 from .._log import log_error
+from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["StderrSink"]
+__all__ = ["StderrSink", "quoted"]
 
 _TAIL_BYTES = 8 << 10
 _TAIL_LINES = 20
@@ -79,6 +80,13 @@ class StderrSink:
 
     def write_waiting(self) -> None:
         """Pass on what our standard error takes now."""
+        if disposition_of(SIGPIPE):
+            self._write_waiting()
+        else:
+            with SigpipeHeldBack():
+                self._write_waiting()
+
+    def _write_waiting(self) -> None:
         try:
             while self._waiting and _writable(2):
                 # In steps that don't block once poll said that there is room.
@@ -109,6 +117,24 @@ class StderrSink:
             self._on_line(line.removesuffix(b"\r").decode("utf-8", "backslashreplace"))
         except BaseException as error:  # SystemExit too: it would end the watching thread
             log_error(f"the callback for the standard error of {self._label} failed", error)
+
+
+def quoted(tail: str, *, printable: bool = False) -> str:
+    """Return the end of a text that quotes the last lines, if there are any.
+
+    Args:
+        tail: the lines.
+        printable: escape what could have a terminal, or the reader of a log, see something
+            else.
+    """
+    if not tail:
+        return ""
+    if printable:
+        tail = "".join(
+            char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in tail
+        )
+    indented = "\n".join(f"    {line}" for line in tail.splitlines())
+    return f"; the last lines of its standard error:\n{indented}"
 
 
 def _writable(fd: int) -> bool:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import IO
 
+    from ._exit import ExitStatus
+
 __all__ = ["ChildWatcher", "wait_for_exit"]
 
 _CHUNK = 1 << 16
@@ -41,6 +43,7 @@ class ChildWatcher:
 
     Args:
         process: the child.
+        status: reaps it.
         stderr: our end of its standard error, which the watcher closes, or ``None``.
         sink: takes the bytes of standard error.
         read_ahead: bytes of it that were read already.
@@ -49,12 +52,14 @@ class ChildWatcher:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
+        status: ExitStatus,
         stderr: IO[bytes] | None,
         sink: StderrSink,
         read_ahead: bytes = b"",
     ) -> None:
         self.done = threading.Event()  # the child is reaped and its last lines are kept
         self._process = process
+        self._status = status
         self._stderr = stderr
         self._stderr_fd = -1 if stderr is None else stderr.fileno()
         self._sink = sink
@@ -100,7 +105,7 @@ class ChildWatcher:
 
     def _prepare(self) -> list[tuple[str, Callable[[], None]]]:
         """Make the descriptors that are needed; return what threads are to do, by name."""
-        self._exited = self._process.poll() is not None
+        self._exited = self._status.look()
         name = f"streamipc-child-{self._process.pid}"
         if not can_poll():
             return [(f"{name}-stderr", self._read_to_end), (name, self._wait_without_poll)]
@@ -210,19 +215,19 @@ class ChildWatcher:
     def _report_exit(self) -> None:
         # The child is dead: this returns at once, also while a wait() of the user's
         # holds the lock of the Popen object.
-        self._process.wait()
+        self._status.reap()
         self.done.set()
         on_exit, self._on_exit = self._on_exit, None
         if on_exit is not None and not self._stopping:
             on_exit()
 
     def _wait(self) -> None:
-        self._process.wait()
+        self._status.wait()
         self._exited = True
         self._wake()
 
     def _wait_without_poll(self) -> None:
-        self._process.wait()
+        self._status.wait()
         self._exited = True
         self._threads[0].join(_LAST_LINES)
         self._report_exit()
@@ -263,27 +268,22 @@ class ChildWatcher:
                 self._stderr.close()
 
 
-def wait_for_exit(process: subprocess.Popen[bytes], timeout: float) -> bool:
+def wait_for_exit(process: subprocess.Popen[bytes], status: ExitStatus, timeout: float) -> bool:
     """Wait for the child's end and reap it, without asking at intervals where possible.
 
     Args:
         process: the child.
+        status: reaps it.
         timeout: seconds.
 
     Returns:
         Whether it has ended.
     """
-    if process.poll() is not None:
+    if status.look():
         return True
     pidfd = _open_pidfd(process.pid) if can_poll() else -1
     if pidfd < 0:
-        import subprocess
-
-        try:
-            process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        return _look_until(status, time.monotonic() + timeout)
     try:
         import select
 
@@ -293,7 +293,19 @@ def wait_for_exit(process: subprocess.Popen[bytes], timeout: float) -> bool:
             return False
     finally:
         os.close(pidfd)
-    process.wait()
+    status.reap()
+    return True
+
+
+def _look_until(status: ExitStatus, end: float) -> bool:
+    """Look at intervals that grow to 50 ms, as ``Popen.wait(timeout)`` does."""
+    pause = 0.0005
+    while not status.look():
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        pause = min(pause * 2, left, 0.05)
+        time.sleep(pause)
     return True
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
+
 __all__ = ["FileReader", "FileTransport", "FileWriter"]
 
 _LOCKING = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
@@ -150,7 +152,11 @@ class FileWriter(_Half):
 
     def write(self, data: memoryview) -> int:
         """Block until the object took bytes; see :meth:`Transport.write`."""
-        count: int | None = self._call(self._write_and_flush, data)
+        if disposition_of(SIGPIPE):
+            count: int | None = self._call(self._write_and_flush, data)
+        else:
+            with SigpipeHeldBack():
+                count = self._call(self._write_and_flush, data)
         return count if count is not None else len(data)
 
     def shut_down(self) -> None:
@@ -192,5 +198,5 @@ def _close_quietly(file: Any) -> None:
     close = getattr(file, "close", None)
     if close is not None:
         # What was written has been flushed; there is nothing to lose and nobody to tell.
-        with suppress(Exception):
+        with suppress(Exception), SigpipeHeldBack():
             close()

@@ -13,6 +13,7 @@ import stat
 import threading
 
 from .._forks import forgets, steady
+from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,12 +161,15 @@ class FdTransport:
             self.prefix[source] = data[count:]
         return count
 
-    def write_some(self, buffers: Sequence[memoryview]) -> int:
+    def write_some(self, buffers: Sequence[memoryview], _held: bool = False) -> int:
         """Write what the descriptor takes now; return how many bytes, 0 if none.
 
         Raises:
             OSError: the other side is gone.
         """
+        if not disposition_of(SIGPIPE) and not _held:
+            with SigpipeHeldBack():
+                return self.write_some(buffers, True)
         done = self.written
         done.clear()
         try:
@@ -266,7 +270,8 @@ class FdTransport:
         owners = self._owners.pop(fd, ())
         for owner in owners:
             try:
-                owner.close()
+                with SigpipeHeldBack():  # it may hold bytes that others wrote to it
+                    owner.close()
             except OSError:
                 pass
         if not owners:

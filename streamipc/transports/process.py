@@ -8,8 +8,11 @@ from contextlib import suppress
 
 from .._forks import steady
 from ..exceptions import SessionClosedError
+from ._command import check_stderr, checked_command, explained
+from ._exit import ExitStatus
+from ._lineage import environment_of_child
 from ._readahead import flush_pending, take_read_ahead
-from ._stderr import StderrSink
+from ._stderr import StderrSink, quoted
 from ._watch import ChildWatcher, wait_for_exit
 from .pipe import FdTransport
 
@@ -31,8 +34,14 @@ _EXIT_STATUS = 0.08
 """Seconds. A dying process closes its pipes a moment before its status can be had; where
 other processes want the CPU, some ten milliseconds before. Futures end within 100."""
 
+_LOOK_AGAIN = 0.0003
+"""Seconds. Asking takes a microsecond, where a whole request takes some twenty."""
+
 _LAST_LINES = 0.1
 """Seconds for the last lines of a dead child's standard error to be kept."""
+
+_ENDS_OF_EVERY_DAY = (0, -2, 130)
+"""Exit statuses: done, and two ways to end with SIGINT."""
 
 _UNKILLABLE = 5.0
 """Seconds to wait after SIGKILL: a process in an uninterruptible system call ends later."""
@@ -49,22 +58,30 @@ def start_process(
     """Start a child that talks over its standard input and output.
 
     Args:
-        args: the command, as for :class:`subprocess.Popen`.
+        args: the command, as for :class:`subprocess.Popen`: a list of its words.
         cwd: its working directory.
-        env: its environment; ``None``: ours.
+        env: its environment; ``None``: ours. A variable is added that tells who
+            started it.
         stderr: ``"forward"``: what the child writes to standard error is passed on to
             ours and its last lines are kept. A callable: it gets each line instead, on
             the thread that watches the child, so it must not block; what it raises is
             logged; the last lines are kept. ``subprocess.PIPE``: the last lines are
-            kept. Anything else goes to the child as it is, and nothing is kept.
+            kept. ``None``: the child has ours. A file, a descriptor or
+            ``subprocess.DEVNULL``: it goes there, and nothing is kept.
         popen_options: further options of :class:`subprocess.Popen`.
 
     Raises:
-        ValueError: the command is empty.
-        TypeError: an option is given that the transport has to set itself.
+        ValueError: the command is empty; ``stderr`` means nothing, or is
+            ``subprocess.STDOUT``, which would put text between the frames; ``shell=True``
+            with a list.
+        TypeError: an option is given that the transport has to set itself; ``stderr`` has
+            no file descriptor.
+        RuntimeError: this process and its parents start one another without end.
         OSError: the child can't be started (``FileNotFoundError``, ``PermissionError``).
     """
     import subprocess
+
+    from ._child import popen_class
 
     reserved = [name for name in _RESERVED if name in popen_options]
     if reserved:
@@ -72,23 +89,30 @@ def start_process(
             f"{', '.join(reserved)}: the session sets this option of Popen itself; "
             "the child's standard input and output carry binary frames"
         )
-    command: Any = args if isinstance(args, (str, bytes, os.PathLike)) else list(args)
-    if not command:
-        raise ValueError("the command to start is empty")
+    shell = bool(popen_options.get("shell"))
+    command = checked_command(args, shell)
+    check_stderr(stderr)
     on_line = stderr if callable(stderr) else None
     piped = stderr == "forward" or on_line is not None or stderr == subprocess.PIPE
     pipe: Any = subprocess.PIPE if piped else stderr
+    environment = environment_of_child(env)
     with steady:
-        process: subprocess.Popen[Any] = subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=pipe,
-            bufsize=0,
-            **popen_options,
-        )
+        try:
+            process: subprocess.Popen[Any] = popen_class()(
+                command,
+                cwd=cwd,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=pipe,
+                bufsize=0,
+                **popen_options,
+            )
+        except OSError as error:
+            better = explained(error, command, shell)
+            if better is error:
+                raise
+            raise better from None
         try:
             return ProcessTransport(process, forward=stderr == "forward", on_line=on_line)
         except BaseException:
@@ -161,8 +185,12 @@ class ProcessTransport(FdTransport):
         with suppress(OSError):  # the child is dead; its last output may still be read
             flush_pending(stdin)
         self._process = process
+        self._status = ExitStatus(process)
         self._name = describe_command(process)
         self._sink = StderrSink(forward, on_line, self._name)
+        self._end_is_wanted = False  # we have asked for it, or made it
+        self._is_told = False  # an error has said how the child ended
+        self._look_again = 0.0  # when to ask the system whether the child lives
         self._status_by: float | None = None  # until when to wait for the exit status
         with steady:
             super().__init__(
@@ -171,7 +199,9 @@ class ProcessTransport(FdTransport):
                 owners={stdin.fileno(): (stdin,), stdout.fileno(): (stdout,)},
                 prefix={0: take_read_ahead(stdout)},
             )
-            self._watcher = ChildWatcher(process, stderr, self._sink, take_read_ahead(stderr))
+            self._watcher = ChildWatcher(
+                process, self._status, stderr, self._sink, take_read_ahead(stderr)
+            )
         # An attribute rather than a set of ours: it lives and dies with the object.
         process._streamipc_taken = True  # type: ignore[attr-defined]
 
@@ -182,8 +212,30 @@ class ProcessTransport(FdTransport):
 
     @property
     def returncode(self) -> int | None:
-        """The exit status as :class:`subprocess.Popen` has it; ``None``: it runs."""
-        return self._process.poll()
+        """The exit status as :class:`subprocess.Popen` has it.
+
+        ``None``: it runs, or somebody else has taken the status; see :attr:`has_ended`.
+        """
+        self._status.look()
+        return self._status.code
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the child is dead, with a status that is known or not."""
+        return self._status.look()
+
+    def seems_alive(self) -> bool:
+        """Tell whether the child lives; what the system said is good for 0.3 ms.
+
+        For who asks before each of many requests.
+        """
+        if self._process.returncode is not None:
+            return False
+        now = time.monotonic()
+        if now < self._look_again:
+            return True
+        self._look_again = now + _LOOK_AGAIN
+        return not self._status.look()
 
     @property
     def stderr_tail(self) -> str:
@@ -206,6 +258,18 @@ class ProcessTransport(FdTransport):
         """
         self._watcher.start(on_exit)
 
+    def terminate(self) -> None:
+        """Send SIGTERM, unless the child is dead."""
+        if not self._status.look():  # Popen would look too, and may make up a status
+            self._end_is_wanted = True
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless the child is dead."""
+        if not self._status.look():
+            self._end_is_wanted = True
+            self._process.kill()
+
     def shutdown(self, timeout: float) -> int | None:
         """See to it that the child ends: wait, then SIGTERM, then SIGKILL; reap it.
 
@@ -216,26 +280,27 @@ class ProcessTransport(FdTransport):
                 but at least 0.2 and at most 2 seconds, before SIGKILL.
 
         Returns:
-            Its exit status; ``None`` if it could not be ended: it belongs to another
-            user, or hangs in the kernel.
+            Its exit status; ``None`` if somebody else has taken that, or if the child
+            could not be ended: it belongs to another user, or hangs in the kernel.
         """
-        process = self._process
+        process, status = self._process, self._status
+        self._end_is_wanted = True
         try:
-            if not wait_for_exit(process, timeout):
+            if not wait_for_exit(process, status, timeout):
                 with suppress(PermissionError):
                     process.terminate()
-                if not wait_for_exit(process, min(max(timeout, 0.2), 2.0)):
+                if not wait_for_exit(process, status, min(max(timeout, 0.2), 2.0)):
                     with suppress(PermissionError):
                         process.kill()
-                    wait_for_exit(process, _UNKILLABLE)
+                    wait_for_exit(process, status, _UNKILLABLE)
         except BaseException:
             with suppress(OSError):
                 process.kill()
-            wait_for_exit(process, _UNKILLABLE)
+            wait_for_exit(process, status, _UNKILLABLE)
             raise
         if self._watcher.started and process.returncode is not None:
             self._watcher.done.wait(_LAST_LINES)
-        return process.returncode
+        return status.code
 
     def look_for_status(self) -> None:
         """Reap the child if it is dying; waits for it until 80 ms after the first call."""
@@ -248,7 +313,7 @@ class ProcessTransport(FdTransport):
         if self._watcher.started:
             self._watcher.done.wait(left)
         else:
-            wait_for_exit(self._process, left)
+            wait_for_exit(self._process, self._status, left)
 
     def closed_error(self, what: str = "") -> SessionClosedError:
         """Make the error that says how the child ended.
@@ -258,24 +323,39 @@ class ProcessTransport(FdTransport):
         Args:
             what: what could not be done because of it, such as ``"no reply to Hello"``.
         """
+        return self._error(what, "")
+
+    def silent_error(self, what: str = "") -> SessionClosedError:
+        """As :meth:`closed_error`, for a child from which nothing has come."""
+        return self._error(what, " before it sent anything: does it call serve_forever()?")
+
+    def _error(self, what: str, silence: str) -> SessionClosedError:
         self.look_for_status()
-        code = self._process.poll()
-        signal_name = None
-        if code is None:
-            fate = "is still running"
-        elif code < 0:
-            signal_name = _signal_name(-code)
-            fate = f"was killed by {signal_name}"
-        else:
-            fate = f"exited with code {code}"
+        status = self._status
+        if status.look():
+            self._is_told = True
+        fate, code = status.fate, status.code
+        if code == 0 and not self._end_is_wanted:
+            fate += silence
         text = f"{self._name} {fate}"
         if what:
             text = f"{what}: {text}"
         tail = self.stderr_tail
-        if tail:
-            indented = "\n".join(f"    {line}" for line in tail.splitlines())
-            text = f"{text}; the last lines of its standard error:\n{indented}"
-        return SessionClosedError(text, returncode=code, signal=signal_name, stderr_tail=tail)
+        return SessionClosedError(
+            text + quoted(tail), returncode=code, signal=status.signal_name, stderr_tail=tail
+        )
+
+    def untold_death(self) -> str:
+        """Say how the child died, if that was not to be expected and no error has said it.
+
+        It is if we made it end, if it has ended well, or with Ctrl-C, which a terminal sends
+        to us too.
+        """
+        if self._end_is_wanted or self._is_told or not self._status.look():
+            return ""
+        if not self._status.is_lost and self._status.code in _ENDS_OF_EVERY_DAY:
+            return ""
+        return f"{self._name} {self._status.fate}{quoted(self.stderr_tail, printable=True)}"
 
     def close(self) -> None:
         """Close the pipes and end the watching thread; the child is not ended by it."""
@@ -286,9 +366,7 @@ class ProcessTransport(FdTransport):
         """Close the copies of the pipes that a forked process inherited."""
         self._watcher.close_after_fork()
         super().close_after_fork()
-        if self._process.returncode is None:
-            # It is no child of this process: Popen.__del__ must not warn about it.
-            self._process.returncode = 0
+        self._status.forget_after_fork()
 
 
 def describe_command(process: subprocess.Popen[bytes]) -> str:
@@ -302,12 +380,3 @@ def describe_command(process: subprocess.Popen[bytes]) -> str:
     if len(text) > 100:
         text = text[:97] + "..."
     return f"the child {text!r} (pid {process.pid})"
-
-
-def _signal_name(number: int) -> str:
-    import signal
-
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"

@@ -9,15 +9,17 @@ import sys
 import threading
 
 from .._forks import steady
+from ._sigpipe import SigpipeHeldBack
 from .pipe import FdTransport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import Any
 
     from .base import Transport
 
-__all__ = ["StdioTransport", "open_stdio"]
+__all__ = ["NobodysTransport", "StdioTransport", "open_stdio"]
 
 _lock = threading.Lock()  # guards _taken, and fds 0 and 1 while they are exchanged
 _taken = False
@@ -33,11 +35,37 @@ def open_stdio() -> Transport:
 
     On Windows reads and writes block: see :class:`FdTransport`.
 
+    In a process of :mod:`multiprocessing` that imports its parent's script, it is a
+    :class:`NobodysTransport` instead: the standard input and output of that process are not
+    those that the script is written for.
+
     Raises:
         RuntimeError: they already belong to a session.
         OSError: one of them is closed.
     """
+    if _is_import_of_multiprocessing():
+        return NobodysTransport()
     return StdioTransport()
+
+
+class NobodysTransport(FdTransport):
+    """Has nobody on the other side: the stream has ended, and what is written is dropped.
+
+    A script that serves without a ``__main__`` guard is run by each process that a pool of
+    ``multiprocessing`` starts with spawn or forkserver. It comes by the session, past it, and
+    does what it was started for. An error would end it, and the pool would start the next one.
+    """
+
+    goes_with_peer = True
+
+    def __init__(self) -> None:
+        with steady:
+            read_fd = os.open(os.devnull, os.O_RDONLY)
+            try:
+                super().__init__(read_fd, os.open(os.devnull, os.O_WRONLY))
+            except BaseException:
+                os.close(read_fd)
+                raise
 
 
 class StdioTransport(FdTransport):
@@ -123,6 +151,23 @@ class StdioTransport(FdTransport):
         super().close_after_fork()
 
 
+def _is_import_of_multiprocessing() -> bool:
+    """Tell whether this process is multiprocessing's, and what calls us is an import in it."""
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is None:
+        return False
+    # The latter holds while spawn prepares the process: it imports the parent's script then.
+    inheriting = getattr(process.current_process(), "_inheriting", False)
+    if process.parent_process() is None and not inheriting:
+        return False
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") != "__main__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _check_open(fd: int, file: Any, name: str) -> None:
     # None: it was closed when Python started, and its number may be another file by now.
     closed = file is None or file.closed
@@ -141,7 +186,8 @@ def _flush_output() -> None:
     for file in {id(file): file for file in (sys.stdout, sys.__stdout__)}.values():
         # Not an io object, closed, or the reader is gone: nothing to do about it here.
         try:
-            file.flush()  # type: ignore[union-attr]
+            with SigpipeHeldBack():
+                file.flush()  # type: ignore[union-attr]
         except (AttributeError, OSError, ValueError):
             pass
 

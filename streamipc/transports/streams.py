@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Protocol, Union
 
 from ._readahead import flush_pending, raw_of_pair, take_read_ahead
+from ._sigpipe import SigpipeHeldBack
 from .base import Transport
 from .files import FileReader, FileTransport
 from .pipe import Closable, FdTransport
@@ -261,7 +262,8 @@ class _Pump:
             while count := self._reader.read_into(buffer):
                 data = buffer[:count]
                 while data:
-                    data = data[pipe.write(data) :]
+                    with SigpipeHeldBack():
+                        data = data[pipe.write(data) :]
 
     def close(self) -> None:
         self._reader.close()

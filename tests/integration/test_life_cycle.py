@@ -521,6 +521,237 @@ def test_a_child_that_ends_by_itself_is_reaped_although_nobody_asks_for_it() -> 
     assert session.process.returncode == 0
 
 
+@pytest.mark.usefixtures("exit_status_is_waited_for")
+def test_a_session_whose_child_died_before_it_was_started_is_closed_and_says_why(
+    eventually: Any,
+) -> None:
+    session = IpcPeer().create_command_session([sys.executable, "-c", "pass"])
+    eventually(lambda: session.closed)
+
+    assert repr(session).endswith(" closed>")
+    assert session.peer.sessions == []
+    with pytest.raises(
+        SessionClosedError,
+        match=r"exited with code 0 before it sent anything: does it call serve_forever\(\)\?$",
+    ) as caught:
+        session.request(Echo()).result(timeout=10)
+    assert caught.value.returncode == 0
+    assert session.closed
+    session.close()
+
+
+def test_what_a_child_wrote_before_it_died_is_received_although_the_session_is_closed(
+    script: Script, eventually: Any
+) -> None:
+    command = script("""
+        from shared_messages import Note
+        from streamipc import IpcPeer
+        with IpcPeer().create_stdio_session() as session:
+            session.notify(Note("last words"))
+    """)
+    session = IpcPeer().create_command_session(command)
+    eventually(lambda: session.closed)
+    session.start()
+
+    assert session.receive(timeout=10) == Note("last words")
+    assert session.closed
+    with pytest.raises(SessionClosedError) as caught:
+        session.receive(timeout=10)
+    assert "serve_forever" not in str(caught.value)
+    session.close()
+
+
+@pytest.mark.parametrize("how", ["terminate", "close"])
+def test_a_child_that_ends_because_we_ask_for_it_is_not_said_to_have_never_served(
+    echo_child: list[str], how: str
+) -> None:
+    session = IpcPeer().create_command_session(echo_child)
+    getattr(session, how)()
+    with pytest.raises(SessionClosedError) as caught:
+        session.request(Echo()).result(timeout=10)
+    assert "does it call" not in str(caught.value)
+    session.close()
+
+
+# Deaths that nobody asked about
+
+
+def end_idle(script: Script, end: str, ask: bool = False) -> int:
+    """Have a child say something and die; return its process id once the session is over."""
+    command = script(f"""
+        import os, signal, sys
+        from shared_messages import Echo, Note
+        from streamipc import IpcPeer
+        session = IpcPeer().create_stdio_session()
+
+        @session.on_message
+        def go(msg: Note) -> None:
+            os.write(2, b"last \\x1b[2Jline\\n")
+            {end}
+
+        session.on_request(Echo)(lambda msg: msg.value if msg.value else session.receive())
+        session.serve_forever()
+    """)
+    session = IpcPeer().create_command_session(command)
+    over = threading.Event()
+    session.on_close(over.set)
+    assert session.request(Echo(1)).result(timeout=30) == 1
+    future = session.request(Echo(None)) if ask else None
+    session.notify(Note())
+    if future is not None:
+        with pytest.raises(SessionClosedError):
+            future.result(timeout=30)
+    assert over.wait(30)
+    session.close()
+    return session.pid
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.message for one in caplog.records if one.name == "streamipc"]
+
+
+@posix
+@pytest.mark.usefixtures("exit_status_is_waited_for")
+@pytest.mark.parametrize(
+    ("end", "fate"),
+    [("os._exit(3)", "exited with code 3"), ("os.kill(os.getpid(), 9)", "was killed by SIGKILL")],
+)
+def test_a_child_that_dies_while_nobody_asks_is_logged_once(
+    script: Script, caplog: pytest.LogCaptureFixture, end: str, fate: str
+) -> None:
+    pid = end_idle(script, end)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    (text,) = warnings_in(caplog)
+    assert text.endswith(
+        f"(pid {pid}) {fate}; the last lines of its standard error:\n    last \\x1b[2Jline"
+    )
+
+
+@posix
+@pytest.mark.usefixtures("exit_status_is_waited_for")
+@pytest.mark.parametrize("end", ["os._exit(0)", "os._exit(130)"])
+def test_a_child_that_is_done_or_gets_ctrl_c_is_not_logged(
+    script: Script, caplog: pytest.LogCaptureFixture, end: str
+) -> None:
+    end_idle(script, end)
+    assert warnings_in(caplog) == []
+
+
+@posix
+@pytest.mark.usefixtures("exit_status_is_waited_for")
+def test_a_death_that_a_request_is_told_of_is_not_logged_too(
+    script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    end_idle(script, "os._exit(3)", ask=True)
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.usefixtures("exit_status_is_waited_for")
+@pytest.mark.parametrize("how", ["kill", "terminate", "close"])
+def test_an_end_that_we_have_made_is_not_logged(
+    echo_child: list[str], caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    session = IpcPeer().create_command_session(echo_child)
+    over = threading.Event()
+    session.on_close(over.set)
+    session.start()
+    getattr(session, how)()
+    assert over.wait(30)
+    session.close()
+    assert warnings_in(caplog) == []
+
+
+# SIGPIPE, and statuses that are lost
+
+
+@posix
+def test_a_parent_that_has_the_default_of_sigpipe_outlives_its_child(
+    script: Script, echo_child: list[str]
+) -> None:
+    parent = script(
+        f"""
+        import signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        from shared_messages import Echo
+        from streamipc import IpcPeer, SessionClosedError
+        session = IpcPeer().create_command_session({echo_child!r})
+        session.request(Echo(1)).result(timeout=10)
+        session.kill()
+        try:
+            while True:
+                session.notify(Echo("x" * 10_000))
+        except SessionClosedError:
+            print("outlived")
+        session.close()
+    """,
+        name="parent.py",
+    )
+    done = subprocess.run(parent, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stdout) == (0, "outlived\n"), done.stderr
+
+
+@posix
+def test_a_child_that_has_the_default_of_sigpipe_sees_its_parents_end(
+    script: Script, tmp_path: Path, eventually: Any
+) -> None:
+    ended = tmp_path / "ended"
+    child = script(f"""
+        import pathlib, signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        from shared_messages import Echo
+        from streamipc import IpcPeer
+        session = IpcPeer().create_stdio_session()
+
+        @session.on_request
+        def echo(msg: Echo) -> object:
+            try:
+                while True:
+                    session.notify(msg)
+            finally:
+                pathlib.Path({str(ended)!r}).write_text("orderly")
+
+        session.serve_forever()
+    """)
+    parent = script(
+        f"""
+        import os
+        from shared_messages import Echo
+        from streamipc import IpcPeer
+        session = IpcPeer().create_command_session({child!r})
+        session.request(Echo("x" * 10_000))
+        session.receive(timeout=10)
+        os._exit(0)
+    """,
+        name="parent.py",
+    )
+    subprocess.run(parent, timeout=60, check=True, stderr=subprocess.DEVNULL)
+
+    eventually(lambda: ended.exists() and ended.read_text() == "orderly")
+
+
+@posix
+def test_a_session_that_cant_know_the_exit_status_says_so_and_ends(echo_child: list[str]) -> None:
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with IpcPeer().create_command_session(echo_child) as session:
+            session.request(Echo()).result(timeout=10)
+            session.kill()
+            over = threading.Event()
+            session.on_close(over.set)
+            assert over.wait(10)
+            session.kill()
+            with pytest.raises(SessionClosedError, match="somebody else has taken") as caught:
+                session.request(Echo()).result(timeout=10)
+        assert (caught.value.returncode, caught.value.signal) == (None, None)
+        assert session.closed
+        assert session.returncode is None
+        del session  # and no ResourceWarning comes of it
+        gc.collect()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_terminate_and_kill_are_those_of_the_child(echo_child: list[str]) -> None:
     for method, code in (("terminate", 0), ("kill", -9)):
         with IpcPeer().create_command_session(echo_child) as session:

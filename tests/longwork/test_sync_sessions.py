@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import select
 import socket
 import sys
 import threading
@@ -727,3 +728,70 @@ def test_a_context_is_given_to_handlers(pair: Any) -> None:
     session.tick(10)
 
     assert 0 < future.result(timeout=10) <= 10
+
+
+# A child that dies while nobody reads
+
+
+IDLE = "import sys; sys.stdin.buffer.read(1)"
+
+
+def idle_session() -> Any:
+    return sync_peer().create_command_session([sys.executable, "-c", IDLE])
+
+
+def die(session: Any) -> None:
+    """Have the child die; it is not reaped by it."""
+    os.kill(session.pid, 9)
+    os.waitid(os.P_PID, session.pid, os.WEXITED | os.WNOWAIT)
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_the_death_of_an_idle_child_is_seen_by_closed_and_by_the_next_request(
+    started: bool,
+) -> None:
+    for ask in ("request", "stream", "call"):
+        session = idle_session()
+        if started:
+            session.start()
+        assert not session.closed
+        die(session)
+        assert session.closed
+        with pytest.raises(SessionClosedError, match=r"was not sent; .* was killed by SIGKILL"):
+            getattr(session, ask)(Blob(b""))
+        assert session.peer.sessions == []
+        session.close()
+
+
+def test_a_request_sees_the_death_although_another_process_holds_the_pipes() -> None:
+    source = """if True:
+        import os, sys
+        if os.fork() == 0:
+            os.write(1, b"held")
+            sys.stdin.buffer.read()
+        os.wait()
+    """
+    session = sync_peer().create_command_session([sys.executable, "-c", source])
+    junk = session.receive(timeout=30)
+    assert isinstance(junk, LogMessage)
+    assert junk.message == "held"
+    die(session)
+    with pytest.raises(SessionClosedError, match="was killed by SIGKILL"):
+        session.request(Blob(b""))
+    session.close()
+
+
+def test_what_an_idle_child_had_written_is_received_after_its_death_was_seen() -> None:
+    source = "import os; os.write(1, b'last words'); os.read(0, 1)"
+    session = sync_peer().create_command_session([sys.executable, "-c", source])
+    session.start()
+    poller = select.poll()
+    poller.register(session.process.stdout.fileno(), select.POLLIN)
+    assert poller.poll(30_000)
+    die(session)
+    with pytest.raises(SessionClosedError):
+        session.request(Blob(b""))
+    received = session.receive(timeout=5)
+    assert isinstance(received, LogMessage)
+    assert received.message == "last words"
+    session.close()

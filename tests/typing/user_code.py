@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from typing_extensions import assert_type
@@ -30,6 +31,7 @@ from streamipc import (
     RequestContext,
     ResponseFuture,
     SessionClosedError,
+    python_command,
 )
 
 T = TypeVar("T")
@@ -224,6 +226,8 @@ session.off_close(gone)
 
 # What comes back otherwise.
 
+assert_type(python_command("-m", "shop.words", Path("x")), list[str])
+python_command(1)  # wrong
 assert_type(session.receive(), Message)
 assert_type(session.receive(timeout=1.5), Message)
 assert_type(session.closed, bool)

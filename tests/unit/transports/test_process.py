@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import pathlib
 import select
 import shlex
 import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import pytest
 
 from streamipc.exceptions import SessionClosedError
-from streamipc.transports import _watch
+from streamipc.transports import _exit, _watch
 from streamipc.transports.base import Transport
 from streamipc.transports.process import ProcessTransport, start_process, wrap_process
 
@@ -117,6 +120,63 @@ def test_a_failed_start_raises_at_once(tmp_path):
         start_process([tmp_path / "file"])
     with pytest.raises(FileNotFoundError):
         start_process(["cat"], cwd=tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "command", ["python child.py", ["python child.py"], b"python child.py", "no such/program -x"]
+)
+def test_a_command_line_that_is_one_text_is_told_to_be_a_list(command):
+    with pytest.raises(
+        FileNotFoundError, match="No such file or directory; a command is a list"
+    ) as caught:
+        start_process(command)
+    assert caught.value.errno == errno.ENOENT
+    assert os.fsdecode(caught.value.filename) in os.fsdecode(
+        command if isinstance(command, (str, bytes)) else command[0]
+    )
+
+
+def test_a_directory_that_is_missing_is_not_taken_for_the_command(tmp_path):
+    program = tmp_path / "a program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    with pytest.raises(FileNotFoundError) as caught:
+        start_process([program], cwd=tmp_path / "no such")
+    assert "list" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows joins the list")
+def test_a_list_for_the_shell_is_refused():
+    with pytest.raises(ValueError, match="with shell=True the command is one text"):
+        start_process(["echo", "words"], shell=True)
+
+
+@pytest.mark.parametrize("command", [None, 7])
+def test_what_is_no_command_is_refused(command):
+    with pytest.raises(TypeError, match="a command is a list, such as"):
+        start_process(command)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "error", "why"),
+    [
+        (subprocess.STDOUT, ValueError, "stderr=subprocess.STDOUT would put text between"),
+        (
+            "log",
+            ValueError,
+            r"stderr is one of .* not 'log'; for a file: stderr=open\('log', 'ab'\)",
+        ),
+        ("Forward it", ValueError, "not 'Forward it'$"),
+        (-7, ValueError, "stderr is one of"),
+        (True, TypeError, "bool has no file descriptor"),
+        (io.StringIO(), TypeError, "StringIO has no file descriptor"),
+        (pathlib.Path("log"), TypeError, "Path has no file descriptor"),
+        (b"log", TypeError, "bytes has no file descriptor"),
+    ],
+)
+def test_standard_error_that_can_go_nowhere_is_refused(stderr, error, why):
+    with pytest.raises(error, match=why):
+        start_process(["cat"], stderr=stderr)
 
 
 @pytest.mark.parametrize("stderr", [None, subprocess.PIPE])
@@ -248,8 +308,9 @@ def test_a_pipe_keeps_the_end_alone(watched, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_a_file_gets_all_and_nothing_is_kept(watched, tmp_path):
-    with (tmp_path / "log").open("wb") as file:
+@pytest.mark.parametrize("mode", ["wb", "w"])
+def test_a_file_gets_all_and_nothing_is_kept(watched, tmp_path, mode):
+    with (tmp_path / "log").open(mode) as file:
         transport, dead = watched("import os; os.write(2, b'logged')", stderr=file)
         assert dead.wait(10)
     assert (tmp_path / "log").read_bytes() == b"logged"
@@ -494,19 +555,167 @@ def test_without_eventfd_a_pipe_wakes_the_thread(start, monkeypatch):
     assert not watching.is_alive()
 
 
-def test_a_child_that_nobody_can_wait_for_counts_as_ended():
-    """Where SIGCHLD is ignored the kernel reaps children and keeps no status."""
+# Somebody else reaps
+
+
+@pytest.fixture(params=["the kernel", "a thread", "a signal handler"])
+def somebody_else_reaps(request, monkeypatch):
+    """Have all exit statuses taken by someone who is always quicker than we are."""
+    taken = _exit.ExitStatus._ask
+
+    def too_late(status, options):
+        with suppress(ChildProcessError):
+            if not os.waitpid(status._process.pid, options)[0]:
+                return
+        taken(status, options)
+
+    if request.param == "the kernel":
+        handler = signal.SIG_IGN
+    elif request.param == "a thread":
+        handler = signal.SIG_DFL
+        monkeypatch.setattr(_exit.ExitStatus, "_ask", too_late)
+    else:
+
+        def handler(*_):
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+        monkeypatch.setattr(_exit.ExitStatus, "_ask", too_late)
+    before = signal.signal(signal.SIGCHLD, handler)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("every_platform", "somebody_else_reaps")
+@pytest.mark.parametrize("end", ["sys.exit(3)", "os.kill(os.getpid(), 9)", "pass"])
+def test_a_status_that_somebody_else_took_is_not_made_up(start, end):
+    transport = start(f"import os, sys; sys.stdin.buffer.read(); {end}")
+    dead = threading.Event()
+    transport.watch(dead.set)
+    assert not transport.has_ended
+    transport.close_write()
+    assert dead.wait(10)
+    assert transport.has_ended
+    assert transport.returncode is None
+    error = transport.closed_error()
+    assert "exited, with a status that somebody else has taken" in str(error)
+    assert (error.returncode, error.signal) == (None, None)
+
+
+@pytest.mark.usefixtures("every_platform", "somebody_else_reaps")
+def test_a_child_whose_status_is_taken_is_shut_down_soon(start):
+    transport = start("import signal; signal.pause()")
+    assert transport.shutdown(0) is None
+    assert transport.has_ended
+    assert transport.shutdown(60) is None
+
+
+def test_the_status_of_the_users_own_wait_is_true_beside_one_who_reaps_all(start):
+    transport = start("import sys; sys.exit(3)")
+    assert transport.process.wait(10) == 3
+    assert transport.returncode == 3
+
+
+def test_a_zero_that_popen_made_up_is_not_believed(python):
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
-        transport = start_process(["cat"])
-        dead = threading.Event()
-        transport.watch(dead.set)
-        transport.close_write()
-        assert dead.wait(10)
-        assert transport.returncode == 0
+        process = subprocess.Popen(python("import sys; sys.exit(3)"), **PIPES)
+        transport = wrap_process(process)
+        assert process.wait(10) == 0  # this is Popen's own guess
+        assert transport.has_ended
+        assert transport.returncode is None
         transport.close()
     finally:
         signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.usefixtures("every_platform", "somebody_else_reaps")
+@pytest.mark.parametrize("how", ["wait", "wait with a timeout", "poll", "kill twice"])
+def test_a_lost_status_is_known_as_such_also_where_the_user_asks_popen_for_it(
+    start, how, eventually
+):
+    transport = start("import sys; sys.stdin.buffer.read(); sys.exit(3)")
+    process = transport.process
+    if how == "kill twice":
+        process.kill()
+        eventually(lambda: process.kill() or process.returncode is not None)
+    else:
+        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.001)
+        transport.close_write()
+        if how == "poll":
+            eventually(lambda: process.poll() is not None)
+        else:
+            process.wait(10 if "timeout" in how else None)
+    assert process.returncode == 0
+    assert transport.has_ended
+    assert transport.returncode is None
+
+
+def test_popen_of_somebody_else_is_used_where_it_has_taken_the_place(monkeypatch, read_all):
+    class Theirs(subprocess.Popen):
+        pass
+
+    monkeypatch.setattr(subprocess, "Popen", Theirs)
+    transport = start_process(["echo", "theirs"])
+    assert type(transport.process) is Theirs
+    assert read_all(transport) == b"theirs\n"
+    assert transport.shutdown(5) == 0
+    transport.close()
+
+
+def test_a_status_is_seen_by_one_of_several_who_look_and_known_to_all(start):
+    transport = start("import sys; sys.stdin.buffer.read(); sys.exit(3)")
+    started = threading.Barrier(5)
+    codes = []
+
+    def look():
+        started.wait()
+        while not transport.has_ended:
+            pass
+        codes.append(transport.returncode)
+
+    threads = [threading.Thread(target=look) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    transport.close_write()
+    for thread in threads:
+        thread.join()
+    assert codes == [3] * 4
+
+
+def test_a_child_that_is_no_popen_of_subprocess_is_believed(python):
+    class Other:
+        """As gevent's: its own way to learn of the end, and no lock of Popen's."""
+
+        def __init__(self, command):
+            self._real = subprocess.Popen(command, **PIPES)
+
+        returncode = property(lambda self: self._real.returncode)
+        pid = property(lambda self: self._real.pid)
+        stdin = property(lambda self: self._real.stdin)
+        stdout = property(lambda self: self._real.stdout)
+        stderr = None
+
+        def wait(self, timeout=None):
+            return self._real.wait(timeout)
+
+        def poll(self):
+            return self._real.poll()
+
+        def terminate(self):
+            self._real.terminate()
+
+    transport = wrap_process(Other(python("import sys; sys.stdin.buffer.read(); sys.exit(4)")))
+    dead = threading.Event()
+    transport.watch(dead.set)
+    transport.close_write()
+    assert dead.wait(10)
+    assert transport.shutdown(5) == 4
+    transport.close()
 
 
 # The ladder
@@ -557,11 +766,11 @@ def test_an_interrupted_shutdown_kills_the_child_at_once(start, monkeypatch):
     transport = start("import signal; signal.pause()")
     real, calls = _watch.wait_for_exit, []
 
-    def interrupted(process, timeout):
+    def interrupted(process, status, timeout):
         calls.append(timeout)
         if len(calls) == 1:
             raise KeyboardInterrupt
-        return real(process, timeout)
+        return real(process, status, timeout)
 
     monkeypatch.setattr("streamipc.transports.process.wait_for_exit", interrupted)
     with pytest.raises(KeyboardInterrupt):

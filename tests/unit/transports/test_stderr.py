@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from streamipc.transports._stderr import StderrSink
+from streamipc.transports._stderr import StderrSink, quoted
 
 
 @pytest.fixture
@@ -176,3 +176,14 @@ def test_a_file_that_happens_to_have_number_two_is_not_written_to(fd2, monkeypat
     os.close(writer)
     assert os.read(reader, 10) == b""
     os.close(reader)
+
+
+def test_the_last_lines_are_quoted_and_can_be_made_harmless():
+    tail = "one\ttab \x1b[2J\rü\x00\ntwo"
+
+    assert quoted("") == ""
+    assert quoted("one\ntwo") == "; the last lines of its standard error:\n    one\n    two"
+    assert quoted(tail, printable=True).splitlines()[1:] == [
+        "    one\ttab \\x1b[2J\\rü\\x00",
+        "    two",
+    ]

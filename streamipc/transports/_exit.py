@@ -1,0 +1,151 @@
+"""How a child ended, as far as this process can know.
+
+An exit status can be had once. Where SIGCHLD is ignored the kernel throws it away, and a
+program that waits for every child (an init, a web server's master) takes it before us.
+``Popen`` then says 0, and a crash reads as success. So the status is asked for here.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["ExitStatus"]
+
+
+class ExitStatus:
+    """The exit status of one child.
+
+    ``Popen`` is told what is found out, under its own lock, so it stays true for whoever
+    asks there. A status that ``Popen`` has found first is taken from it, unless it is a 0
+    that can't be known because SIGCHLD is ignored.
+
+    Args:
+        process: the child. If it is no ``subprocess.Popen``, such as gevent's, which has
+            ways of its own to learn of the end, it is believed.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        import subprocess
+
+        self._process = process
+        own = isinstance(process, subprocess.Popen) and os.name == "posix"
+        self._lock = getattr(process, "_waitpid_lock", None) if own else None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the child has ended and somebody else took its status."""
+        return getattr(self._process, "_streamipc_status", "") == "lost"
+
+    @property
+    def code(self) -> int | None:
+        """The status; ``None``: it runs, or the status is lost."""
+        return None if self.is_lost else self._process.returncode
+
+    @property
+    def signal_name(self) -> str | None:
+        """The signal that killed the child, such as ``"SIGKILL"``, if one did."""
+        code = self.code
+        return None if code is None or code >= 0 else _signal_name(-code)
+
+    @property
+    def fate(self) -> str:
+        """What is known of the child, for people: ``"exited with code 3"``."""
+        if self._process.returncode is None:
+            return "is still running"
+        code = self.code
+        if code is None:
+            return (
+                "exited, with a status that somebody else has taken (SIGCHLD is ignored, or other "
+                "code of this process waits for all children)"
+            )
+        return f"was killed by {self.signal_name}" if code < 0 else f"exited with code {code}"
+
+    def look(self) -> bool:
+        """Reap the child if it is dead; return whether it is. Never blocks."""
+        process = self._process
+        if process.returncode is not None:
+            self._check()
+            return True
+        lock = self._lock
+        if lock is None:
+            return process.poll() is not None
+        if not lock.acquire(blocking=False):
+            return False  # somebody waits in Popen.wait(), and will tell it
+        try:
+            self._ask(os.WNOHANG)
+        finally:
+            lock.release()
+        return process.returncode is not None
+
+    def reap(self) -> None:
+        """Reap a child that is known to be dead."""
+        if self._lock is None:
+            self._process.wait()
+            return
+        with self._lock:  # who waits in Popen.wait() lets go of it at once
+            self._ask(0)
+        self._check()
+
+    def wait(self) -> None:
+        """Block until the child is dead, and reap it."""
+        process = self._process
+        if process.returncode is not None:
+            self._check()
+        elif self._lock is not None and hasattr(os, "waitid"):
+            # Without the lock, and without taking the status from anybody.
+            with suppress(ChildProcessError):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            self.reap()
+        else:  # pragma: no cover - Windows, and macOS before Python 3.13
+            process.wait()
+
+    def forget_after_fork(self) -> None:
+        """Leave the child to its parent, in a forked process."""
+        if self._process.returncode is None:
+            # It is no child of this process: Popen.__del__ must not warn about it.
+            self._keep(0, "lost")
+
+    def _ask(self, options: int) -> None:
+        """Take the status, holding the lock of Popen."""
+        process = self._process
+        if process.returncode is not None:
+            return
+        try:
+            pid, status = os.waitpid(process.pid, options)
+        except ChildProcessError:
+            self._keep(0, "lost")  # as Popen has it then, which takes None for "it runs"
+            return
+        if pid:
+            self._keep(os.waitstatus_to_exitcode(status), "true")
+
+    def _keep(self, code: int, truth: str) -> None:
+        # With the object itself, of which there is one, and first: who sees the code sees this.
+        self._process._streamipc_status = truth  # type: ignore[attr-defined]
+        self._process.returncode = code
+
+    def _check(self) -> None:
+        """Look, once, at a status that Popen has found."""
+        if self._lock is None or hasattr(self._process, "_streamipc_status"):
+            return
+        truth = "true"
+        if self._process.returncode == 0:
+            import _signal  # type: ignore[import-not-found]
+
+            # The kernel keeps no status then: the 0 is Popen's guess.
+            if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
+                truth = "lost"
+        self._keep(self._process.returncode, truth)
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
