@@ -122,11 +122,11 @@ class IpcPeer(Registering):
         """Make a session of this process's own standard input and output.
 
         From now on, and until it is closed, ``print()`` and everything else that writes
-        to standard output goes to standard error, and reading standard input finds its
-        end: neither can disturb the session.
+        to standard output goes to standard error, line by line, and reading standard input
+        finds its end: neither can disturb the session. Once the peer is gone it stays so.
 
         Raises:
-            RuntimeError: a session has them already.
+            RuntimeError: a session has them already, or had them until its peer was gone.
             OSError: they are closed.
         """
         self._check_open()

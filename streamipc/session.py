@@ -289,6 +289,7 @@ class IpcSession(Registering):
     def _close_soon(self) -> bool:
         if self._engine.closing.ended.is_set():
             return False
+        self._engine.closing.leave_output()  # the peer did not ask for this
         try:
             threading.Thread(target=self.close, name="streamipc-closing", daemon=True).start()
         except RuntimeError:  # can't start new thread

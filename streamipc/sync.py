@@ -61,6 +61,7 @@ class SyncIpcSession(IpcSession):
 
         def stop() -> bool:
             told.append(1)
+            self._engine.closing.leave_output()
             self._engine.reader.wake_holder()
             return not self._engine.closing.ended.is_set()
 

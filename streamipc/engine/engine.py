@@ -193,6 +193,7 @@ class Engine(Sending, Dispatching):
         if prefix:
             self._read_prefix(prefix)
         try:
+            getattr(self.transport, "session_starts", _nothing)()
             self.crew.start()
             watch = getattr(self.transport, "watch", None)
             if watch is not None and self.solo is None:
@@ -462,3 +463,7 @@ class Engine(Sending, Dispatching):
                     self.reader.read_source(source)
         finally:
             self.reader.leave()
+
+
+def _nothing() -> None:
+    pass
