@@ -125,6 +125,9 @@ class IpcPeer(Registering):
         to standard output goes to standard error, line by line, and reading standard input
         finds its end: neither can disturb the session. Once the peer is gone it stays so.
 
+        If standard input is the terminal that this process was started from, say on standard
+        error that it is to be started by its parent; Ctrl-C and Ctrl-D end the session.
+
         Raises:
             RuntimeError: a session has them already, or had them until its peer was gone.
             OSError: they are closed.

@@ -9,13 +9,16 @@ import threading
 
 from .._forks import steady
 from ._standard import LineByLine, check_open, flush_output, take_read_ahead
-from .pipe import FdTransport
+from ._terminal import Keys, is_by_hand, is_in_foreground, say_what_this_is
+from .pipe import FdTransport, make_raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .base import Transport
 
-__all__ = ["StdioTransport", "open_stdio"]
+__all__ = ["StdioTransport", "TerminalTransport", "open_stdio"]
 
 _lock = threading.Lock()  # guards _taken, and fds 0 and 1 while they are exchanged
 _taken = ""  # why there can be no session now
@@ -37,13 +40,16 @@ def open_stdio() -> Transport:
     that ``print()``, C libraries and child processes can't damage the stream or take bytes
     from it. What ``sys.stdin`` and its buffer have read ahead belongs to the session.
 
+    A terminal is put into raw mode. The one that this process was started from waits for that
+    until the session starts, and its keys still work until a frame arrives.
+
     On Windows reads and writes block: see :class:`FdTransport`.
 
     Raises:
         RuntimeError: they already belong to a session, or belonged to one whose peer is gone.
         OSError: one of them is closed.
     """
-    return StdioTransport()
+    return TerminalTransport() if is_by_hand(0) else StdioTransport()
 
 
 class StdioTransport(FdTransport):
@@ -86,6 +92,11 @@ class StdioTransport(FdTransport):
                 super().close()
                 raise
             _taken = _IN_USE
+
+    def _take_terminal(self, fd: int) -> None:
+        # One that we do not read: it shows frames, but Ctrl-C must work, and raw it would not.
+        if not is_by_hand(fd):
+            super()._take_terminal(fd)
 
     def session_starts(self) -> None:
         """See to what the program has put in place of ``sys.stdout`` since."""
@@ -171,6 +182,47 @@ class StdioTransport(FdTransport):
         _lock = threading.Lock()  # the thread that held it may not exist here
         self._copies = None
         super().close_after_fork()
+
+
+class TerminalTransport(StdioTransport):
+    """Standard input is the terminal that this process was started from.
+
+    Says so. The terminal is left as it is until the session starts, and its keys work until a
+    frame arrives.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: Keys | None = None
+        self._cook: Callable[[], object]
+        say_what_this_is()
+
+    def session_starts(self) -> None:
+        """Put the terminal into raw mode."""
+        super().session_starts()
+        with steady, self._lock:
+            fd = self.read_fds[0]
+            if fd in self._open_fds and is_in_foreground(fd):
+                self._keys = Keys(fd)
+                self._cook = make_raw(fd)
+                self._restores.append(self._cook)
+
+    def read_into(self, buffer: memoryview, source: int = 0) -> int:
+        """Read; do what keys stand for that are pressed before the first frame."""
+        count = super().read_into(buffer, source)
+        if self._keys is None:
+            return count
+        key = self._keys.pressed(bytes(buffer[:count]))
+        if key is None:
+            return count
+        self._keys = None
+        if key < 0:
+            return count
+        self._cook()  # it is typed by hand, and the terminal's own keys work from now on
+        if key:
+            os.killpg(os.getpgrp(), key)
+            return count
+        return 0
 
 
 def _copy_above_stderr(fd: int) -> int:
