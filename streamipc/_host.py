@@ -30,6 +30,7 @@ class SessionHost:
         self._peers = peer._registries
         self._peer = peer
         self._transport = transport
+        self._unsaid = ["that the end makes handlers fail"]  # taken out once it was logged
 
     def session(self) -> IpcSession:
         session = self._session()
@@ -58,16 +59,30 @@ class SessionHost:
                     return
         except BaseException as failure:
             log_error("an on_exception handler failed", failure)
+        if getattr(error, "_ended", None) is self._unsaid:
+            # Hundreds of notifications may wait whose handlers notify back.
+            self._log_ended(error)
+            return
         log_error(f"{cls.__name__} in a session: {text_of(error)}", error)
+
+    def _log_ended(self, error: BaseException) -> None:
+        try:
+            self._unsaid.pop()  # one step: of several threads one logs it
+        except IndexError:
+            return
+        log_warning(
+            f"a handler failed because its session has ended ({text_of(error)}): "
+            "further failures for this reason are not logged"
+        )
 
     def warn(self, text: str) -> None:
         log_warning(text)
 
     def closed_error(self, what: str) -> SessionClosedError:
         describe = getattr(self._transport, "closed_error", None)
-        if describe is None:
-            return SessionClosedError(what)
-        error: SessionClosedError = describe(what)
+        error: SessionClosedError = SessionClosedError(what) if describe is None else describe(what)
+        # This session's, for report().
+        error._ended = self._unsaid  # type: ignore[attr-defined]
         return error
 
     def ended(self) -> None:
