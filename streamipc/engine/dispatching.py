@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .closing import Closing
     from .contracts import Host
     from .crew import Crew
+    from .junk import JunkSeen
     from .outlets import BlockingOutlet, PolledOutlet
     from .precedence import Precedence
     from .solo import Solo
@@ -90,6 +91,7 @@ class Dispatching:
     _frames_received: int
     _late: int
     _junk: int
+    _junk_seen: JunkSeen
     _dropped: int
     _send_control: Callable[[Any], None]
     _report_soon: Callable[[Exception], None]
@@ -294,6 +296,7 @@ class Dispatching:
     def _junk_received(self, event: events.JunkReceived) -> None:
         self._frames_received -= 1  # it was none
         self._junk += len(event.data)
+        self._junk_seen.add(event.data)
         text = event.data.decode("utf-8", "replace")
         self._take_notification(Notification(LogMessage(text, "junk")))
 

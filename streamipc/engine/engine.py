@@ -33,6 +33,7 @@ from .crew import Crew
 from .deadlines import Deadlines, Reminder, is_lingering
 from .dispatching import Dispatching, Received
 from .jobs import CallJob
+from .junk import JunkSeen
 from .lifetimes import park_at_exit
 from .outlets import BlockingOutlet, PolledOutlet
 from .polling import Inlet, two_wakeups
@@ -59,6 +60,9 @@ __all__ = ["Engine"]
 
 MAX_REPORTS = 1 << 10
 """Errors that may wait for ``on_exception``."""
+
+_LATE = 0.05
+"""Seconds by which a deadline may have been noticed late."""
 
 _NOT_READ = 1 << 20
 """Bytes that wait for room from which on the peer is no longer told what it will see itself."""
@@ -167,6 +171,7 @@ class Engine(Sending, Dispatching):
         self._frames_received = 0
         self._late = 0
         self._junk = 0
+        self._junk_seen = JunkSeen()
         self._dropped = 0
         self._rules = self._make_rules()
 
@@ -351,13 +356,18 @@ class Engine(Sending, Dispatching):
                 continue
             error = RequestTimeoutError(
                 f"no reply to {type(future.request).__wire_name__} (request {future.id!r}) "
-                f"within {future.timeout:g} s"
+                f"within {future.timeout:g} s{self._came_instead(future.timeout)}"
             )
             # Where the peer has not read for long, cancels would pile up. It knows the
             # deadlines of what it has read, and will see those of what it is going to read.
             if known and known_to_peer and self.writer.backlog <= _NOT_READ:
                 self._send_control(Cancel(future.id))
             self.settle(future, None, error)
+
+    def _came_instead(self, seconds: float) -> str:
+        # Where nothing else has come at all, what stood there before the request counts too.
+        since = time.monotonic() - seconds - _LATE if self._frames_received else 0.0
+        return self._junk_seen.text(since, self.connection.unfinished())
 
     # The end.
 
