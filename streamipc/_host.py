@@ -36,6 +36,7 @@ class SessionHost:
         self._peer = weakref.ref(peer)
         self._transport = transport
         self._limit = LogLimit()
+        self._unsaid = ["that the end makes handlers fail"]  # taken out once it was logged
 
     def session(self) -> IpcSession:
         session = self._session()
@@ -64,26 +65,40 @@ class SessionHost:
                     return
         except BaseException as failure:
             log_error("an on_exception handler failed", failure)
+        if getattr(error, "_ended", None) is self._unsaid:
+            # Hundreds of notifications may wait whose handlers notify back.
+            self._log_ended(error)
+            return
         left_out = self._limit.admit((cls, _place_of(error)))
         if left_out is None:
             return
         more = f" ({left_out:,} more like it were not logged)" if left_out else ""
         log_error(f"{cls.__name__} in a session: {text_of(error)}{more}", error)
 
+    def _log_ended(self, error: BaseException) -> None:
+        try:
+            self._unsaid.pop()  # one step: of several threads one logs it
+        except IndexError:
+            return
+        log_warning(
+            f"a handler failed because its session has ended ({text_of(error)}): "
+            "further failures for this reason are not logged"
+        )
+
     def warn(self, text: str) -> None:
         log_warning(text)
 
     def closed_error(self, what: str) -> SessionClosedError:
         describe = getattr(self._transport, "closed_error", None)
-        if describe is None:
-            return SessionClosedError(what)
         session = self._session()
-        if session is not None and hasattr(session, "_engine"):
+        if describe is not None and session is not None and hasattr(session, "_engine"):
             engine = session._engine
             if not (engine.reader.bytes_received or engine.closing.refuses_requests):
                 # It went without a word, and not because we have closed.
                 describe = getattr(self._transport, "silent_error", describe)
-        error: SessionClosedError = describe(what)
+        error: SessionClosedError = SessionClosedError(what) if describe is None else describe(what)
+        # This session's, for report().
+        error._ended = self._unsaid  # type: ignore[attr-defined]
         return error
 
     def started(self) -> None:

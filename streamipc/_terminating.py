@@ -1,14 +1,20 @@
-"""SIGTERM while a session serves: what runs is finished and answered, then serving ends."""
+"""Signals that end a session while it serves.
+
+SIGTERM: what runs is finished and answered, then serving ends. Ctrl-C goes to all processes in
+the terminal at the same time: of a child and its parent, one traceback is enough.
+"""
 
 from __future__ import annotations
 
 # What the module signal wraps in enums, which a child that only answers would import for this.
 import _signal  # type: ignore[import-not-found]
+import sys
 import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 __all__ = ["OnSigterm"]
 
@@ -23,10 +29,13 @@ class OnSigterm:
         stop: called between any two instructions of the block; it must wait for no lock
             that the block takes. ``False`` means that nothing is to be finished: the
             process ends at once.
+        is_child: a ``KeyboardInterrupt`` that leaves the block, and that nobody catches, ends
+            the process without a traceback.
     """
 
-    def __init__(self, stop: Callable[[], bool]) -> None:
+    def __init__(self, stop: Callable[[], bool], is_child: bool = False) -> None:
         self._stop = stop
+        self._is_child = is_child
         self._handler = self._first  # one object: each look at a method makes a new one
 
     def __enter__(self) -> None:
@@ -39,7 +48,9 @@ class OnSigterm:
         except ValueError:
             pass  # a subinterpreter, which gets no signals
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._is_child and isinstance(error, KeyboardInterrupt):
+            _say_nothing_of(error)
         if _signal.getsignal(_signal.SIGTERM) is self._handler:
             _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
@@ -47,3 +58,17 @@ class OnSigterm:
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         if not self._stop():
             _signal.raise_signal(_signal.SIGTERM)
+
+
+def _say_nothing_of(interrupt: KeyboardInterrupt) -> None:
+    """Have Python print no traceback of it; its exit status is that of SIGINT all the same."""
+    usual = sys.excepthook
+    if usual is not sys.__excepthook__:
+        return  # the program has said what becomes of what it does not catch
+    interrupt.said_by_parent = True  # type: ignore[attr-defined]
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        if not hasattr(error, "said_by_parent"):
+            usual(kind, error, traceback)
+
+    sys.excepthook = hook

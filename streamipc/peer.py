@@ -132,8 +132,11 @@ class IpcPeer(Registering):
         """Make a session of this process's own standard input and output.
 
         From now on, and until it is closed, ``print()`` and everything else that writes
-        to standard output goes to standard error, and reading standard input finds its
-        end: neither can disturb the session.
+        to standard output goes to standard error, line by line, and reading standard input
+        finds its end: neither can disturb the session. Once the peer is gone it stays so.
+
+        If standard input is the terminal that this process was started from, say on standard
+        error that it is to be started by its parent; Ctrl-C and Ctrl-D end the session.
 
         A process of :mod:`multiprocessing` that imports this script gets a session with
         nobody: handlers are registered, notifications go nowhere, ``serve_forever()`` returns.
@@ -143,7 +146,7 @@ class IpcPeer(Registering):
             max_frame_size: bytes, for this session; ``None``: the peer's.
 
         Raises:
-            RuntimeError: a session has them already.
+            RuntimeError: a session has them already, or had them until its peer was gone.
             OSError: they are closed.
         """
         self._check_open()

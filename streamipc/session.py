@@ -282,7 +282,9 @@ class IpcSession(Registering):
     def serve_forever(self) -> None:
         """Start, and return when the peer is gone and running handlers have finished.
 
-        Handlers run on threads of the session's; this one sleeps. Ctrl-C is raised here.
+        Handlers run on threads of the session's; this one sleeps. Ctrl-C is raised here. In a
+        session of this process's own standard input and output it prints no traceback if
+        nobody catches it, for the parent gets it too.
 
         In the main thread, SIGTERM ends it as :meth:`close` does: no new requests are
         taken, handlers in flight have 5 seconds to finish and answer, then this returns.
@@ -290,16 +292,21 @@ class IpcSession(Registering):
         up already. A handler of your own for SIGTERM is left alone.
         """
         # From before the first request can come: whoever was heard is answered.
-        with OnSigterm(self._close_soon):
+        with OnSigterm(self._close_soon, self._is_child()):
             try:
                 self._engine.start()
             except SessionClosedError:
                 pass
             self._engine.closing.wait_until_closed()
 
+    def _is_child(self) -> bool:
+        """Tell whether the other side is the parent of this process."""
+        return bool(getattr(self._engine.transport, "goes_with_peer", False))
+
     def _close_soon(self) -> bool:
         if self._engine.closing.ended.is_set():
             return False
+        self._engine.closing.leave_output()  # the peer did not ask for this
         try:
             threading.Thread(target=self.close, name="streamipc-closing", daemon=True).start()
         except RuntimeError:  # can't start new thread

@@ -58,16 +58,17 @@ class SyncIpcSession(IpcSession):
     def serve_forever(self) -> None:
         """Read and run handlers, here, until the peer is gone.
 
-        SIGTERM ends it as in :meth:`IpcSession.serve_forever`.
+        SIGTERM and Ctrl-C end it as in :meth:`IpcSession.serve_forever`.
         """
         told: list[int] = []
 
         def stop() -> bool:
             told.append(1)
+            self._engine.closing.leave_output()
             self._engine.reader.wake_holder()
             return not self._engine.closing.ended.is_set()
 
-        with OnSigterm(stop):
+        with OnSigterm(stop, self._is_child()):
             with suppress(SessionClosedError):
                 self._engine.start()
             self._engine.serve(lambda: bool(told))

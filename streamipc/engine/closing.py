@@ -152,6 +152,7 @@ class Closing:
         if error is not None:
             said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             what = f"reading failed ({said})"
+        self.leave_output()
         self._end(what)
         if isinstance(error, InterruptedError):
             self._end_lost(what)
@@ -174,6 +175,10 @@ class Closing:
         self._force_end("the session is over", _EXITED)
 
     # The end of reading.
+
+    def leave_output(self) -> None:
+        """Have ``print()`` stay away from the stream of standard output, if ours is that."""
+        getattr(self._engine.transport, "stay_redirected", _nothing)()
 
     def _end(self, what: str) -> None:
         """Fail what is pending; have the rest seen to."""

@@ -62,6 +62,9 @@ __all__ = ["Engine"]
 MAX_REPORTS = 1 << 10
 """Errors that may wait for ``on_exception``."""
 
+_LATE = 0.05
+"""Seconds by which a deadline may have been noticed late."""
+
 _NOT_READ = 1 << 20
 """Bytes that wait for room from which on the peer is no longer told what it will see itself."""
 
@@ -218,6 +221,7 @@ class Engine(Sending, Dispatching):
         if prefix:
             self._read_prefix(prefix)
         try:
+            getattr(self.transport, "session_starts", _nothing)()
             self.crew.start()
             watch = getattr(self.transport, "watch", None)
             if watch is not None and self.solo is None:
@@ -386,13 +390,18 @@ class Engine(Sending, Dispatching):
                 continue
             error = RequestTimeoutError(
                 f"no reply to {type(future.request).__wire_name__} (request {future.id!r}) "
-                f"within {future.timeout:g} s"
+                f"within {future.timeout:g} s{self._came_instead(future.timeout)}"
             )
             # Where the peer has not read for long, cancels would pile up. It knows the
             # deadlines of what it has read, and will see those of what it is going to read.
             if known and known_to_peer and self.writer.backlog <= _NOT_READ:
                 self._send_control(Cancel(future.id))
             self.settle(future, None, error)
+
+    def _came_instead(self, seconds: float) -> str:
+        # Where nothing else has come at all, what stood there before the request counts too.
+        since = time.monotonic() - seconds - _LATE if self._frames_received else 0.0
+        return self._junk.seen.text(since, self.connection.unfinished())
 
     # The end.
 
@@ -501,3 +510,7 @@ class Engine(Sending, Dispatching):
                     self.reader.read_source(source)
         finally:
             self.reader.leave()
+
+
+def _nothing() -> None:
+    pass

@@ -1,13 +1,23 @@
-"""Bytes between frames, cut into lines: what a child prints that does not know of us."""
+"""Bytes between frames: what a child prints that does not know of us.
+
+They are handed out in lines. And the error of a request that nobody has answered tells what came
+instead: where a terminal stands between the two sides (``ssh -tt``), it echoes what is sent and
+damages it; a child that is no session prints its usage. All that the caller would see is silence.
+"""
 
 from __future__ import annotations
+
+import time
+from collections import deque
+
+from ..protocol.framing import MAGIC
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-__all__ = ["PATIENCE", "JunkLines"]
+__all__ = ["PATIENCE", "JunkLines", "JunkSeen"]
 
 PATIENCE = 0.1
 """Seconds for which a line waits for its end. A print() may come in two writes."""
@@ -17,6 +27,15 @@ _MOST_LINES = 1 << 10
 
 _LONGEST_LINE = 1 << 16
 """Bytes that wait for the end of their line."""
+
+_PIECES = 16
+"""How many are remembered: the last ones."""
+
+_QUOTED = 100
+"""Bytes of a piece that are."""
+
+_ECHO = MAGIC + b"^"
+"""How a terminal shows our own frame: the zeros of its length as ``^@^@``."""
 
 
 class JunkLines:
@@ -32,6 +51,7 @@ class JunkLines:
     Attributes:
         count: bytes of junk so far.
         waits: the beginning of a line whose end has not come yet.
+        seen: what came lately, for errors.
     """
 
     id = None
@@ -42,10 +62,12 @@ class JunkLines:
         self._take = take
         self.waits = b""
         self.count = 0
+        self.seen = JunkSeen()
 
     def add(self, data: bytes) -> bool:
         """Take bytes; return whether a line waits for its end that did not wait before."""
         self.count += len(data)
+        self.seen.add(data)
         with self._lock:
             waited = bool(self.waits)
             *lines, last = (self.waits + data).split(b"\n", _MOST_LINES)
@@ -70,3 +92,39 @@ class JunkLines:
 
     def _hand_out(self, line: bytes) -> None:
         self._take(line.removesuffix(b"\r").decode("utf-8", "replace"))
+
+
+class JunkSeen:
+    """Remembers bytes that were no frame. The thread that reads adds, any other asks."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._pieces: deque[tuple[float, int, bytes]] = deque(maxlen=_PIECES)
+
+    def add(self, data: bytes) -> None:
+        """Remember that ``data`` came now."""
+        self._pieces.append((time.monotonic(), self._bytes, data[:_QUOTED]))
+        self._bytes += len(data)
+
+    def text(self, since: float, unfinished: bytes) -> str:
+        """Return what to say of it in an error; empty if there was none.
+
+        Args:
+            since: in :func:`time.monotonic` seconds.
+            unfinished: what came last and is no frame, most likely.
+        """
+        pieces = [piece for piece in tuple(self._pieces) if piece[0] >= since]
+        count = len(unfinished)
+        first = unfinished[:_QUOTED]
+        if pieces:
+            count += self._bytes - pieces[0][1]
+            first = pieces[0][2]
+        if not count:
+            return ""
+        text = f"; instead came {count:,} bytes that are no frame, beginning with {first!r}"
+        if first.startswith(_ECHO):
+            text += (
+                ": it looks as if a terminal stood between the two sides and sent back what it "
+                "was sent; use pipes (ssh without -t)"
+            )
+        return text

@@ -67,6 +67,7 @@ def _close_all() -> None:
     for engine in engines:
         # All children see the end of their input first, so that they exit side by side.
         engine.refuse(partial(engine.host.closed_error, "the interpreter is ending"))
+        engine.closing.leave_output()
         try:
             engine.transport.close_write()
         except Exception:

@@ -191,6 +191,10 @@ class Connection:
         """Return what the end of a source leaves behind."""
         return [self._decode(item) for item in self._decoders[source].finish()]
 
+    def unfinished(self) -> bytes:
+        """Return what waits for more and is no frame, most likely; from any thread."""
+        return b"".join(decoder.unfinished() for decoder in self._decoders)
+
     def _decode(self, item: Item) -> Decoded:
         try:
             if type(item) is memoryview:

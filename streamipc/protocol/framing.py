@@ -54,6 +54,10 @@ _HEAD_SIZE = 512
 """Bytes of a frame that is too large which are kept to find its id: more than the
 largest header of either serializer in ordinary use."""
 
+_CARET = ord("^")
+"""How the length of an echoed frame begins: a terminal shows its zeros as ``^@``. To wait for
+more of it would hold back the reply behind it. A frame of that size would have 1.6 GB."""
+
 
 class Apart:
     """A payload that came in two parts.
@@ -217,6 +221,17 @@ class FrameDecoder:
         self._start = self._end = 0
         return [Junk(rest)] if rest else []
 
+    def unfinished(self) -> bytes:
+        """Return what waits for more and announces a frame that is larger than allowed.
+
+        Other threads may ask, for a text: what is read meanwhile may be in it or not.
+        """
+        rest = bytes(self._memory[self._start : self._end])
+        if self._large is not None or self._skip or len(rest) < HEADER_SIZE:
+            return b""
+        magic, length = _unpack_header(rest)
+        return rest if magic == _MAGIC_NUMBER and length > self._max_frame_size else b""
+
     def _decode_one(self, found: list[Item]) -> bool:
         """Decode what stands first; return whether to go on."""
         start = self._start
@@ -280,6 +295,8 @@ class FrameDecoder:
 
     def _skip_oversized(self, length: int, found: list[Item]) -> bool:
         start = self._start + HEADER_SIZE
+        if length >> 24 == _CARET:
+            return self._resynchronise(found)
         if self._end - start < min(length, _HEAD_SIZE):
             return False
         head = bytes(self._memory[start : start + min(length, _HEAD_SIZE)])

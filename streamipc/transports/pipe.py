@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     from .._typing import Protocol
 
-__all__ = ["Closable", "FdTransport", "can_poll", "release_after_fork"]
+__all__ = ["Closable", "FdTransport", "can_poll", "make_raw", "release_after_fork"]
 
 _IOV_MAX = 64
 """Buffers handed to one writev(2); Linux allows 1,024, POSIX guarantees 16."""
@@ -112,7 +112,7 @@ class FdTransport:
         self._socket = _socket_module() if self._sockets else None
         for fd, mode in modes.items():
             if stat.S_ISCHR(mode) and os.isatty(fd):
-                self._restores.append(_make_raw(fd))
+                self._take_terminal(fd)
             elif stat.S_ISFIFO(mode):
                 _grow_pipe(fd)
         self.written: list[int] = []
@@ -120,6 +120,9 @@ class FdTransport:
         if self.pollable:
             self._set_up_writing(modes[write_fd], nonblocking)
         forgets(self, "close_after_fork")
+
+    def _take_terminal(self, fd: int) -> None:
+        self._restores.append(make_raw(fd))
 
     def _set_up_writing(self, mode: int, nonblocking: bool) -> None:
         if not os.get_blocking(self.write_fd):
@@ -346,7 +349,7 @@ def _socket_module() -> Any:
     return socket
 
 
-def _make_raw(fd: int) -> Callable[[], object]:
+def make_raw(fd: int) -> Callable[[], object]:
     """Have the terminal pass all bytes unchanged; return what undoes it."""
     try:
         import termios

@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import os
+import stat
 import sys
 import threading
 
 from .._forks import steady
-from ._sigpipe import SigpipeHeldBack
-from .pipe import FdTransport
+from ._standard import LineByLine, check_open, flush_output, take_read_ahead
+from ._terminal import Keys, is_by_hand, is_in_foreground, say_what_this_is
+from .pipe import FdTransport, make_raw
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
     from .base import Transport
 
-__all__ = ["NobodysTransport", "StdioTransport", "open_stdio"]
+__all__ = ["NobodysTransport", "StdioTransport", "TerminalTransport", "open_stdio"]
 
 _lock = threading.Lock()  # guards _taken, and fds 0 and 1 while they are exchanged
-_taken = False
+_taken = ""  # why there can be no session now
+
+_IN_USE = (
+    "standard input and output already belong to a session of this process; "
+    "use that session, or close it first"
+)
+_OVER = (
+    "standard input and output belonged to a session of this process that is over; "
+    "a process has one, unless it closes it while its peer is there"
+)
 
 
 def open_stdio() -> Transport:
     """Take standard input and output for a session; closing it puts them back.
 
-    Meanwhile fd 0 reads the null device and fd 1 writes to standard error, so that
-    ``print()``, C libraries and child processes can't damage the stream or take bytes
-    from it. What ``sys.stdin.buffer`` has read ahead belongs to the session; what was
-    read ahead through ``sys.stdin`` itself, as text, is lost to it.
+    Meanwhile fd 0 reads the null device and fd 1 writes to standard error, line by line, so
+    that ``print()``, C libraries and child processes can't damage the stream or take bytes
+    from it. What ``sys.stdin`` and its buffer have read ahead belongs to the session.
+
+    A terminal is put into raw mode. The one that this process was started from waits for that
+    until the session starts, and its keys still work until a frame arrives.
 
     On Windows reads and writes block: see :class:`FdTransport`.
 
@@ -40,12 +52,12 @@ def open_stdio() -> Transport:
     those that the script is written for.
 
     Raises:
-        RuntimeError: they already belong to a session.
+        RuntimeError: they already belong to a session, or belonged to one whose peer is gone.
         OSError: one of them is closed.
     """
     if _is_import_of_multiprocessing():
         return NobodysTransport()
-    return StdioTransport()
+    return TerminalTransport() if is_by_hand(0) else StdioTransport()
 
 
 class NobodysTransport(FdTransport):
@@ -78,13 +90,12 @@ class StdioTransport(FdTransport):
         global _taken
         with steady, _lock:
             if _taken:
-                raise RuntimeError(
-                    "standard input and output already belong to a session of this process; "
-                    "use that session, or close it first"
-                )
-            _check_open(0, sys.__stdin__, "standard input")
-            _check_open(1, sys.__stdout__, "standard output")
-            _flush_output()
+                raise RuntimeError(_taken)
+            check_open(0, sys.stdin, sys.__stdin__, "standard input")
+            check_open(1, sys.stdout, sys.__stdout__, "standard output")
+            flush_output()
+            self._lines = LineByLine()
+            self._stays_redirected = False
             copies: list[int] = []
             try:
                 copies.append(_copy_above_stderr(0))
@@ -99,24 +110,27 @@ class StdioTransport(FdTransport):
             self._copies: tuple[int, int] | None = (copies[0], copies[1])
             try:
                 _redirect()
-                self._take_read_ahead()
+                self._lines.begin()
+                data = take_read_ahead()
+                if data:
+                    self.prefix = {0: data}
             except BaseException:
+                self._lines.end()
                 self._put_back()
                 super().close()
                 raise
-            _taken = True
+            _taken = _IN_USE
 
-    def _take_read_ahead(self) -> None:
-        """Keep what ``sys.stdin.buffer`` has read; fd 0 is the null device by now.
+    def _take_terminal(self, fd: int) -> None:
+        # One that we do not read: it shows frames, but Ctrl-C must work, and raw it would not.
+        if not is_by_hand(fd):
+            super()._take_terminal(fd)
 
-        So an empty buffer gives nothing, and takes nothing from the pipe: what is not
-        read from there when the session ends is still there afterwards.
-        """
-        buffer = getattr(sys.__stdin__, "buffer", None)
-        if isinstance(buffer, io.BufferedReader):
-            data = buffer.read(len(buffer.peek()))
-            if data:
-                self.prefix = {0: data}
+    def session_starts(self) -> None:
+        """See to what the program has put in place of ``sys.stdout`` since."""
+        with steady, _lock:
+            if self._copies is not None:
+                self._lines.begin()
 
     def close_write(self) -> None:
         """Do nothing: standard output stays open, because :meth:`close` puts it back.
@@ -124,16 +138,63 @@ class StdioTransport(FdTransport):
         The peer sees the end of the stream when this process ends.
         """
 
+    def stay_redirected(self) -> None:
+        """Have :meth:`close` put back nothing that leads to the peer.
+
+        The peer is gone, or has not agreed to the end: what the program prints last is not
+        for it, and must not fail for want of a reader. Takes no lock: signal handlers call this.
+        """
+        self._stays_redirected = True
+        copies = self._copies
+        if copies is not None and self._leads_to_peer(copies[1]):
+            self._spare_output()  # now: some are told of the end before the session is closed
+
     def close(self) -> None:
         """Put standard input and output back and close the private copies."""
         global _taken
         with steady, _lock:
             if self._copies is not None:
                 # What was printed meanwhile was meant for standard error.
-                _flush_output()
-                self._put_back()
-                _taken = False
+                flush_output()
+                if self._leads_to_peer(self._copies[1]):
+                    self._leave_redirected(self._copies[1])
+                    _taken = _OVER
+                else:
+                    self._lines.end()
+                    self._put_back()
+                    _taken = ""
         super().close()
+
+    def _leads_to_peer(self, fd: int) -> bool:
+        """Tell whether what is printed must not go there any more."""
+        try:
+            mode = os.fstat(fd).st_mode
+        except OSError:
+            return False  # somebody has closed it
+        stream = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        return (self._stays_redirected and stream) or self._is_broken(fd)
+
+    def _leave_redirected(self, stream: int) -> None:
+        self._copies = None
+        self._spare_output()
+        if not self._is_broken(stream):
+            # As long as this process lives: the peer takes the end of the stream for its end.
+            self._open_fds.discard(stream)
+
+    def _spare_output(self) -> None:
+        """Have what is printed go nowhere if standard error had the same reader."""
+        if self._is_broken(2):
+            _point_to_null(1)
+
+    def _is_broken(self, fd: int) -> bool:
+        """Tell whether writing there fails because the reader is gone."""
+        if not self.pollable:  # pragma: no cover - Windows
+            return False
+        import select
+
+        poll = select.poll()
+        poll.register(fd, 0)  # POLLERR and POLLHUP are always reported (poll(2))
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
     def _put_back(self) -> None:
         copies, self._copies = self._copies, None
@@ -168,28 +229,45 @@ def _is_import_of_multiprocessing() -> bool:
     return False
 
 
-def _check_open(fd: int, file: Any, name: str) -> None:
-    # None: it was closed when Python started, and its number may be another file by now.
-    closed = file is None or file.closed
-    if not closed:
-        try:
-            os.fstat(fd)
-        except OSError:
-            closed = True
-    if closed:
-        raise OSError(
-            errno.EBADF, f"{name} (fd {fd}) is closed; start this process with a pipe there"
-        )
+class TerminalTransport(StdioTransport):
+    """Standard input is the terminal that this process was started from.
 
+    Says so. The terminal is left as it is until the session starts, and its keys work until a
+    frame arrives.
+    """
 
-def _flush_output() -> None:
-    for file in {id(file): file for file in (sys.stdout, sys.__stdout__)}.values():
-        # Not an io object, closed, or the reader is gone: nothing to do about it here.
-        try:
-            with SigpipeHeldBack():
-                file.flush()  # type: ignore[union-attr]
-        except (AttributeError, OSError, ValueError):
-            pass
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: Keys | None = None
+        self._cook: Callable[[], object]
+        say_what_this_is()
+
+    def session_starts(self) -> None:
+        """Put the terminal into raw mode."""
+        super().session_starts()
+        with steady, self._lock:
+            fd = self.read_fds[0]
+            if fd in self._open_fds and is_in_foreground(fd):
+                self._keys = Keys(fd)
+                self._cook = make_raw(fd)
+                self._restores.append(self._cook)
+
+    def read_into(self, buffer: memoryview, source: int = 0) -> int:
+        """Read; do what keys stand for that are pressed before the first frame."""
+        count = super().read_into(buffer, source)
+        if self._keys is None:
+            return count
+        key = self._keys.pressed(bytes(buffer[:count]))
+        if key is None:
+            return count
+        self._keys = None
+        if key < 0:
+            return count
+        self._cook()  # it is typed by hand, and the terminal's own keys work from now on
+        if key:
+            os.killpg(os.getpgrp(), key)
+            return count
+        return 0
 
 
 def _copy_above_stderr(fd: int) -> int:
@@ -212,5 +290,16 @@ def _redirect() -> None:
         # sys.__stderr__ is None: fd 2 was closed at the start, and may be any file. Was it
         # closed since then, the null device has its number: the lowest that is free.
         os.dup2(null if sys.__stderr__ is None else 2, 1)
+    finally:
+        os.close(null)
+
+
+def _point_to_null(fd: int) -> None:
+    try:
+        null = os.open(os.devnull, os.O_RDWR)
+    except OSError:
+        return  # no descriptor is left
+    try:
+        os.dup2(null, fd)
     finally:
         os.close(null)

@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -669,3 +670,86 @@ def test_the_bytes_on_the_wire_are_those_of_the_manual(wire: Any) -> None:
     assert note["type"] == "shared_messages.Note"
     assert note["body"] == {"text": "n", "number": 1}
     assert json.dumps(note)
+
+
+# A terminal between the two sides
+
+
+COOKED = """
+import sys, time
+from shared_messages import Echo, Note
+from streamipc import IpcPeer
+
+if "served" not in sys.argv:
+    time.sleep(60)
+session = IpcPeer().create_stdio_session()
+session.on_request(Echo)(lambda msg: msg.value)
+session.notify(Note("ready"))
+session.serve_forever()
+"""
+
+
+@pytest.fixture
+def in_terminal(script: Script) -> Any:
+    """Return what starts a command with a terminal in front of it, as ``ssh -tt`` does."""
+    import shutil
+    import subprocess
+
+    if shutil.which("script") is None:
+        pytest.skip("the command script (util-linux) is not installed")
+    command = [*script(COOKED), "served"]
+
+    def start(*, served: bool) -> Any:
+        line = " ".join(command if served else command[:-1])
+        return IpcPeer(timeout=30).create_command_session(
+            ["script", "-qc", line, "/dev/null"],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # script kills its process group when it is ended
+        )
+
+    return start
+
+
+def test_a_terminal_that_echoes_the_request_is_named_in_the_timeout(in_terminal: Any) -> None:
+    said = ""
+    with in_terminal(served=False) as session:
+        for _ in range(30):  # until that has started
+            said = str(session.request(Echo("it"), timeout=1).exception(timeout=30))
+            if "no frame" in said:
+                break
+        session.kill()
+    assert r"bytes that are no frame, beginning with b'\xf3J\x9d\xe2^@^@^@" in said
+    assert "as if a terminal stood between the two sides" in said
+
+
+def test_a_child_that_speaks_first_can_be_talked_to_through_a_terminal(in_terminal: Any) -> None:
+    with in_terminal(served=True) as session:
+        said = ""
+        while not isinstance(message := session.receive(timeout=30), Note):
+            said += message.message
+        assert "Start it from that program" in said
+        text = "\x03\x04\r\n\x15" * 50
+        assert session.request(Echo(text)).result(timeout=30) == text
+        session.kill()
+
+
+def test_what_a_child_that_is_no_session_prints_is_in_the_timeout(eventually: Any) -> None:
+    command = ["sh", "-c", "echo 'usage: tool FILE'; exec sleep 60"]
+    with IpcPeer().create_command_session(command) as session:
+        eventually(lambda: session.stats.junk)
+        future = session.request(Echo(), timeout=0.2)
+        with pytest.raises(RequestTimeoutError, match=r"17 bytes .* b'usage: tool FILE\\n'"):
+            future.result(timeout=30)
+        session.kill()
+
+
+def test_what_came_before_a_request_of_a_session_that_works_is_not_in_its_timeout(
+    wire: Any, eventually: Any
+) -> None:
+    wire.session.start()
+    wire.write(b"a line\n")
+    wire.tell("it works")
+    eventually(lambda: wire.session.stats.junk and wire.session.stats.frames_received)
+    time.sleep(0.1)  # more than what a deadline may be late by
+    said = str(wire.session.request(Echo(), timeout=0.1).exception(timeout=30))
+    assert said.endswith("within 0.1 s")

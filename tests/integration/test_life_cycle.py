@@ -1053,6 +1053,105 @@ def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
     assert text.startswith("plain again\nIpcError the peer is closed")
 
 
+# What a child prints
+
+
+PRINTING = """
+    import atexit, os, sys
+    from shared_messages import Echo
+    from streamipc import IpcPeer, IpcSession, SyncIpcSession
+
+    kind = SyncIpcSession if "sync" in sys.argv else IpcSession
+    session = IpcPeer(session_type=kind).create_stdio_session()
+
+    @session.on_request
+    def echo(msg: Echo) -> object:
+        print("asked for", msg.value)
+        return msg.value
+
+    atexit.register(print, "at exit")
+    if "receive" in sys.argv:
+        try:
+            session.receive()
+        except ConnectionError:
+            pass
+    else:
+        session.serve_forever()
+    print("after it all")
+    print("unfinished", end="")
+    with open(sys.argv[1], "a") as file:
+        file.write("done")
+"""
+
+KINDS = pytest.mark.parametrize("kind", ["threads", "sync", "receive"])
+
+
+@pytest.fixture
+def printing(script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # would hide what is held back
+    return [*script(PRINTING), str(tmp_path / "file")]
+
+
+@KINDS
+def test_what_a_handler_prints_is_seen_while_the_child_runs(
+    printing: list[str], kind: str, eventually: Any
+) -> None:
+    lines: list[str] = []
+    with IpcPeer().create_command_session([*printing, kind], stderr=lines.append) as session:
+        assert session.request(Echo("it")).result(timeout=20) == "it"
+        eventually(lambda: lines == ["asked for it"])
+        session.kill()
+        session.process.wait(20)
+        assert session.stderr_tail == "asked for it"
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"),
+    [
+        ("threads", "close"),
+        ("sync", "close"),
+        ("receive", "close"),
+        ("threads", "terminate"),
+        ("sync", "terminate"),
+    ],
+)
+def test_what_a_child_prints_after_the_end_goes_to_standard_error(
+    printing: list[str], kind: str, end: str
+) -> None:
+    lines: list[str] = []
+    received: list[Any] = []
+    session = IpcPeer().create_command_session([*printing, kind], stderr=lines.append)
+    session.on_message(received.append)
+    with session:
+        assert session.request(Echo(1)).result(timeout=20) == 1
+        if end == "terminate":
+            session.terminate()
+            session.process.wait(20)
+    assert session.returncode == 0
+    assert lines == ["asked for 1", "after it all", "unfinishedat exit"]
+    assert received == []
+
+
+@KINDS
+@posix
+def test_what_a_child_prints_after_its_parent_was_killed_does_no_harm(
+    script: Script, printing: list[str], kind: str, tmp_path: Path, eventually: Any
+) -> None:
+    source = """
+        import os, signal, sys
+        from shared_messages import Echo
+        from streamipc import IpcPeer
+
+        session = IpcPeer().create_command_session(sys.argv[1:])
+        session.request(Echo(1)).result(timeout=20)
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    parent = script(source, name="parent.py")
+    subprocess.run([*parent, *printing, kind], stderr=subprocess.PIPE, timeout=30)
+    file = tmp_path / "file"
+    eventually(lambda: file.exists() and file.read_text() == "done")
+
+
 def test_a_peer_closes_all_its_sessions_side_by_side(script: Script) -> None:
     tells = 'session.on_close(lambda: os.write(2, b"hung up\\n"))'
     slow = script(LADDER.format(setting=tells))

@@ -389,6 +389,118 @@ def test_a_broadcast_that_cant_be_serialized_fails_for_each(connected: Connected
         peer.broadcast("no message")  # type: ignore[arg-type]
 
 
+# After the end
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda session: session.notify(Note()),
+        lambda session: session.request(Echo()),
+        lambda session: session.receive(),
+        lambda session: next(session.stream(Echo())),
+    ],
+    ids=["notify", "request", "receive", "stream"],
+)
+def test_handlers_that_fail_because_the_session_has_ended_are_logged_once(
+    connected: Connected, caplog: pytest.LogCaptureFixture, use: Callable[[IpcSession], Any]
+) -> None:
+    sending, handling = connected()
+    go_on = threading.Event()
+    handled: list[int] = []
+
+    @handling.on_message
+    def note(msg: Note) -> None:
+        assert go_on.wait(30)
+        handled.append(msg.number)
+        use(handling)
+
+    handling.start()
+    for number in range(300):
+        sending.notify(Note(number=number))
+    sending.close()
+    assert handling._engine.closing.ended.wait(30)
+    go_on.set()
+    assert handling._engine.closing.closed.wait(30)
+
+    assert handled == list(range(300))
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.exc_info is None
+    assert "a handler failed because its session has ended (" in record.message
+    assert "the peer closed the connection" in record.message
+
+
+def test_a_request_that_the_end_has_failed_is_logged_once_by_all_who_waited(
+    connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    sending, handling = connected()
+    futures: list[Any] = []
+    asked = threading.Event()
+
+    @handling.on_message
+    def note(msg: Note) -> None:
+        if not futures:
+            futures.append(handling.request(Echo(), timeout=None))
+            asked.set()
+        futures[0].result(timeout=30)
+
+    over = threading.Event()
+    sending.on_request(Echo)(lambda msg: over.wait(30))
+    handling.start()
+    for number in range(20):
+        sending.notify(Note(number=number))
+    assert asked.wait(30)
+    sending.close(timeout=0)
+    assert handling._engine.closing.closed.wait(30)
+    over.set()
+
+    assert [record.levelname for record in caplog.records if record.exc_info] == []
+    said = [record for record in caplog.records if "a handler failed" in record.message]
+    assert len(said) == 1
+
+
+def test_on_exception_is_told_of_each_of_them(
+    connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    sending, handling = connected()
+    go_on = threading.Event()
+    errors: list[BaseException] = []
+    handling.on_exception(errors.append)
+
+    @handling.on_message
+    def note(msg: Note) -> None:
+        assert go_on.wait(30)
+        handling.notify(msg)
+
+    handling.start()
+    for number in range(10):
+        sending.notify(Note(number=number))
+    sending.close()
+    assert handling._engine.closing.ended.wait(30)
+    go_on.set()
+    assert handling._engine.closing.closed.wait(30)
+
+    assert [type(error) for error in errors] == [SessionClosedError] * 10
+    assert caplog.records == []
+
+
+def test_the_end_of_another_session_is_logged_each_time(
+    connected: Connected, caplog: pytest.LogCaptureFixture
+) -> None:
+    sending, handling = connected()
+    _, other = connected()
+    other.close()
+    handling.on_message(Note)(lambda msg: other.notify(msg))
+    with handling:
+        for number in range(3):
+            sending.notify(Note(number=number))
+        sending.close()
+        assert handling._engine.closing.closed.wait(30)
+
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+
+
 # Peers that do not read
 
 

@@ -89,3 +89,32 @@ def test_where_signals_cant_be_handled_serving_goes_on(monkeypatch: pytest.Monke
 
     assert stops == []
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+# Ctrl-C
+
+
+@pytest.mark.parametrize("is_child", [True, False])
+def test_ctrl_c_is_printed_unless_the_parent_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_child: bool
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with pytest.raises(KeyboardInterrupt) as caught, OnSigterm(lambda: True, is_child):
+        raise KeyboardInterrupt
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    said = capsys.readouterr().err
+    assert said == "" if is_child else said.endswith("KeyboardInterrupt\n")
+
+    another = KeyboardInterrupt("another")
+    sys.excepthook(KeyboardInterrupt, another, None)
+    assert capsys.readouterr().err == "KeyboardInterrupt: another\n"
+
+
+@pytest.mark.parametrize("error", [LookupError, SystemExit])
+def test_other_errors_are_printed_as_ever(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    with pytest.raises(error), OnSigterm(lambda: True, is_child=True):
+        raise error
+    assert sys.excepthook is sys.__excepthook__

@@ -362,3 +362,39 @@ def test_the_buffer_is_small_until_a_read_fills_it() -> None:
     assert len(frames.buffer()) == 1 << 16
     assert feed(frames, EMPTY * 8192) == [b""] * 8192
     assert len(frames.buffer()) == 1 << 16
+
+
+# What a terminal makes of a frame
+
+
+@given(st.integers(1, 64))
+def test_a_frame_that_a_terminal_echoes_does_not_hold_back_the_next_one(step: int) -> None:
+    echo = MAGIC + b"^@^@^@^Ehello"
+    assert feed(decoder(), echo + HELLO, step) == [("junk", echo), b"hello"]
+
+
+def test_a_frame_that_is_as_large_as_that_is_skipped_as_junk() -> None:
+    header = MAGIC + b"^\0\0\0"
+    assert feed(decoder(), header + b"x" * 600 + HELLO) == [
+        ("junk", header + b"x" * 600),
+        b"hello",
+    ]
+
+
+def test_what_waits_to_be_judged_is_shown() -> None:
+    frames = decoder(max_frame_size=1024)
+    assert frames.unfinished() == b""
+    feed(frames, HELLO[:6])
+    assert frames.unfinished() == b""
+    feed(frames, HELLO[6:10])
+    assert frames.unfinished() == b""
+    feed(frames, HELLO[10:] + MAGIC + b"\x7f\0\0\0beginning")
+    assert frames.unfinished() == MAGIC + b"\x7f\0\0\0beginning"
+    feed(frames, b"x" * 600)
+    assert frames.unfinished() == b""
+
+
+def test_a_large_frame_on_its_way_is_not_shown() -> None:
+    frames = decoder(max_frame_size=1 << 20)
+    feed(frames, MAGIC + (1 << 19).to_bytes(4, "big") + b"beginning")
+    assert frames.unfinished() == b""

@@ -31,6 +31,7 @@ def write(transport, data):
 def run(monkeypatch):
     """Run lines of Python and return what came out of both streams."""
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # would hide what is held back
 
     def run_child(source, input=b"", **options):  # noqa: A002
         child = subprocess.run(
@@ -392,3 +393,290 @@ os.write(1, b"printed")
 open_stdio().close()
 """
     assert run(source, b"echo") == (b"", b"printed")
+
+
+# What is printed meanwhile
+
+
+@pytest.fixture
+def run_and_kill(monkeypatch):
+    """Run lines of Python that end by SIGKILL; return what came out of both streams."""
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+    def run_child(source):
+        source = PREAMBLE + source + "\nimport signal\nos.kill(os.getpid(), signal.SIGKILL)\n"
+        child = subprocess.run(
+            [sys.executable, "-W", "error", "-c", source],
+            input=b"",
+            capture_output=True,
+            timeout=30,
+        )
+        assert child.returncode == -9, child.stderr.decode()
+        return child.stdout, child.stderr
+
+    return run_child
+
+
+WRAPPED = {
+    "as it was": "",
+    "another encoding": "sys.stdout.reconfigure(encoding='utf-8')",
+    "buffer wrapped": "sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')",
+    "buffer detached": "sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')",
+    "raw wrapped": "sys.stdout = io.TextIOWrapper(sys.stdout.detach().detach(), encoding='utf-8')",
+    "codecs": "sys.stdout = codecs.getwriter('utf-8')(sys.stdout.detach())",
+    "fdopen": "sys.stdout = os.fdopen(1, 'w', closefd=False)",
+    "open": "sys.stdout = open(1, 'w', closefd=False)",
+    "stderr": "sys.stdout.detach(); sys.stdout = sys.stderr",
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
+def test_each_line_is_out_before_the_process_is_killed(run_and_kill, wrap, when):
+    source = f"""
+import codecs, io
+if {when == "before"}:
+    {wrap or "pass"}
+transport = open_stdio()
+if {when == "after"}:
+    {wrap or "pass"}
+transport.session_starts()
+print("one", 2)
+print("three", flush=False)
+"""
+    assert run_and_kill(source) == (b"", b"one 2\nthree\n")
+
+
+def test_what_is_printed_to_the_object_that_python_made_is_out_too(run_and_kill):
+    source = """
+import io
+sys.stdout = io.StringIO()
+transport = open_stdio()
+print("mine")
+print("kept", file=sys.__stdout__)
+assert sys.stdout.getvalue() == "mine\\n"
+"""
+    assert run_and_kill(source) == (b"", b"kept\n")
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED.keys())
+def test_a_standard_output_that_was_wrapped_again_is_put_back(run, wrap):
+    source = f"""
+import codecs, io
+{wrap}
+print("before")
+transport = open_stdio()
+write(transport, b"frame ")
+print("during")
+transport.close()
+print("after")
+transport = open_stdio()
+transport.close()
+print("and again")
+"""
+    stdout, stderr = run(source)
+    if "stderr" in wrap:
+        assert (stdout, stderr) == (b"frame ", b"before\nduring\nafter\nand again\n")
+    else:
+        assert (stdout, stderr) == (b"before\nframe after\nand again\n", b"during\n")
+
+
+def test_output_is_held_back_again_once_the_session_is_closed(run):
+    source = """
+import codecs
+before = sys.stdout.line_buffering
+transport = open_stdio()
+assert sys.stdout.line_buffering
+transport.close()
+assert sys.stdout.line_buffering is before is False
+sys.stdout = writer = codecs.getwriter("utf-8")(sys.stdout.detach())
+transport = open_stdio()
+assert "write" in vars(writer)
+transport.session_starts()
+transport.close()
+transport.session_starts()
+assert "write" not in vars(writer)
+"""
+    assert run(source) == (b"", b"")
+
+
+def test_an_object_that_was_closed_or_detached_meanwhile_is_left_alone(run):
+    source = """
+import io
+transport = open_stdio()
+sys.stdout = io.TextIOWrapper(sys.stdout.detach())
+print("during")
+transport.close()
+print("after")
+"""
+    assert run(source) == (b"after\n", b"during\n")
+
+
+def test_lines_whose_reader_is_gone_do_not_keep_the_session_from_being_made(run):
+    source = """
+print("nobody reads this")
+transport = open_stdio()
+transport.close()
+open_stdio().close()
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + source],
+        stdin=subprocess.DEVNULL,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+    ) as child:
+        os.close(writer)
+        _, said = child.communicate(timeout=30)
+    assert b"belonged to a session of this process that is over" in said
+
+
+# Standard input that was wrapped again
+
+READ_AHEAD = {
+    "buffer": "f = sys.stdin.buffer",
+    "buffer in place of stdin": "f = sys.stdin = sys.stdin.detach()",
+    "text": "f = sys.stdin",
+    "text wrapped again": (
+        "f = sys.stdin = io.TextIOWrapper(sys.stdin.detach(), encoding='latin-1', newline='')"
+    ),
+    "buffer of text wrapped again": (
+        "sys.stdin = io.TextIOWrapper(sys.stdin.detach(), encoding='latin-1'); f = sys.stdin.buffer"
+    ),
+    "buffer below codecs": ("f = sys.stdin.detach(); sys.stdin = codecs.getreader('utf-8')(f)"),
+    "fdopen": "f = sys.stdin = os.fdopen(0, 'rb', closefd=False)",
+}
+
+
+@pytest.mark.parametrize("wrap", READ_AHEAD.values(), ids=READ_AHEAD.keys())
+def test_what_was_read_ahead_belongs_to_the_session(run, wrap):
+    source = f"""
+import codecs, io
+{wrap}
+assert len(f.readline()) == 9
+transport = open_stdio()
+write(transport, read_all(transport))
+transport.close()
+"""
+    assert run(source, b"greeting\nframe\r\nand more") == (b"frame\r\nand more", b"")
+
+
+def test_text_that_was_read_ahead_keeps_a_character_that_is_not_complete(run):
+    source = """
+import io
+sys.stdin = io.TextIOWrapper(sys.stdin.detach(), encoding="utf-8")
+assert sys.stdin.readline() == "greeting\\n"
+transport = open_stdio()
+write(transport, read_all(transport))
+"""
+    # The first byte of a frame, where the pipe had no more of it.
+    assert run(source, "greeting\nfür".encode() + b"\xf3") == ("für".encode() + b"\xf3", b"")
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout"])
+def test_a_stream_that_was_closed_and_opened_again_is_open(run, name):
+    source = f"""
+sys.{name}.close()
+sys.{name} = os.fdopen({int(name == "stdout")}, {"rw"[name == "stdout"]!r}, closefd=False)
+transport = open_stdio()
+write(transport, read_all(transport).upper())
+transport.close()
+"""
+    assert run(source, b"echo") == (b"ECHO", b"")
+
+
+# After the end
+
+
+def test_what_is_printed_when_the_peer_is_gone_goes_to_standard_error(run):
+    source = """
+transport = open_stdio()
+write(transport, b"frame")
+transport.stay_redirected()
+transport.close()
+print("after")
+assert sys.stdin.read() == ""
+print("unfinished", end="")
+try:
+    open_stdio()
+except RuntimeError as error:
+    assert "that is over" in str(error)
+else:
+    raise AssertionError
+"""
+    assert run(source) == (b"frame", b"after\nunfinished")
+
+
+def test_the_peer_sees_no_end_before_the_process_ends(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    hold, release = os.pipe()
+    source = f"""
+transport = open_stdio()
+transport.stay_redirected()
+transport.close()
+print("closed")
+os.read({hold}, 1)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[hold],
+    ) as child:
+        os.close(hold)
+        assert child.stderr.readline() == b"closed\n"
+        os.set_blocking(child.stdout.fileno(), False)
+        assert child.stdout.read() is None  # not b"", which is the end
+        os.close(release)
+        os.set_blocking(child.stdout.fileno(), True)
+        assert child.stdout.read() == b""
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_nothing_fails_for_want_of_a_reader(monkeypatch, told):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    source = f"""
+transport = open_stdio()
+write(transport, b"up")
+assert read_all(transport) == b""
+if {told}:
+    transport.stay_redirected()
+transport.close()
+print("nobody reads this")
+print("nor this", end="")
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout.read(2) == b"up"
+        # As when the parent is killed, whose descriptors the kernel closes at the same time.
+        child.stdout.close()
+        child.stderr.close()
+        child.stdin.close()
+    assert child.returncode == 0
+
+
+def test_a_file_is_put_back_whoever_is_gone(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    source = """
+transport = open_stdio()
+transport.stay_redirected()
+transport.close()
+print("after")
+"""
+    with open(tmp_path / "out", "wb") as out:
+        subprocess.run(
+            [sys.executable, "-c", PREAMBLE + source],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            check=True,
+            timeout=30,
+        )
+    assert (tmp_path / "out").read_text() == "after\n"

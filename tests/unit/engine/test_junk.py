@@ -1,0 +1,51 @@
+"""What came instead of a frame, as the error of a request tells it."""
+
+from __future__ import annotations
+
+import time
+
+from streamipc.engine.junk import JunkSeen
+from streamipc.protocol.framing import MAGIC
+
+
+def test_nothing_is_said_where_nothing_came() -> None:
+    assert JunkSeen().text(0.0, b"") == ""
+
+
+def test_what_came_before_the_request_is_not_told() -> None:
+    seen = JunkSeen()
+    seen.add(b"early")
+    since = time.monotonic()
+    while time.monotonic() == since:
+        pass
+    assert seen.text(time.monotonic(), b"") == ""
+    seen.add(b"first\n")
+    seen.add(b"second\n")
+    assert seen.text(since, b"") == (
+        "; instead came 13 bytes that are no frame, beginning with b'first\\n'"
+    )
+
+
+def test_what_is_not_known_to_be_junk_yet_is_told_too() -> None:
+    seen = JunkSeen()
+    assert "3 bytes that are no frame, beginning with b'end'" in seen.text(0.0, b"end")
+    seen.add(b"first")
+    assert "8 bytes that are no frame, beginning with b'first'" in seen.text(0.0, b"end")
+
+
+def test_the_text_is_short_and_plain_whatever_came() -> None:
+    seen = JunkSeen()
+    for _ in range(1000):
+        seen.add(b"\x1b[2J\xff" * 10_000)
+    text = seen.text(0.0, b"")
+    assert len(text) < 600
+    assert text.isascii()
+    assert text.isprintable()
+    assert len(seen.text(0.0, b"\0" * 10_000)) < 600
+
+
+def test_the_echo_of_a_terminal_is_called_by_its_name() -> None:
+    seen = JunkSeen()
+    seen.add(MAGIC + b"^@^@^@C^A")
+    assert "as if a terminal stood between the two sides" in seen.text(0.0, b"")
+    assert "terminal" not in JunkSeen().text(0.0, MAGIC + b"\xff\xff\xff\xff")
