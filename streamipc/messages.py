@@ -147,8 +147,10 @@ class Message(metaclass=MessageMeta, abstract=True):
     if TYPE_CHECKING:  # typing.get_type_hints() looks here too, and would want the names
         __wire_name__: ClassVar[str]
         __streamipc_layout__: ClassVar[Any]  # of the class, or of a base; _native_layout.py
+        __wants_reply__: ClassVar[bool]  # faster than isinstance() with a metaclass
     else:
         __streamipc_layout__ = None
+        __wants_reply__ = False
 
 
 class Request(Message, Generic[R_co], abstract=True):
@@ -160,6 +162,8 @@ class Request(Message, Generic[R_co], abstract=True):
     """
 
     __slots__ = ()
+    if not TYPE_CHECKING:
+        __wants_reply__ = True
 
 
 def message_type(wire_name: str) -> type[Message]:

@@ -6,7 +6,7 @@ import threading
 import weakref
 from functools import partial
 
-from ._arguments import check_message, checked_timeout
+from ._arguments import check_notification, checked_timeout
 from ._forks import forgets, renew
 from ._registering import Registering
 from .engine.lifetimes import track
@@ -295,8 +295,11 @@ class IpcPeer(Registering):
 
         Returns:
             The exceptions, by session; empty if all went well.
+
+        Raises:
+            TypeError: it is no message, or a :class:`Request`.
         """
-        check_message(message, "broadcast")
+        check_notification(message, "broadcast")
         failures: dict[IpcSession, Exception] = {}
         steps: list[tuple[IpcSession, Callable[[], object]]] = []
         for session in self.sessions:

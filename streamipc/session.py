@@ -10,6 +10,7 @@ import types
 from ._arguments import (
     DEFAULT,
     check_message,
+    check_notification,
     checked_metadata,
     checked_timeout,
     checked_window,
@@ -228,8 +229,9 @@ class IpcSession(Registering):
             SerializationError: the message can't be sent as it is; nothing was sent.
             ProtocolError: it is larger than ``max_frame_size``; nothing was sent.
             SessionClosedError: the session has ended.
+            TypeError: it is no message, or a :class:`Request`.
         """
-        check_message(message, "notify")
+        check_notification(message, "notify")
         self._engine.notify(message, checked_metadata(metadata))
 
     def receive(self, timeout: float | None = None) -> Message:

@@ -256,7 +256,7 @@ class Served:
         if deadline is not None and time.monotonic() >= deadline:
             return self._late_frame("its time was over before a handler could start")
         try:
-            value = self._handle()
+            value = self._in_context(self._ask_handlers)
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
             return self._frame_of_failure(error)
@@ -283,37 +283,47 @@ class Served:
         return self._error_frame(error, "handler")
 
     def run_notification(self) -> bool:
-        """Run the handlers; return whether one took the message."""
-        try:
-            return self._handle() is not NotImplemented
-        except BaseException as error:
-            self._engine.report(error)
-            return True
+        """Run all handlers, whatever one of them raises; return whether one took the message."""
+        return bool(self._in_context(self._tell_handlers))
 
-    def _handle(self) -> Any:
+    def _in_context(self, call: Callable[[], Any]) -> Any:
         """Call the handlers, with context variables that are this message's own."""
         try:
-            return copy_context().run(self._call_handlers)
+            return copy_context().run(call)
         finally:
             self.over = True
             if self.wakers:
                 self._wake()
 
-    def _call_handlers(self) -> Any:
+    def _ask_handlers(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""
         current.set(self)
         for handler in self.handlers:
-            if not handler.second:
-                value = handler.function(self.message)
-            elif handler.second == "context":
-                value = handler.function(self.message, current_request())
-            else:
-                value = handler.function(self.message, self.session)
-            if type(value) is not handler.plain_type:
-                value = self._resolve(value, handler)
+            value = self._call(handler)
             if value is not NotImplemented:
                 return value
         return NotImplemented
+
+    def _tell_handlers(self) -> bool:
+        """Call each handler; return whether one took the message."""
+        current.set(self)
+        taken = False
+        for handler in self.handlers:
+            try:
+                taken |= self._call(handler) is not NotImplemented
+            except BaseException as error:
+                self._engine.report(error)
+                taken = True
+        return taken
+
+    def _call(self, handler: Handler) -> Any:
+        if not handler.second:
+            value = handler.function(self.message)
+        elif handler.second == "context":
+            value = handler.function(self.message, current_request())
+        else:
+            value = handler.function(self.message, self.session)
+        return value if type(value) is handler.plain_type else self._resolve(value, handler)
 
     def _resolve(self, value: Any, handler: Handler) -> Any:
         """Run a generator, refuse a coroutine; remember a type that is neither."""

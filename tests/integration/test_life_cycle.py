@@ -206,13 +206,13 @@ def test_handlers_in_flight_finish_and_answer_before_the_end(wire: Any) -> None:
 def test_replies_that_are_still_to_come_are_waited_for(script: Script) -> None:
     command = script("""
         import time
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         session = IpcPeer().create_stdio_session()
 
         @session.on_request
         def slow(msg: Echo) -> object:
-            session.notify(msg)
+            session.notify(Note("slow"))
             time.sleep(0.2)
             return msg.value
 
@@ -220,7 +220,7 @@ def test_replies_that_are_still_to_come_are_waited_for(script: Script) -> None:
     """)
     session = IpcPeer().create_command_session(command)
     future = session.request(Echo("slow"))
-    assert session.receive(timeout=10) == Echo("slow")
+    assert session.receive(timeout=10) == Note("slow")
     session.close(timeout=60)
 
     assert future.result(0) == "slow"
@@ -539,13 +539,13 @@ def test_a_child_ends_with_its_parent_although_a_handler_runs(
 ) -> None:
     child = script("""
         import os, time
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         session = IpcPeer().create_stdio_session()
 
         @session.on_request
         def echo(msg: Echo, ctx) -> object:
-            session.notify(msg)
+            session.notify(Note())
             while not ctx.cancelled:
                 time.sleep(0.005)
 
@@ -582,7 +582,7 @@ def test_a_child_ends_with_its_parent_although_a_handler_runs(
 
 LEFT_OPEN = """
     import sys, threading
-    from shared_messages import Echo
+    from shared_messages import Echo, Note
     from streamipc import IpcPeer
     peer = IpcPeer(timeout=600)
     silent = peer.create_command_session(
@@ -604,7 +604,7 @@ LEFT_OPEN = """
         "pending = [session.request(Echo(n)) for n in range(100)]",
         "threading.Thread(target=session.receive, daemon=True).start()",
         "threading.Thread(target=silent.request(Echo(1)).result, daemon=True).start()",
-        "threading.Thread(target=lambda: [session.notify(Echo(1)) for _ in iter(int, 1)], "
+        "threading.Thread(target=lambda: [session.notify(Note()) for _ in iter(int, 1)], "
         "daemon=True).start()",
         "sys.exit(0)",
         "del session, unused, silent, peer",
@@ -759,7 +759,7 @@ def test_a_childs_standard_error_is_kept_and_can_be_followed(
 def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
     command = script("""
         import sys
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         peer = IpcPeer()
         session = peer.create_stdio_session()
@@ -770,7 +770,7 @@ def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
         done = []
         session.on_request(Echo)(lambda msg: msg.value)
         session.start()
-        assert session.receive(timeout=10) == Echo("close")
+        assert session.receive(timeout=10) == Note("close")
         session.close()
         print("plain again", flush=True)
         try:
@@ -783,7 +783,7 @@ def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
 
     with IpcPeer().create_command_session(command) as session:
         assert session.request(Echo(1)).result(timeout=10) == 1
-        session.notify(Echo("close"))
+        session.notify(Note("close"))
         text = ""
         while "new IpcPeer" not in text:
             message = session.receive(timeout=10)
