@@ -38,7 +38,7 @@ def check_message(message: object, method: str) -> None:
 
 def check_notification(message: object, method: str) -> None:
     """Refuse what is no message, and a request, whose reply nobody would get."""
-    if getattr(message, "__wants_reply__", None) is False:
+    if getattr(type(message), "__wants_reply__", None) is False:
         return
     if isinstance(message, Request):
         raise TypeError(

@@ -507,7 +507,7 @@ def test_a_message_that_is_too_large_raises_in_the_caller_and_nothing_is_sent(
 
 
 @pytest.mark.parametrize("method", ["request", "notify", "call", "stream"])
-@pytest.mark.parametrize("bad", ["text", None, Echo, 7])
+@pytest.mark.parametrize("bad", ["text", None, Echo, Note, 7])
 def test_what_is_no_message_is_refused(connected: Connected, method: str, bad: Any) -> None:
     asking, _ = connected()
 
