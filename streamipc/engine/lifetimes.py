@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["is_exiting", "park_at_exit", "track"]
+__all__ = ["close_all", "is_exiting", "park_at_exit", "track"]
 
 _EXIT_SECONDS = 1.0
 """For children to exit by themselves when the interpreter ends with open sessions."""
@@ -56,14 +55,13 @@ def track(engine: Engine) -> None:
     forgets(engine)
     if not _installed:
         _installed = True
-        atexit.register(_close_all)
         if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows
             # They belong to the parent, and so do their children.
             os.register_at_fork(after_in_child=_engines.clear)
 
 
-def _close_all() -> None:
-    """Close what the program left open, quickly and without a word."""
+def close_all() -> None:
+    """Close what the program left open, quickly and without a word, at its exit."""
     global _exiting
     _exiting = True
     engines = [engine for engine in list(_engines) if not engine.closing.closed.is_set()]

@@ -343,7 +343,7 @@ def _hints(cls: type) -> tuple[list[Any], bool]:
     hints: list[Any] = []
     complete = True
     for base in cls.__mro__:
-        scope = names_beside(base) or vars(typing)
+        scope = names_beside(base) or typing.__dict__
         for name, hint in inspect.get_annotations(base).items():
             alone: Any = SimpleNamespace(__annotations__={name: hint})
             try:
