@@ -340,6 +340,8 @@ class LogMessage(Message, wire_name="streamipc.LogMessage"):
 class ErrorMessage(Message, wire_name="streamipc.ErrorMessage"):
     """What went wrong on the other side.
 
+    A handler that returns one fails the request: the caller gets a ``RemoteError``.
+
     Args:
         message: the exception's text.
         type: qualified name of the exception's class, without ``builtins.``.

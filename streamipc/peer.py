@@ -62,6 +62,8 @@ class IpcPeer(Registering):
         spin: seconds to look for input again and again before sleeping, where that has
             paid off lately; 0: never. Off by itself where one CPU is usable only.
         session_type: the class of sessions.
+        tracebacks: tell the other side the traceback of what a handler raised, with its
+            paths, source lines and chained causes; ``False``: its type and text alone.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
@@ -77,6 +79,7 @@ class IpcPeer(Registering):
         handler_threads: int = 8,
         spin: float = _SPIN,
         session_type: type[IpcSession] = IpcSession,
+        tracebacks: bool = True,
     ) -> None:
         super().__init__()
         if serializer is None:
@@ -99,6 +102,7 @@ class IpcPeer(Registering):
             max_frame_size=max_frame_size,
             handler_threads=handler_threads,
             spin=spin if usable_cpus() > 1 else 0.0,
+            tracebacks=bool(tracebacks),
         )
         self._session_type = session_type
         self._lock = threading.Lock()  # guards _sessions and _closed

@@ -19,6 +19,7 @@ class Options:
         max_frame_size: bytes.
         handler_threads: handlers that may run at the same time.
         spin: seconds to look for input before sleeping.
+        tracebacks: tell the peer the tracebacks of handlers.
     """
 
     __slots__ = (
@@ -27,6 +28,7 @@ class Options:
         "next_id",
         "serializer",
         "spin",
+        "tracebacks",
     )
 
     def __init__(
@@ -37,9 +39,11 @@ class Options:
         max_frame_size: int,
         handler_threads: int,
         spin: float,
+        tracebacks: bool,
     ) -> None:
         self.serializer = serializer
         self.next_id = next_id
         self.max_frame_size = max_frame_size
         self.handler_threads = handler_threads
         self.spin = spin
+        self.tracebacks = tracebacks
