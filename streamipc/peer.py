@@ -282,6 +282,12 @@ class IpcPeer(Registering):
         self._registries.forget_after_fork()
         self._sessions.clear()
 
+    def __repr__(self) -> str:
+        # No lock is taken: it may be a finalizer, or a signal's handler, that looks.
+        serializer = type(self._options.serializer).__name__
+        state = "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {serializer}, sessions: {len(self._sessions)}, {state}>"
+
     # All sessions.
 
     @property

@@ -316,6 +316,20 @@ class IpcSession(Registering):
         return self._engine.refusal is not None
 
     @property
+    def closed_error(self) -> SessionClosedError | None:
+        """Why the session has ended, or is ending: what ``request()`` would raise; else ``None``.
+
+        For the exit status of a child that has ended just now it may wait, up to 80 ms.
+        """
+        refusal = self._engine.refusal
+        return None if refusal is None else refusal()
+
+    @property
+    def pending(self) -> int:
+        """How many requests of this side wait for their reply."""
+        return len(self._engine.connection.calls)
+
+    @property
     def stats(self) -> Stats:
         """A snapshot of the session's counters."""
         return self._engine.stats()

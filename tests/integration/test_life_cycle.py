@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -367,6 +369,73 @@ def test_on_close_is_called_once_with_the_session_if_it_likes(connected: Connect
     assert calls == ["plain", asking, "peer", "at once"]
     with pytest.raises(TypeError):
         asking.on_close("no function")  # type: ignore[type-var]
+
+
+def test_on_close_takes_what_is_written_in_c(connected: Connected, eventually: Any) -> None:
+    """Some of these tell their signature and some don't, which depends on Python's version."""
+    asking, _ = connected()
+    reported: list[BaseException] = []
+    asking.on_exception(reported.append)
+    told: dict[str, Any] = {
+        "set.add": set(),
+        "set.discard": {asking, 1},
+        "set.clear": {1, 2},
+        "list.append": [],
+        "list.clear": [1, 2],
+        "dict.clear": {1: 2},
+        "deque.append": deque(),
+        "deque.clear": deque([1]),
+        "partial": {asking},
+    }
+    for name, container in told.items():
+        method = getattr(container, name.partition(".")[2] or "discard")
+        asking.on_close(functools.partial(method) if name == "partial" else method)
+        asking.peer.on_close(method)
+    over = threading.Event()
+    asking.on_close(over.set)
+    asking.peer.on_close(over.set)
+    asking.start()
+    asking.close()
+    assert over.wait(10)
+    late: set[Any] = {asking}
+    asking.on_close(late.discard)
+
+    assert late == set()
+    assert told == {
+        "set.add": {asking},
+        "set.discard": {1},
+        "set.clear": set(),
+        "list.append": [asking, asking],
+        "list.clear": [],
+        "dict.clear": {},
+        "deque.append": deque([asking, asking]),
+        "deque.clear": deque(),
+        "partial": set(),
+    }
+    assert reported == []
+
+
+def test_what_a_callable_without_a_signature_raises_is_reported_once(connected: Connected) -> None:
+    asking, _ = connected()
+    reported: list[BaseException] = []
+    calls: list[tuple[Any, ...]] = []
+
+    class Hidden:
+        """It says that it has no signature."""
+
+        __signature__ = "none"
+
+        def __call__(self, *args: Any) -> None:
+            calls.append(args)
+            raise TypeError("of its own")
+
+    asking.on_exception(reported.append)
+    asking.on_close(Hidden())
+    asking.start()
+    asking.close()
+
+    assert calls == [(asking,)]
+    assert [str(error) for error in reported] == ["of its own"]
 
 
 @pytest.mark.parametrize("what", ["on_request", "on_message", "on_exception", "on_close"])
