@@ -6,6 +6,9 @@ program pays for what it needs only.
 
 from __future__ import annotations
 
+import atexit
+import sys
+
 TYPE_CHECKING = False  # importing the real one takes longer than all of this package
 if TYPE_CHECKING:
     from typing import Any
@@ -96,6 +99,18 @@ _HOMES = {
     "python_command": "_python",
 }
 """Where the names live; the others are exceptions."""
+
+
+def _close_all() -> None:
+    """Close the sessions that are still open as the interpreter ends."""
+    lifetimes = sys.modules.get(f"{__name__}.engine.lifetimes")
+    if lifetimes is not None:
+        lifetimes.close_all()
+
+
+# Now, and not when the first session is made: atexit functions are called in reverse order,
+# so those that are registered from here on can still use their sessions.
+atexit.register(_close_all)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .messages import Message
+from .messages import Message, Request
 from .protocol.envelopes import MAX_METADATA
 
 TYPE_CHECKING = False
@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-__all__ = ["DEFAULT", "check_message", "checked_metadata", "checked_timeout", "checked_window"]
+__all__ = [
+    "DEFAULT",
+    "check_message",
+    "check_notification",
+    "checked_metadata",
+    "checked_timeout",
+    "checked_window",
+]
 
 
 class _Default:
@@ -27,6 +34,18 @@ def check_message(message: object, method: str) -> None:
     if not isinstance(message, Message):
         kind = f"the class {message.__name__}" if isinstance(message, type) else repr(message)
         raise TypeError(f"{method}() takes an instance of a Message class, not {kind:.200}")
+
+
+def check_notification(message: object, method: str) -> None:
+    """Refuse what is no message, and a request, whose reply nobody would get."""
+    if getattr(type(message), "__wants_reply__", None) is False:
+        return
+    if isinstance(message, Request):
+        raise TypeError(
+            f"{method}() gets no reply, and {type(message).__wire_name__} is a Request, which "
+            "wants one: use request(), or derive the class from Message"
+        )
+    check_message(message, method)
 
 
 def checked_timeout(timeout: Any) -> float:

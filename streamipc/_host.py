@@ -140,7 +140,9 @@ class SessionHost:
     ) -> None:
         parameters = parameters_of(function)
         try:
-            if parameters is not None and any(p.is_required for p in parameters.positional):
+            if parameters is None:
+                _call_unreadable(function, session)
+            elif any(p.is_required for p in parameters.positional):
                 function(session)
             else:
                 function()
@@ -158,3 +160,21 @@ def _place_of(error: BaseException) -> object:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback.tb_frame.f_code, traceback.tb_lineno
+
+
+def _call_unreadable(function: Callable[..., Any], session: IpcSession | None) -> None:
+    """Call a function that doesn't tell what it takes, such as ``set.discard`` or ``set.clear``."""
+    try:
+        function(session)
+    except TypeError as error:
+        trace = error.__traceback__
+        if trace is None or trace.tb_next is not None:
+            raise  # in the midst of it
+        refusal = error
+    else:
+        return
+    # Written in C, so that there is no frame of its own: it takes no argument, as a rule.
+    try:
+        function()
+    except TypeError:
+        raise refusal from None

@@ -92,19 +92,31 @@ class Registering:
             inline: run it on the thread that reads; for what never takes long.
 
         Raises:
-            TypeError: it can't be a handler, such as a coroutine function.
+            TypeError: it can't be a handler, such as a coroutine function, or a method
+                that is decorated in its class body: no object is bound to it there.
         """
         return self._registries.requests.register(target, inline=inline)
 
     @overload
-    def on_message(
-        self, target: MessageTypes | None = None, /, *, inline: bool = ...
-    ) -> Callable[[F], F]: ...
+    def on_message(self, target: MessageTypes | None = None, /) -> Callable[[F], F]: ...
     @overload
-    def on_message(self, target: F, /, *, inline: bool = ...) -> F: ...
+    def on_message(self, target: F, /) -> F: ...
     def on_message(self, target: Any = None, /, *, inline: bool = False) -> Any:
-        """Register a handler for notifications; a decorator as :meth:`on_request`."""
-        return self._registries.messages.register(target, inline=inline)
+        """Register a handler for notifications; a decorator as :meth:`on_request`.
+
+        All that take a notification's type are called with it, in the order in which they
+        were registered, the session's before the peer's. One that returns
+        ``NotImplemented`` did not take it: if none does, it is kept for ``receive()``.
+
+        Raises:
+            TypeError: as :meth:`on_request`, and for ``inline=True``.
+        """
+        if inline:
+            raise TypeError(
+                "on_message: inline=True is for on_request() alone: notifications are handled one "
+                "after the other, in the order sent, and never by the thread that reads"
+            )
+        return self._registries.messages.register(target)
 
     @overload
     def on_exception(self, target: ExceptionTypes | None = None, /) -> Callable[[F], F]: ...

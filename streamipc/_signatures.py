@@ -33,13 +33,15 @@ class Parameter:
     """A parameter that may be given by position.
 
     Attributes:
+        name: what the function calls it.
         annotation: as it is written; ``None``: there is none.
         is_required: it has no default.
     """
 
-    __slots__ = ("annotation", "is_required")
+    __slots__ = ("annotation", "is_required", "name")
 
-    def __init__(self, annotation: Any, is_required: bool) -> None:
+    def __init__(self, name: str, annotation: Any, is_required: bool) -> None:
+        self.name = name
         self.annotation = annotation
         self.is_required = is_required
 
@@ -73,7 +75,7 @@ def parameters_of(function: Any) -> Parameters | None:
     annotation = plain.__annotations__.get
     return Parameters(
         [
-            Parameter(annotation(names[number]), number < required)
+            Parameter(names[number], annotation(names[number]), number < required)
             for number in range(skipped, code.co_argcount)
         ],
         bool(code.co_flags & _VARARGS),
@@ -106,7 +108,7 @@ def _inspected(function: Any) -> Parameters | None:
     empty = inspect.Parameter.empty
     return Parameters(
         [
-            Parameter(None if p.annotation is empty else p.annotation, p.default is empty)
+            Parameter(p.name, None if p.annotation is empty else p.annotation, p.default is empty)
             for p in parameters
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ],
@@ -123,8 +125,15 @@ def check_function(function: Any, kind: str) -> None:
         kind: the decorator's name, for the text.
 
     Raises:
-        TypeError: it can't be called, or is a coroutine function.
+        TypeError: it can't be called, or is a coroutine function or a method of no object.
     """
+    if isinstance(function, classmethod) or (callable(function) and _is_unbound(function)):
+        name = getattr(function, "__name__", "handler")
+        raise TypeError(
+            f"{kind}: {name_of(function)} is a method that no object is bound to yet, so it would "
+            f"get the message as its first parameter: register it once there is an object, such "
+            f"as by session.{kind}(self.{name}) in __init__()"
+        )
     if not callable(function):
         raise TypeError(f"{kind} takes a function or a type, not {function!r}")
     if _is_coroutine_function(function):
@@ -133,6 +142,16 @@ def check_function(function: Any, kind: str) -> None:
             "loop to run it in: write a plain function; it runs on a thread of its own and may "
             "block, or call asyncio.run() in it"
         )
+
+
+def _is_unbound(function: Any) -> bool:
+    """Tell whether it is a method as its class has it, decorated in the class body for one."""
+    owner = str(getattr(function, "__qualname__", "")).rpartition(".")[0]
+    if not owner or owner.endswith("<locals>") or getattr(function, "__self__", None) is not None:
+        return False
+    parameters = parameters_of(function)
+    first = parameters.positional[:1] if parameters is not None else []
+    return any(p.name in ("self", "cls") and p.annotation is None for p in first)
 
 
 def _is_coroutine_function(function: Any) -> bool:

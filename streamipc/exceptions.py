@@ -153,6 +153,27 @@ class OverloadedError(IpcError):
     """
 
 
+def fresh(error: BaseException) -> BaseException:
+    """Return the error to be raised for one that several may raise, at the same time or in turn.
+
+    Each gets its own: a traceback that all share would grow with each that raises it, and
+    show one thread what another called. Only ours are copied; what a class of somebody else's
+    keeps besides its ``__dict__`` is not known.
+    """
+    cls = type(error)
+    if not isinstance(error, IpcError):
+        return error.with_traceback(None)
+    copy = cls.__new__(cls)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    if "__notes__" in copy.__dict__:
+        copy.__dict__["__notes__"] = [*copy.__dict__["__notes__"]]
+    copy.__context__ = error.__context__
+    copy.__cause__ = error.__cause__  # sets __suppress_context__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy
+
+
 def text_of(error: BaseException) -> str:
     """Return ``str(error)``, or what is wrong with that."""
     try:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from ._forks import forkable_lock, look_for_fork
-from .exceptions import RequestTimeoutError
+from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 
 TYPE_CHECKING = False
@@ -132,6 +132,7 @@ class ResponseFuture(Future[R], Generic[R]):
                 stays alive until its own deadline.
 
         Raises:
+            What :meth:`exception` returns, as a copy with a traceback of its own:
             RequestTimeoutError: the reply was not there in time.
             RemoteError: the handler raised.
             UnhandledRequestError, SerializationError, OverloadedError, ProtocolError,
@@ -148,13 +149,16 @@ class ResponseFuture(Future[R], Generic[R]):
                 return self._result  # type: ignore[no-any-return]
             self.owner.failing()
             try:
-                raise self._exception
+                raise fresh(self._exception)
             finally:
                 del self  # or the traceback and this frame would keep each other alive
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what :meth:`result` would raise, or ``None``; waits in the same way."""
+        """Return what :meth:`result` would raise, or ``None``; waits in the same way.
+
+        It is the same object each time.
+        """
         if self._state == _PENDING and not self.owner.wait(self, _end_of(timeout)):
             raise self.not_in_time(timeout)
         return super().exception(0)
@@ -267,7 +271,38 @@ class ResponseFuture(Future[R], Generic[R]):
         if asyncio is None:
             raise RuntimeError("a ResponseFuture can be awaited from asyncio only")
         self.owner.check_awaitable()
-        return asyncio.wrap_future(self).__await__()  # type: ignore[no-any-return]
+        return self._awaited(asyncio.wrap_future(self))
+
+    def _awaited(self, wrapped: Any) -> Generator[Any, None, R]:
+        try:
+            return (yield from wrapped.__await__())  # type: ignore[no-any-return]
+        except BaseException as error:
+            if error is not self._exception:
+                raise
+            error.__traceback__ = None  # asyncio has begun one
+        return self.result()  # raises, but not what others raise too
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.description()}>"
+
+    def description(self) -> str:
+        """Return what it is of and how it stands."""
+        request, state = self.__dict__.get("request"), self._state
+        name = getattr(type(request), "__wire_name__", "nothing yet")
+        if state == _PENDING:
+            said = "pending"
+        elif state == _CANCELLED:
+            said = "cancelled"
+        elif self._exception is not None:
+            said = f"raised {type(self._exception).__name__}"
+        else:
+            said = f"returned {type(self._result).__name__}"
+        return f"of {name}, request {self.__dict__.get('id')!r}: {said}"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            raise _no_attribute(self, name, "call result(), which waits for the reply")
 
     if TYPE_CHECKING:
         # Attributes of concurrent.futures.Future that the type stubs leave out.
@@ -333,6 +368,16 @@ class ResponseStream(Generic[R]):
     def future(self) -> ResponseFuture[R]:
         """The future of the reply."""
         return self._future
+
+    def __repr__(self) -> str:
+        waiting = len(self._items.waiting)
+        return f"<{type(self).__name__} {self._future.description()}, {waiting} items not taken>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            advice = "iterate over it for the items, and call result() for the reply behind them"
+            raise _no_attribute(self, name, advice)
 
     def ready(self) -> bool:
         """Tell whether an item, or the end, is there."""
@@ -444,6 +489,14 @@ class ResponseStream(Generic[R]):
         while self._items.waiting:
             self._items.waiting.popleft()
             self._taken()
+
+
+def _no_attribute(thing: object, name: str, advice: str) -> AttributeError:
+    """Return the error for an attribute that is looked for here and may be the reply's."""
+    text = f"{type(thing).__name__!r} object has no attribute {name!r}"
+    if not name.startswith("_"):  # or code looks for a protocol, such as that of copying
+        text = f"{text}: it stands for a reply that may be still to come; {advice}"
+    return AttributeError(text, name=name, obj=thing)
 
 
 def _set_once(arrival: Any) -> None:

@@ -25,6 +25,7 @@ from .exceptions import MessageDefinitionError, SerializationError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from dataclasses import Field, field
+    from types import FrameType
     from typing import Any, ClassVar, Generic, TypeVar
 
     from typing_extensions import dataclass_transform
@@ -41,6 +42,13 @@ R_co = TypeVar("R_co", covariant=True)
 _registry: dict[str, type[Message]] = {}
 """Wire name -> class. Written only while a class is defined (under the import lock or
 the GIL's per-operation atomicity: a dict item is set in one step) and read by name."""
+
+_MAIN = ("__main__", "__mp_main__", "<run_path>")
+"""What a module that is run, rather than imported, has for its ``__name__``: in the children
+of :mod:`multiprocessing`, and under :func:`runpy.run_path`, the latter two."""
+
+_scripts: dict[str, dict[str, Any]] = {}
+"""The globals of such modules, by that name, as the last message class to be defined saw them."""
 
 _ABSENT = object()
 
@@ -88,6 +96,8 @@ class MessageMeta(ABCMeta):
     ) -> Any:
         for_dataclass = {key: options.pop(key) for key in [*options] if key in _OPTIONS}
         cls: Any = super().__new__(mcls, name, bases, namespace, **options)
+        if cls.__module__ in _MAIN:
+            _look_at_script(cls.__module__)
         made_again = "__dataclass_params__" in namespace  # by slots=True, without our keywords
         if abstract or (made_again and "__wire_name__" not in namespace):
             # Bases without fields stay plain: a frozen class and others may derive from them.
@@ -148,8 +158,10 @@ class Message(metaclass=MessageMeta, abstract=True):
     if TYPE_CHECKING:  # typing.get_type_hints() looks here too, and would want the names
         __wire_name__: ClassVar[str]
         __streamipc_layout__: ClassVar[Any]  # of the class, or of a base; _native_layout.py
+        __wants_reply__: ClassVar[bool]  # faster than isinstance() with a metaclass
     else:
         __streamipc_layout__ = None
+        __wants_reply__ = False
 
 
 class Request(Message, Generic[R_co], abstract=True):
@@ -161,6 +173,8 @@ class Request(Message, Generic[R_co], abstract=True):
     """
 
     __slots__ = ()
+    if not TYPE_CHECKING:
+        __wants_reply__ = True
 
 
 def message_type(wire_name: str) -> type[Message]:
@@ -196,24 +210,23 @@ def wire_name_of(cls: type[Message]) -> str:
 
 def default_wire_name(cls: type) -> str:
     """Return ``module.QualName``, with the importable name in place of ``__main__``."""
-    return f"{_importable_module_name(cls.__module__)}.{cls.__qualname__}"
+    module = cls.__module__
+    if module in _MAIN:
+        module = _importable_name(module, names_beside(cls))
+    return f"{module}.{cls.__qualname__}"
 
 
-def _importable_module_name(module: str) -> str:
-    """Return the name under which other files would import ``module``.
+def _importable_name(module: str, scope: dict[str, Any]) -> str:
+    """Return the name under which other files would import a module that is being run.
 
-    Only the main module differs: it is ``__main__`` here, and ``__mp_main__`` in the
-    children of :mod:`multiprocessing`. ``python -m`` leaves the real name in its
-    ``__spec__`` (PEP 451); for a script it is the file's name, below every folder
-    above it that is a package. A session typed in or given by ``-c`` has no such name.
+    ``python -m`` leaves the real name in its ``__spec__`` (PEP 451); for a script it is the
+    file's name, below every folder above it that is a package. A session typed in or given
+    by ``-c`` has no such name.
     """
-    if module not in ("__main__", "__mp_main__"):
-        return module
-    main = sys.modules.get(module)
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name)
-    path = getattr(main, "__file__", None)
+    spec_name = str(getattr(scope.get("__spec__"), "name", module))
+    if spec_name not in _MAIN:
+        return spec_name
+    path = scope.get("__file__")
     if not path:
         return module
     folder, file = os.path.split(os.path.abspath(path))
@@ -222,6 +235,28 @@ def _importable_module_name(module: str) -> str:
         folder, package = os.path.split(folder)
         parts.insert(0, package)
     return ".".join(parts)
+
+
+def names_beside(cls: type) -> dict[str, Any]:
+    """Return the globals of the module that defines ``cls``, which its annotations go by."""
+    scope = _scripts.get(cls.__module__)
+    if scope is not None:
+        return scope
+    module = sys.modules.get(cls.__module__)
+    return {} if module is None else vars(module)
+
+
+def _look_at_script(module: str) -> None:
+    """Remember the globals of the main script, which is defining a class.
+
+    ``sys.modules`` may know another: ``python -m cProfile script.py`` runs the script with
+    globals that are no module's, and so do trace, pdb and most programs of their kind.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__") != module:
+        frame = frame.f_back
+    if frame is not None:  # otherwise code of another module makes the class
+        _scripts[module] = frame.f_globals
 
 
 def _checked_wire_name(cls: type, name: object) -> str:
@@ -305,6 +340,8 @@ class LogMessage(Message, wire_name="streamipc.LogMessage"):
 
 class ErrorMessage(Message, wire_name="streamipc.ErrorMessage"):
     """What went wrong on the other side.
+
+    A handler that returns one fails the request: the caller gets a ``RemoteError``.
 
     Args:
         message: the exception's text.

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 
-from ._arguments import check_message, checked_timeout
+from ._arguments import check_message, check_notification, checked_timeout
 from ._forks import forgets, look_for_fork, renew
 from ._patches import check_patches
 from ._registering import Registering
@@ -65,6 +65,8 @@ class IpcPeer(Registering):
         spin: seconds to look for input again and again before sleeping, where that has
             paid off lately; 0: never. Off by itself where one CPU is usable only.
         session_type: the class of sessions.
+        tracebacks: tell the other side the traceback of what a handler raised, with its
+            paths, source lines and chained causes; ``False``: its type and text alone.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
@@ -80,6 +82,7 @@ class IpcPeer(Registering):
         handler_threads: int = 8,
         spin: float = _SPIN,
         session_type: type[IpcSession] = IpcSession,
+        tracebacks: bool = True,
     ) -> None:
         super().__init__()
         if serializer is None:
@@ -101,6 +104,7 @@ class IpcPeer(Registering):
             max_frame_size=max_frame_size,
             handler_threads=handler_threads,
             spin=spin if usable_cpus() > 1 else 0.0,
+            tracebacks=bool(tracebacks),
         )
         self._session_type = session_type
         self._lock = threading.Lock()  # guards the three below
@@ -408,6 +412,12 @@ class IpcPeer(Registering):
         self._sessions.clear()
         self._kept.clear()
 
+    def __repr__(self) -> str:
+        # No lock is taken: it may be a finalizer, or a signal's handler, that looks.
+        serializer = type(self._options.serializer).__name__
+        state = "closed" if self._closed else "open"
+        return f"<{type(self).__name__} {serializer}, sessions: {len(self._sessions)}, {state}>"
+
     # All sessions.
 
     @property
@@ -431,8 +441,11 @@ class IpcPeer(Registering):
 
         Returns:
             The exceptions, by session; empty if all went well.
+
+        Raises:
+            TypeError: it is no message, or a :class:`Request`.
         """
-        check_message(message, "broadcast")
+        check_notification(message, "broadcast")
         deadline = time.monotonic() + checked_timeout(timeout)
         failures: dict[IpcSession, Exception] = {}
         steps: list[tuple[IpcSession, Callable[[float], object]]] = []

@@ -10,6 +10,7 @@ import types
 from ._arguments import (
     DEFAULT,
     check_message,
+    check_notification,
     checked_metadata,
     checked_timeout,
     checked_window,
@@ -238,8 +239,9 @@ class IpcSession(Registering):
             RequestTimeoutError: the peer did not read it in time. Nothing was sent, or the text
                 says that the rest will be, for a message can't be taken back when it is begun.
             SessionClosedError: the session has ended.
+            TypeError: it is no message, or a :class:`Request`.
         """
-        check_message(message, "notify")
+        check_notification(message, "notify")
         seconds = None if timeout is None else checked_timeout(timeout)
         self._engine.notify(message, checked_metadata(metadata), seconds)
 
@@ -330,6 +332,21 @@ class IpcSession(Registering):
     def closed(self) -> bool:
         """Whether the session has ended, or is ending, for whatever reason."""
         return self._engine.is_foreign() or self._engine.refusal is not None
+
+    @property
+    def closed_error(self) -> SessionClosedError | None:
+        """Why the session has ended, or is ending: what ``request()`` would raise; else ``None``.
+
+        For the exit status of a child that has ended just now it may wait, up to 80 ms.
+        """
+        self._engine.is_foreign()  # a copy in a forked process says that it is one
+        refusal = self._engine.refusal
+        return None if refusal is None else refusal()
+
+    @property
+    def pending(self) -> int:
+        """How many requests of this side wait for their reply."""
+        return len(self._engine.connection.calls)
 
     @property
     def stats(self) -> Stats:

@@ -133,7 +133,9 @@ def test_the_settings_are_those_of_the_peer() -> None:
     assert set(parameters) == set(table)
     for name, parameter in parameters.items():
         default = parameter.default
-        if isinstance(default, (int, float)):
+        if isinstance(default, bool):
+            assert table[name] == f"`{default}`"
+        elif isinstance(default, (int, float)):
             told = float(table[name].removesuffix(" MiB"))
             assert default == told * (2**20 if "MiB" in table[name] else 1), name
     spin = re.search(r"looks for it for up to (\d+) µs", README)

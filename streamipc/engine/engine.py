@@ -166,6 +166,7 @@ class Engine(Sending, Dispatching):
         self.notifying = False  # a NotificationsJob is queued or runs
         self.notifications_are_slow = False
         self.max_frame_size = options.max_frame_size
+        self.tracebacks = options.tracebacks
         self.precedence = Precedence(self.lock)
         self.weight = 0  # bytes of the frame that is dispatched, if they matter
         self.waiting_bytes = 0  # of large requests that wait for a handler

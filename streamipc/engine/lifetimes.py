@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import threading
 import time
 import weakref
@@ -14,13 +13,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .engine import Engine
 
-__all__ = ["is_exiting", "park_at_exit", "track"]
+__all__ = ["close_all", "is_exiting", "park_at_exit", "track"]
 
 _EXIT_SECONDS = 1.0
 """For children to exit by themselves when the interpreter ends with open sessions."""
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_installed = False
 _exiting = False
 
 _PARKED = 5.0
@@ -50,16 +48,12 @@ def park_at_exit(error: BaseException | None = None) -> None:
 
 def track(engine: Engine) -> None:
     """Include an engine in what happens at exit and after a fork."""
-    global _installed
     _engines.add(engine)
     forgets(engine)
-    if not _installed:
-        _installed = True
-        atexit.register(_close_all)
 
 
-def _close_all() -> None:
-    """Close what the program left open, quickly and without a word."""
+def close_all() -> None:
+    """Close what the program left open, quickly and without a word, at its exit."""
     global _exiting
     _exiting = True
     look_for_fork()  # copies count as closed: they belong to the parent, and so do its children

@@ -19,6 +19,7 @@ class Options:
         max_frame_size: bytes.
         handler_threads: handlers that may run at the same time.
         spin: seconds to look for input before sleeping.
+        tracebacks: tell the peer the tracebacks of handlers.
     """
 
     __slots__ = (
@@ -27,6 +28,7 @@ class Options:
         "next_id",
         "serializer",
         "spin",
+        "tracebacks",
     )
 
     def __init__(
@@ -37,12 +39,14 @@ class Options:
         max_frame_size: int,
         handler_threads: int,
         spin: float,
+        tracebacks: bool,
     ) -> None:
         self.serializer = serializer
         self.next_id = next_id
         self.max_frame_size = max_frame_size
         self.handler_threads = handler_threads
         self.spin = spin
+        self.tracebacks = tracebacks
 
     def replaced(self, serializer: MessageSerializer | None, max_frame_size: int | None) -> Options:
         """Return these settings with others for one session; ``None``: as they are."""
@@ -52,4 +56,5 @@ class Options:
             max_frame_size=self.max_frame_size if max_frame_size is None else max_frame_size,
             handler_threads=self.handler_threads,
             spin=self.spin,
+            tracebacks=self.tracebacks,
         )

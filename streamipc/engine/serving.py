@@ -48,6 +48,9 @@ _SHORT = 150
 class Answering(Protocol):
     """What a served request asks of the engine."""
 
+    tracebacks: bool
+    """Whether the peer is told the traceback of what a handler raised."""
+
     def session(self) -> IpcSession:
         """Return the session, which handlers may ask for."""
         ...
@@ -256,10 +259,12 @@ class Served:
         if deadline is not None and time.monotonic() >= deadline:
             return self._late_frame("its time was over before a handler could start")
         try:
-            value = self._handle()
+            value = self._in_context(self._ask_handlers)
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
             return self._frame_of_failure(error)
+        if self.cancelled:
+            return []  # Engine.answer would drop it
         if deadline is not None and time.monotonic() >= deadline:
             # Too late for the caller too, whether or not it has looked at its clock yet:
             # our deadline is the later one.
@@ -276,51 +281,67 @@ class Served:
     def _frame_of_failure(self, error: BaseException) -> list[Buffer]:
         if isinstance(error, KeyboardInterrupt):  # in the main thread, where it reads itself
             self._engine.report(error)
-        if self.cancelled and isinstance(error, RequestCancelledError):
-            return self._error_frame(error, "cancelled")
+        if self.cancelled:
+            return []  # as above
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return self._late_frame("its time was over while the handler ran")
         return self._error_frame(error, "handler")
 
     def run_notification(self) -> bool:
-        """Run the handlers; return whether one took the message."""
-        try:
-            return self._handle() is not NotImplemented
-        except BaseException as error:
-            self._engine.report(error)
-            return True
+        """Run all handlers, whatever one of them raises; return whether one took the message."""
+        return bool(self._in_context(self._tell_handlers))
 
-    def _handle(self) -> Any:
+    def _in_context(self, call: Callable[[], Any]) -> Any:
         """Call the handlers, with context variables that are this message's own."""
         try:
-            return copy_context().run(self._call_handlers)
+            return copy_context().run(call)
         finally:
             self.over = True
             if self.wakers:
                 self._wake()
 
-    def _call_handlers(self) -> Any:
+    def _ask_handlers(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""
         current.set(self)
         for handler in self.handlers:
-            if not handler.second:
-                value = handler.function(self.message)
-            elif handler.second == "context":
-                value = handler.function(self.message, current_request())
-            else:
-                value = handler.function(self.message, self.session)
-            if type(value) is not handler.plain_type:
-                value = self._resolve(value, handler)
+            value = self._call(handler)
             if value is not NotImplemented:
                 return value
         return NotImplemented
 
+    def _tell_handlers(self) -> bool:
+        """Call each handler; return whether one took the message."""
+        current.set(self)
+        taken = False
+        for handler in self.handlers:
+            try:
+                taken |= self._call(handler) is not NotImplemented
+            except BaseException as error:
+                self._engine.report(error)
+                taken = True
+        return taken
+
+    def _call(self, handler: Handler) -> Any:
+        if not handler.second:
+            value = handler.function(self.message)
+        elif handler.second == "context":
+            value = handler.function(self.message, current_request())
+        else:
+            value = handler.function(self.message, self.session)
+        return value if type(value) is handler.plain_type else self._resolve(value, handler)
+
     def _resolve(self, value: Any, handler: Handler) -> Any:
-        """Run a generator, refuse a coroutine; remember a type that is neither."""
+        """Run a generator, refuse a coroutine; remember a type that is neither, nor an error."""
         if hasattr(value, "__next__") and hasattr(value, "throw"):
-            return self._exhaust(value)
+            value = self._exhaust(value)
+            if not isinstance(value, ErrorMessage):
+                return value
         if hasattr(value, "__await__"):
             return _refuse_coroutine(value, handler)
+        if isinstance(value, ErrorMessage):
+            if self.id is None:
+                return None
+            raise _ErrorReturned(value)
         handler.plain_type = type(value)
         return value
 
@@ -357,7 +378,7 @@ class Served:
     def _error_frame(self, error: BaseException, code: str) -> list[Buffer]:
         """Return the frame of an error; empty if there is no way to send it."""
         assert self.id is not None
-        answer = ErrorResponse(self.id, error_message_from(error), code)
+        answer = ErrorResponse(self.id, error_message_from(error, self._engine.tracebacks), code)
         try:
             return error_frame(self._engine.encode, answer)
         except IpcError as failure:  # a serializer of the user's own
@@ -394,12 +415,32 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _SHORT else text[: _SHORT - 1] + "~"
 
 
-def error_message_from(error: BaseException) -> ErrorMessage:
-    """Return what the peer is told about an exception."""
+class _ErrorReturned(Exception):
+    """A handler returned an ``ErrorMessage``: its request fails, with what that says."""
+
+    def __init__(self, error: ErrorMessage) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def error_message_from(error: BaseException, tracebacks: bool = True) -> ErrorMessage:
+    """Return what the peer is told about an exception.
+
+    Args:
+        error: the exception.
+        tracebacks: whether that includes its traceback, with paths and chained causes.
+    """
+    if isinstance(error, _ErrorReturned):
+        said = error.error
+        return ErrorMessage(
+            str(said.message), str(said.type), str(said.traceback) if tracebacks else ""
+        )
     cls = type(error)
     name = (
         cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
     )
+    if not tracebacks:
+        return ErrorMessage(text_of(error), name)
     try:
         import traceback
 

@@ -118,7 +118,7 @@ class _Names(dict[str, Any]):
             found = _message_beside(home, f"{prefix}{local}{name}")
             if found is not None:
                 return found
-        module = vars(sys.modules.get(home.__module__, builtins))
+        module = messages.names_beside(home) or vars(builtins)
         if name in module:
             return module[name]
         if name in home.__dict__:

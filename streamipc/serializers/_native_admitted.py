@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from .._shown import escaped, name_of_type, reason, shown
 from ..exceptions import SerializationError
-from ..messages import Message, _registry, default_wire_name
+from ..messages import Message, _registry, default_wire_name, names_beside
 from ._native_builders import ENUM, FLAG, NAMEDTUPLE, OBJECT, RECORD, need
 from ._native_layout import Layout
 
@@ -362,7 +362,7 @@ def _hints(cls: type) -> tuple[list[Any], bool]:
     hints: list[Any] = []
     complete = True
     for base in cls.__mro__:
-        scope = vars(sys.modules.get(base.__module__, typing))
+        scope = names_beside(base) or typing.__dict__
         for name, hint in inspect.get_annotations(base).items():
             alone: Any = SimpleNamespace(__annotations__={name: hint})
             try:

@@ -220,10 +220,10 @@ def test_encoding_without_memory_fails_its_call_alone(connected: Any) -> None:
         return msg.value
 
     right.start()
-    for call in (left.request, left.notify):
+    for call, message in ((left.request, Echo(1)), (left.notify, Note())):
         serializer.encoding = True
         with pytest.raises(SerializationError, match="MemoryError"):
-            call(Echo(1))
+            call(message)
         serializer.encoding = False
     assert left.request(Echo("works")).result(timeout=TIMEOUT) == "works"
 

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import subprocess
+import textwrap
 import time
 from collections.abc import Callable
 
@@ -240,3 +241,149 @@ def test_a_transport_that_cant_be_closed_says_nothing_at_the_end(script: Script)
     done = subprocess.run(script(source), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("tried") == 2
+
+
+LATE_CHILD = """
+    import sys
+    from shared_messages import Echo
+    from streamipc import IpcPeer
+    session = IpcPeer().create_stdio_session()
+
+    @session.on_request
+    def echo(msg: Echo) -> object:
+        return msg.value
+
+    session.serve_forever()
+"""
+
+LATE = {
+    "atexit, before the session": """
+        @atexit.register
+        def bye():
+            say_bye()
+        session = make()
+    """,
+    "atexit, before all of streamipc is imported": """
+        import streamipc
+        @atexit.register
+        def bye():
+            say_bye()
+        session = make()
+    """,
+    "atexit, after the session": """
+        session = make()
+        atexit.register(say_bye)
+    """,
+    "atexit, after the session, which another closed": """
+        session = make()
+        atexit.register(session.close)
+        atexit.register(say_bye)
+    """,
+    "atexit, before the session, which is without threads": """
+        atexit.register(lambda: say_bye())
+        from streamipc import SyncIpcSession
+        session = make(session_type=SyncIpcSession)
+    """,
+    "atexit, in a session of its own": """
+        @atexit.register
+        def bye():
+            global session
+            session = make()
+            say_bye()
+    """,
+    "a stream in atexit": """
+        @atexit.register
+        def bye():
+            print([*session.stream(Echo("streamed"))], end="")
+            say_bye()
+        session = make()
+    """,
+    "finalize": """
+        class Client: pass
+        client = Client()
+        weakref.finalize(client, lambda: say_bye())
+        session = make()
+    """,
+    "a thread that is no daemon": """
+        session = make()
+        def later():
+            threading.main_thread().join()
+            say_bye()
+        threading.Thread(target=later).start()
+    """,
+    "a pool's thread": """
+        from concurrent.futures import ThreadPoolExecutor
+        session = make()
+        ThreadPoolExecutor().submit(lambda: (time.sleep(0.1), say_bye()))
+    """,
+}
+
+
+@pytest.mark.parametrize("how", LATE)
+@pytest.mark.parametrize("used_before", [True, False])
+def test_sessions_can_be_used_while_the_interpreter_ends(
+    script: Script, how: str, used_before: bool
+) -> None:
+    child = script(LATE_CHILD)
+    parent = """
+    import sys
+    import streamipc
+    import atexit, threading, time, weakref
+
+    def make(**options):
+        from streamipc import IpcPeer
+        global Echo, peer
+        from shared_messages import Echo
+        peer = IpcPeer(timeout=20, **options)
+        session = peer.create_command_session(sys.argv[2:])
+        if sys.argv[1] == "True":
+            assert session.request(Echo("before")).result() == "before"
+        return session
+
+    def say_bye():
+        print(session.request(Echo("bye")).result(), end=" ")
+        session.close()
+        print(session.returncode)
+    """
+    command = script(textwrap.dedent(parent) + textwrap.dedent(LATE[how]), name="parent.py")
+    done = subprocess.run(
+        [*command, str(used_before), *child], capture_output=True, text=True, timeout=60
+    )
+    if "at interpreter shutdown" in done.stderr:
+        pytest.skip("this Python starts no thread so late")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout in ("bye 0\n", "[]bye 0\n")
+
+
+def test_what_uses_a_session_after_all_that_is_told_that_it_is_the_end(script: Script) -> None:
+    """As the finalizer of a module's global, or an atexit function of before the import."""
+    child = script(LATE_CHILD)
+    parent = """
+    import atexit, sys
+
+    def late(name):
+        try:
+            session.request(Echo("late")).result()
+        except SessionClosedError as error:
+            print(name, "the interpreter is ending" in str(error))
+        session.close()
+
+    atexit.register(late, "registered before")
+    from shared_messages import Echo
+    from streamipc import IpcPeer, SessionClosedError
+
+    class Client:
+        def __del__(self, late=late):
+            late("finalizer")
+
+    client = Client()
+    session = IpcPeer().create_command_session(sys.argv[1:])
+    assert session.request(Echo(1)).result(timeout=30) == 1
+    """
+    done = subprocess.run(
+        [*script(parent, name="parent.py"), *child], capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "registered before True\nfinalizer True\n"

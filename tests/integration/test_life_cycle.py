@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -208,13 +210,13 @@ def test_handlers_in_flight_finish_and_answer_before_the_end(wire: Any) -> None:
 def test_replies_that_are_still_to_come_are_waited_for(script: Script) -> None:
     command = script("""
         import time
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         session = IpcPeer().create_stdio_session()
 
         @session.on_request
         def slow(msg: Echo) -> object:
-            session.notify(msg)
+            session.notify(Note("slow"))
             time.sleep(0.2)
             return msg.value
 
@@ -222,7 +224,7 @@ def test_replies_that_are_still_to_come_are_waited_for(script: Script) -> None:
     """)
     session = IpcPeer().create_command_session(command)
     future = session.request(Echo("slow"))
-    assert session.receive(timeout=10) == Echo("slow")
+    assert session.receive(timeout=10) == Note("slow")
     session.close(timeout=60)
 
     assert future.result(0) == "slow"
@@ -369,6 +371,73 @@ def test_on_close_is_called_once_with_the_session_if_it_likes(connected: Connect
     assert calls == ["plain", asking, "peer", "at once"]
     with pytest.raises(TypeError):
         asking.on_close("no function")  # type: ignore[type-var]
+
+
+def test_on_close_takes_what_is_written_in_c(connected: Connected, eventually: Any) -> None:
+    """Some of these tell their signature and some don't, which depends on Python's version."""
+    asking, _ = connected()
+    reported: list[BaseException] = []
+    asking.on_exception(reported.append)
+    told: dict[str, Any] = {
+        "set.add": set(),
+        "set.discard": {asking, 1},
+        "set.clear": {1, 2},
+        "list.append": [],
+        "list.clear": [1, 2],
+        "dict.clear": {1: 2},
+        "deque.append": deque(),
+        "deque.clear": deque([1]),
+        "partial": {asking},
+    }
+    for name, container in told.items():
+        method = getattr(container, name.partition(".")[2] or "discard")
+        asking.on_close(functools.partial(method) if name == "partial" else method)
+        asking.peer.on_close(method)
+    over = threading.Event()
+    asking.on_close(over.set)
+    asking.peer.on_close(over.set)
+    asking.start()
+    asking.close()
+    assert over.wait(10)
+    late: set[Any] = {asking}
+    asking.on_close(late.discard)
+
+    assert late == set()
+    assert told == {
+        "set.add": {asking},
+        "set.discard": {1},
+        "set.clear": set(),
+        "list.append": [asking, asking],
+        "list.clear": [],
+        "dict.clear": {},
+        "deque.append": deque([asking, asking]),
+        "deque.clear": deque(),
+        "partial": set(),
+    }
+    assert reported == []
+
+
+def test_what_a_callable_without_a_signature_raises_is_reported_once(connected: Connected) -> None:
+    asking, _ = connected()
+    reported: list[BaseException] = []
+    calls: list[tuple[Any, ...]] = []
+
+    class Hidden:
+        """It says that it has no signature."""
+
+        __signature__ = "none"
+
+        def __call__(self, *args: Any) -> None:
+            calls.append(args)
+            raise TypeError("of its own")
+
+    asking.on_exception(reported.append)
+    asking.on_close(Hidden())
+    asking.start()
+    asking.close()
+
+    assert calls == [(asking,)]
+    assert [str(error) for error in reported] == ["of its own"]
 
 
 @pytest.mark.parametrize("what", ["on_request", "on_message", "on_exception", "on_close"])
@@ -772,13 +841,13 @@ def test_a_child_ends_with_its_parent_although_a_handler_runs(
 ) -> None:
     child = script("""
         import os, time
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         session = IpcPeer().create_stdio_session()
 
         @session.on_request
         def echo(msg: Echo, ctx) -> object:
-            session.notify(msg)
+            session.notify(Note())
             while not ctx.cancelled:
                 time.sleep(0.005)
 
@@ -815,7 +884,7 @@ def test_a_child_ends_with_its_parent_although_a_handler_runs(
 
 LEFT_OPEN = """
     import sys, threading
-    from shared_messages import Echo
+    from shared_messages import Echo, Note
     from streamipc import IpcPeer
     peer = IpcPeer(timeout=600)
     silent = peer.create_command_session(
@@ -837,7 +906,7 @@ LEFT_OPEN = """
         "pending = [session.request(Echo(n)) for n in range(100)]",
         "threading.Thread(target=session.receive, daemon=True).start()",
         "threading.Thread(target=silent.request(Echo(1)).result, daemon=True).start()",
-        "threading.Thread(target=lambda: [session.notify(Echo(1)) for _ in iter(int, 1)], "
+        "threading.Thread(target=lambda: [session.notify(Note()) for _ in iter(int, 1)], "
         "daemon=True).start()",
         "sys.exit(0)",
         "del session, unused, silent, peer",
@@ -1019,7 +1088,7 @@ def test_a_childs_standard_error_is_kept_and_can_be_followed(
 def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
     command = script("""
         import sys
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         peer = IpcPeer()
         session = peer.create_stdio_session()
@@ -1030,7 +1099,7 @@ def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
         done = []
         session.on_request(Echo)(lambda msg: msg.value)
         session.start()
-        assert session.receive(timeout=10) == Echo("close")
+        assert session.receive(timeout=10) == Note("close")
         session.close()
         print("plain again", flush=True)
         try:
@@ -1043,7 +1112,7 @@ def test_stdio_is_put_back_when_its_session_closes(script: Script) -> None:
 
     with IpcPeer().create_command_session(command) as session:
         assert session.request(Echo(1)).result(timeout=10) == 1
-        session.notify(Echo("close"))
+        session.notify(Note("close"))
         text = ""
         while "new IpcPeer" not in text:
             message = session.receive(timeout=10)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -25,6 +27,10 @@ from streamipc import (
 from streamipc.engine import closing
 
 Connected = Callable[..., tuple[IpcSession, IpcSession]]
+
+
+class Unsent(Message):
+    value: object
 
 
 @pytest.mark.usefixtures("switching")
@@ -290,22 +296,26 @@ def test_the_context_of_a_notification(connected: Connected) -> None:
     assert seen == [None, None, False, {"trace": "7"}, handling]
 
 
-def test_message_handlers_are_tried_in_order_the_peers_last(connected: Connected) -> None:
+@pytest.mark.parametrize("answer", [None, "something", NotImplemented])
+def test_all_handlers_of_a_notification_are_called_in_order_the_peers_last(
+    connected: Connected, answer: Any
+) -> None:
     sending, handling = connected()
     order: list[str] = []
     end = threading.Event()
 
-    def passes(name: str) -> Callable[[Message], Any]:
+    def named(name: str) -> Callable[[Message], Any]:
         def handler(msg: Message) -> Any:
             order.append(name)
-            return NotImplemented
+            return answer
 
         return handler
 
-    first, second = passes("first"), passes("second")
+    first, second = named("first"), named("second")
+    handling.peer.on_message(named("peer's"))
     handling.on_message(first)
     handling.on_message(second)
-    handling.peer.on_message(passes("peer's"))
+    handling.on_message(LogMessage)(named("of another type"))
     handling.peer.on_message(Note)(lambda msg: end.set())
     handling.start()
     sending.notify(Note())
@@ -318,6 +328,111 @@ def test_message_handlers_are_tried_in_order_the_peers_last(connected: Connected
     sending.notify(Note())
     assert end.wait(10)
     assert order == ["second", "peer's"]
+
+
+def test_an_exception_in_one_message_handler_is_reported_and_the_next_is_called(
+    connected: Connected,
+) -> None:
+    sending, handling = connected()
+    reported: list[BaseException] = []
+    seen: list[str] = []
+    end = threading.Event()
+
+    def fail(error: BaseException) -> None:
+        raise error
+
+    handling.on_exception(reported.append)
+    handling.on_message(Note)(lambda msg: seen.append("first"))
+    for error in (ValueError("handler"), SystemExit(3), KeyboardInterrupt()):
+        handling.on_message(Note)(functools.partial(lambda error, msg: fail(error), error))
+
+    @handling.on_message
+    def generator(msg: Note) -> Any:
+        seen.append("generator")
+        yield
+        raise LookupError("generator")
+
+    @handling.on_message
+    def last(msg: Note) -> None:
+        seen.append("last")
+        end.set()
+
+    handling.start()
+    sending.notify(Note())
+
+    assert end.wait(10)
+    assert seen == ["first", "generator", "last"]
+    assert [type(error) for error in reported] == [
+        ValueError,
+        SystemExit,
+        KeyboardInterrupt,
+        LookupError,
+    ]
+
+
+@pytest.mark.parametrize("taken", ["by the first", "by the last", "by one that fails", "by none"])
+def test_receive_gets_a_notification_that_each_handler_refused(
+    connected: Connected, taken: str
+) -> None:
+    sending, receiving = connected()
+
+    @receiving.on_message
+    def first(msg: Note) -> Any:
+        return None if taken == "by the first" else NotImplemented
+
+    @receiving.on_message
+    def failing(msg: Note) -> Any:
+        if taken == "by one that fails":
+            raise ValueError("on purpose")
+        return NotImplemented
+
+    @receiving.peer.on_message
+    def last(msg: Note) -> Any:
+        return None if taken == "by the last" else NotImplemented
+
+    receiving.start()
+    sending.notify(Note())
+    sending.notify(LogMessage("behind it"))
+
+    expected = [Note()] if taken == "by none" else []
+    assert [receiving.receive(10) for _ in [*expected, 1]] == [*expected, LogMessage("behind it")]
+
+
+def test_context_variables_of_one_message_are_seen_by_its_handlers_and_by_no_other(
+    connected: Connected,
+) -> None:
+    sending, handling = connected()
+    variable: ContextVar[int] = ContextVar("variable", default=-1)
+    seen: list[int] = []
+    end = threading.Event()
+
+    @handling.on_message
+    def first(msg: Note) -> None:
+        seen.append(variable.get())
+        variable.set(msg.number)
+
+    @handling.on_message
+    def second(msg: Note) -> None:
+        seen.append(variable.get())
+        if msg.number == 1:
+            end.set()
+
+    handling.start()
+    sending.notify(Note(number=0))
+    sending.notify(Note(number=1))
+
+    assert end.wait(10)
+    assert seen == [-1, 0, -1, 1]
+
+
+def test_a_notification_handler_is_never_inline(connected: Connected) -> None:
+    _, handling = connected()
+
+    for owner in (handling, handling.peer):
+        with pytest.raises(TypeError, match=r"inline=True is for on_request\(\) alone"):
+            owner.on_message(inline=True)  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="inline"):
+            owner.on_message(Note, inline=True)  # type: ignore[call-overload]
 
 
 # Broadcast
@@ -381,7 +496,7 @@ def test_a_session_that_does_not_read_does_not_keep_a_broadcast_from_the_others(
 def test_a_broadcast_that_cant_be_serialized_fails_for_each(connected: Connected) -> None:
     peer = IpcPeer()
     sessions = {connected(peer)[0] for _ in range(2)}
-    failures = peer.broadcast(Echo(object()))
+    failures = peer.broadcast(Unsent(object()))
 
     assert set(failures) == sessions
     assert all(isinstance(error, SerializationError) for error in failures.values())
@@ -572,3 +687,14 @@ def test_a_stuck_peer_gets_broadcasts_again_once_it_reads(
     eventually(lambda: not peer.broadcast(LogMessage("again"), timeout=1))
     stuck.close()
     reading.join()
+
+
+@pytest.mark.parametrize("method", ["notify", "broadcast"])
+def test_a_request_is_no_notification(connected: Connected, method: str) -> None:
+    sending, receiving = connected()
+    owner = sending.peer if method == "broadcast" else sending
+
+    with pytest.raises(TypeError, match=rf"{method}\(\) gets no reply, .*Echo .* use request\(\)"):
+        getattr(owner, method)(Echo())
+    assert sending.stats.frames_sent == 0
+    assert receiving.stats.frames_received == 0

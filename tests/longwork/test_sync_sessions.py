@@ -36,6 +36,7 @@ from streamipc import (
     IpcSession,
     JsonMessageSerializer,
     LogMessage,
+    Message,
     RemoteError,
     RequestContext,
     RequestTimeoutError,
@@ -45,6 +46,10 @@ from streamipc import (
 )
 from streamipc.engine import closing
 from streamipc.engine.serving import Served
+
+
+class Parcel(Message):
+    data: bytes
 
 
 def sync_peer(**options: Any) -> IpcPeer:
@@ -241,7 +246,7 @@ def test_a_thread_that_waits_for_room_leaves_reading_to_the_one_who_reads(
     waiting = threading.Thread(target=lambda: session.serve_forever(), daemon=True)
     waiting.start()
     eventually(lambda: reader.holder == waiting.ident)
-    sending = threading.Thread(target=lambda: session.notify(Blob(bytes(4 << 20))))
+    sending = threading.Thread(target=lambda: session.notify(Parcel(bytes(4 << 20))))
     sending.start()
     eventually(lambda: outlet.waiting)
     assert reader.holder == waiting.ident
@@ -592,7 +597,7 @@ def test_both_sides_send_much_at_once(both: Any, kind: str) -> None:
             if kind != "notify":
                 futures.append(session.request(Blob(b"x" * size)))
             if kind != "request":
-                session.notify(Blob(bytes([number]) + b"x" * size))
+                session.notify(Parcel(bytes([number]) + b"x" * size))
         assert [future.result(timeout=50) for future in futures] == [size] * len(futures)
         if kind != "request":
             received = [session.receive(timeout=50) for _ in range(count)]

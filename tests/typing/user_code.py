@@ -142,6 +142,10 @@ wrong_reply: int = session.request(SayHello("x")).result()  # wrong
 session.request("hello")  # wrong
 session.request(SayHello("x"), timeout="1")  # wrong
 session.notify(object())  # wrong
+forgotten = session.request(SayHello("x")).text  # wrong
+no_item = session.stream(SayHello("x")).text  # wrong
+session.on_message(inline=True)  # wrong
+session.on_message(LogMessage, inline=True)  # wrong
 
 
 # Fields are checked where a message is made.
@@ -232,6 +236,8 @@ assert_type(session.receive(), Message)
 assert_type(session.receive(timeout=1.5), Message)
 assert_type(session.closed, bool)
 assert_type(session.stats.pending, int)
+assert_type(session.pending, int)
+assert_type(session.closed_error, SessionClosedError | None)
 assert_type(session.stderr_tail, str)
 peer.broadcast(LogMessage("x"))
 peer.broadcast("x")  # wrong

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import inspect
+import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 import pytest
+from shared_messages import Greeting
 
-from streamipc import LogMessage, RequestTimeoutError, futures
+from streamipc import (
+    LogMessage,
+    RemoteError,
+    RequestTimeoutError,
+    SerializationError,
+    SessionClosedError,
+    UnhandledRequestError,
+    futures,
+)
 from streamipc.futures import ResponseFuture, ResponseStream
 
 
@@ -74,6 +87,152 @@ def test_an_error_is_raised_and_returned(future: ResponseFuture[str]) -> None:
     with pytest.raises(ValueError, match="x"):
         future.result()
     assert future.exception() is error
+
+
+def _depth(error: BaseException) -> int:
+    return len(list(traceback.walk_tb(error.__traceback__)))
+
+
+ERRORS = [
+    RemoteError("no", "ValueError", "Traceback of the other side"),
+    SessionClosedError("gone", returncode=-9, signal="SIGKILL", stderr_tail="last words"),
+    RequestTimeoutError("late"),
+    SerializationError("unreadable"),
+    UnhandledRequestError("nobody"),
+    ValueError("of somebody else's"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_the_traceback_of_an_error_does_not_grow_each_time_it_is_raised(
+    future: ResponseFuture[str], error: Exception
+) -> None:
+    future.settle(None, error)
+    stream: ResponseStream[str] = ResponseStream(future, window=1)
+
+    async def ask() -> str:
+        return await future
+
+    async def iterate() -> list[Any]:
+        return [item async for item in stream]
+
+    for call in (
+        future.result,
+        lambda: next(stream),
+        stream.result,
+        lambda: asyncio.run(ask()),
+        lambda: asyncio.run(iterate()),
+    ):
+        depths = []
+        for _ in range(20):
+            with pytest.raises(type(error)) as caught:
+                call()
+            depths.append(_depth(caught.value))
+        assert len(set(depths)) == 1, depths
+    if not isinstance(error, ValueError):
+        assert _depth(error) == 0
+
+
+@pytest.mark.parametrize("error", ERRORS[:-1], ids=lambda error: type(error).__name__)
+def test_what_is_raised_says_all_that_the_error_says(
+    future: ResponseFuture[str], error: Exception
+) -> None:
+    error.__dict__["__notes__"] = ["a note"]  # add_note(), from Python 3.11 on
+    future.settle(None, error)
+    with pytest.raises(type(error)) as caught:
+        future.result()
+    raised = caught.value
+
+    assert raised is not error
+    assert future.exception() is future.exception() is error
+    assert (type(raised), str(raised), raised.args) == (type(error), str(error), error.args)
+    assert vars(raised) == vars(error)
+    assert raised.__cause__ is error.__cause__
+    assert raised.__suppress_context__ == error.__suppress_context__
+    vars(raised)["__notes__"].append("another")
+    assert vars(error).pop("__notes__") == ["a note"]
+
+
+def test_threads_that_raise_the_same_outcome_have_each_a_traceback_of_their_own(
+    future: ResponseFuture[str],
+) -> None:
+    future.settle(None, RemoteError("no", "ValueError"))
+    start = threading.Barrier(4)
+    seen: list[set[str]] = []
+
+    def ask(names: set[str]) -> None:
+        start.wait()
+        for _ in range(300):
+            try:
+                future.result()
+            except RemoteError as error:
+                names.update(f.f_code.co_name for f, _ in traceback.walk_tb(error.__traceback__))
+                names.add(str(_depth(error)))
+
+    def thread(number: int) -> None:
+        # A function of its own, so that its name tells the thread in a traceback.
+        scope: dict[str, Any] = {"ask": ask, "names": (names := set())}
+        exec(f"def thread_{number}(): ask(names)", scope)
+        scope[f"thread_{number}"]()
+        seen.append(names)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=thread, args=(number,)) for number in range(4)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join()
+    finally:
+        sys.setswitchinterval(before)
+
+    assert seen == [{"ask", "result", "2"}] * 4
+
+
+def test_a_forgotten_result_is_named(future: ResponseFuture[str]) -> None:
+    for _ in range(2):
+        with pytest.raises(AttributeError, match=r"no attribute 'text': .* call result\(\)") as one:
+            future.text  # type: ignore[attr-defined]  # noqa: B018
+        assert (one.value.name, one.value.obj) == ("text", future)
+        future.settle(Greeting("hello"), None)
+    with pytest.raises(AttributeError, match=r"iterate over it .* call result\(\)"):
+        ResponseStream(future, 1).text  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_protocols_that_look_for_private_names_find_what_they_would(
+    future: ResponseFuture[str],
+) -> None:
+    for thing in (future, ResponseStream(future, 1), ResponseFuture.__new__(ResponseFuture)):
+        for name in ("__deepcopy__", "_asyncio_future_blocking", "__wrapped__", "_private"):
+            assert not hasattr(thing, name)
+            with pytest.raises(AttributeError, match=rf"no attribute '{name}'$"):
+                getattr(thing, name)
+        inspect.unwrap(thing)  # type: ignore[arg-type]
+        assert not hasattr(thing, "text")
+        assert repr(thing)
+        dir(thing)
+    future.settle("reply", None)
+
+
+def test_its_repr_says_what_it_is_of_and_how_it_stands(owner: Owner) -> None:
+    one, other, third = (ResponseFuture[Any](owner, n, LogMessage("x")) for n in (7, "a", 9))
+    stream = ResponseStream(other, window=4)
+    assert repr(one) == "<ResponseFuture of streamipc.LogMessage, request 7: pending>"
+    one.settle(Greeting("hello"), None)
+    assert repr(one) == "<ResponseFuture of streamipc.LogMessage, request 7: returned Greeting>"
+
+    other.on_item("item")  # type: ignore[misc]
+    assert repr(stream) == (
+        "<ResponseStream of streamipc.LogMessage, request 'a': pending, 1 items not taken>"
+    )
+    other.settle(None, RemoteError("x"))
+    assert repr(stream) == (
+        "<ResponseStream of streamipc.LogMessage, request 'a': raised RemoteError, "
+        "1 items not taken>"
+    )
+    third.cancel()
+    assert repr(third) == "<ResponseFuture of streamipc.LogMessage, request 9: cancelled>"
 
 
 @pytest.mark.parametrize("method", ["result", "exception"])
@@ -170,16 +329,12 @@ def test_sleepers_are_woken_by_every_end(owner: Owner) -> None:
 def test_awaiting_without_asyncio_is_an_error(
     future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.delitem(sys.modules, "asyncio", raising=False)
     with pytest.raises(RuntimeError, match="asyncio"):
         future.__await__()
 
 
 def test_it_can_be_awaited(future: ResponseFuture[str]) -> None:
-    import asyncio
-
     async def ask() -> str:
         threading.Timer(
             0.01, lambda: (future.settle("reply", None), future.run_callbacks())
@@ -248,8 +403,6 @@ def test_threads_that_need_the_condition_at_the_same_time_get_the_same(
 def test_an_item_that_comes_while_a_coroutine_begins_to_wait_is_taken(
     future: ResponseFuture[str],
 ) -> None:
-    import asyncio
-
     stream = ResponseStream(future, window=4)
 
     class Listeners(list[Any]):

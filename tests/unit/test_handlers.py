@@ -304,6 +304,86 @@ def test_what_cant_be_a_handler_is_refused_at_registration(
     assert not registry
 
 
+def _wrapped(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+class Service:
+    """Methods as their class has them: nobody is self."""
+
+    def handle(self, msg: Cat) -> None: ...
+    def alone(self): ...  # type: ignore[no-untyped-def]
+    def with_context(self, msg: Cat, ctx: RequestContext) -> None: ...
+    def generates(self, msg: Cat) -> Any:
+        yield
+
+    async def coroutine(self, msg: Cat) -> None: ...
+    def of_class(cls, msg: Cat) -> None: ...  # noqa: N805 - @classmethod comes later
+
+    wrapped = _wrapped(handle)
+    unnamed = lambda self, msg: None  # noqa: E731
+    as_classmethod = classmethod(lambda cls, msg: None)
+
+    class Inner:
+        def handle(self, msg: Cat) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "method",
+    [*[name for name in vars(Service) if not name.startswith("_") and name != "Inner"], "Inner"],
+)
+@pytest.mark.parametrize("with_type", [True, False])
+def test_a_method_that_no_object_is_bound_to_is_refused_with_advice(
+    registry: HandlerRegistry, method: str, with_type: bool
+) -> None:
+    function = Service.Inner.handle if method == "Inner" else vars(Service)[method]
+    register = registry.register(Cat) if with_type else registry.register
+
+    with pytest.raises(TypeError, match=r"is a method .*session\.on_request\(self\.\w+|<lambda>"):
+        register(function)
+    assert not registry
+
+
+def test_a_decorator_on_a_method_fails_as_the_class_is_defined(registry: HandlerRegistry) -> None:
+    with pytest.raises(TypeError, match=r"Mistaken\.handle\(\) is a method .*\(self\.handle\) in"):
+
+        class Mistaken:
+            @registry.register
+            def handle(self, msg: Cat) -> None: ...
+
+
+def test_what_looks_like_a_method_and_is_bound_or_none_is_a_handler(
+    registry: HandlerRegistry,
+) -> None:
+    def free(self): ...  # type: ignore[no-untyped-def]
+
+    class Group:
+        """A namespace; some like it."""
+
+        @registry.register
+        def cat(msg: Cat) -> None: ...  # noqa: N805
+
+        @staticmethod
+        @registry.register
+        def dog(msg: Dog) -> None: ...
+
+        @registry.register
+        @staticmethod
+        def stone(msg: Stone) -> None: ...
+
+        @registry.register
+        def annotated(self: Cat) -> None: ...
+
+    for handler in (free, Service().handle, Service().wrapped, functools.partial(Group.cat)):
+        registry.register(handler)
+
+    assert len(registry.find(Cat)) == 6
+
+
 def test_a_type_that_is_no_message_is_refused_before_there_is_a_handler(
     registry: HandlerRegistry,
 ) -> None:

@@ -358,6 +358,74 @@ def test_in_a_script_inside_of_a_package_the_package_is_named(tmp_path: Path) ->
     assert run(tmp_path, "-m", "app.tools") == "app.tools.__main__.Mine"
 
 
+NESTED = """
+from __future__ import annotations
+
+from streamipc import JsonMessageSerializer, Message, NativeMessageSerializer, Request
+from streamipc.protocol.envelopes import Notification
+
+class Page(Message, abstract=True):
+    below: Mine | None = None
+
+class Mine(Page):
+    color: Color | None = None
+
+import enum
+
+class Color(enum.Enum):
+    RED = 1
+
+def main():
+    message = Mine(Mine(color=Color.RED))
+    for serializer in (JsonMessageSerializer(), NativeMessageSerializer()):
+        parts = serializer.encode(Notification(message))
+        assert serializer.decode(memoryview(b"".join(parts))).message == message
+    print(Mine.__wire_name__, flush=True)
+
+if __name__ in ("__main__", "<run_path>"):
+    main()
+"""
+
+RUN_PATH = "import runpy; runpy.run_path('tool.py'{})"
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("tool.py", "tool"),
+        ("-m cProfile -o profile tool.py", "tool"),
+        ("-m profile -o profile tool.py", "tool"),
+        ("-m trace --count -C counts tool.py", "tool"),
+        ("-m trace --listfuncs -C counts tool.py", "tool"),
+        ("-m pdb -c continue -c quit tool.py", "tool"),
+        ("-m runpy tool", "tool"),
+        ("-m cProfile -o profile app/tool.py", "app.tool"),
+        ("-m cProfile -o profile -m tool", "tool"),
+        ("-m cProfile -o profile -m app.tool", "app.tool"),
+        ("-m cProfile -o profile -m app", "app.__main__"),
+        ("-m profile -o profile -m app.tool", "app.tool"),
+        ("-m trace --count -C counts --module app.tool", "app.tool"),
+        ("-m pdb -c continue -c quit -m app.tool", "app.tool"),
+        ("-m runpy app", "app.__main__"),
+        ("app", "app.__main__"),
+        ("run_path.py", "tool"),
+        ("run_path_as_main.py", "tool"),
+        ("-m cProfile -o profile run_path.py", "tool"),
+    ],
+)
+def test_a_script_that_another_program_runs_has_its_own_name(
+    tmp_path: Path, program: str, name: str
+) -> None:
+    (tmp_path / "app").mkdir()
+    for file in ("tool.py", "app/tool.py", "app/__main__.py"):
+        (tmp_path / file).write_text(NESTED)
+    (tmp_path / "app" / "__init__.py").touch()
+    (tmp_path / "run_path.py").write_text(RUN_PATH.format(""))
+    (tmp_path / "run_path_as_main.py").write_text(RUN_PATH.format(", run_name='__main__'"))
+
+    assert f"{name}.Mine" in run(tmp_path, *program.split()).splitlines()
+
+
 def test_without_a_file_main_stays_main(tmp_path: Path) -> None:
     assert run(tmp_path, "-c", PROGRAM) == "__main__.Mine"
 

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from shared_messages import Echo
 
-from streamipc import IpcError, IpcPeer, IpcSession, ProcessSession, SessionClosedError
+from streamipc import (
+    IpcError,
+    IpcPeer,
+    IpcSession,
+    JsonMessageSerializer,
+    ProcessSession,
+    SessionClosedError,
+)
 
 
 def make_session(peer: IpcPeer) -> IpcSession:
@@ -30,7 +37,7 @@ def test_a_session_that_was_dropped_is_not_there_for_its_handlers() -> None:
     assert ended.wait(10)
 
 
-def test_on_close_calls_a_builtin_that_tells_nothing_about_itself_without_the_session() -> None:
+def test_on_close_calls_a_builtin_that_tells_nothing_about_itself_with_the_session() -> None:
     session = make_session(IpcPeer())
     errors: list[BaseException] = []
     session.on_exception(errors.append)
@@ -38,9 +45,77 @@ def test_on_close_calls_a_builtin_that_tells_nothing_about_itself_without_the_se
 
     session.close()
 
-    assert [str(error).partition(",")[0] for error in errors] == [
-        "max expected at least 1 argument"
-    ]
+    assert [str(error) for error in errors] == ["'IpcSession' object is not iterable"]
+
+
+def test_a_session_says_how_many_requests_are_pending(
+    connected: Callable[..., tuple[IpcSession, IpcSession]],
+) -> None:
+    left, right = connected()
+    go_on = threading.Event()
+    right.on_request(Echo)(lambda msg: go_on.wait(10))
+    right.start()
+    assert left.pending == 0
+    futures = [left.request(Echo()) for _ in range(3)]
+    assert left.pending == left.stats.pending == 3
+    assert right.pending == 0
+
+    go_on.set()
+    assert [future.result(10) for future in futures] == [True] * 3
+    assert left.pending == 0
+
+
+def test_a_session_says_why_it_has_ended_as_often_as_it_is_asked(
+    connected: Callable[..., tuple[IpcSession, IpcSession]],
+) -> None:
+    left, right = connected()
+    assert left.closed_error is None
+    over = threading.Event()
+    right.on_close(over.set)
+    right.start()
+    assert right.closed_error is None
+    left.close()
+    assert over.wait(10)
+
+    for session, what in ((left, "this side closed"), (right, "the peer closed")):
+        with pytest.raises(SessionClosedError) as raised:
+            session.request(Echo())
+        errors = [session.closed_error for _ in range(2)]
+        for error in errors:
+            assert isinstance(error, SessionClosedError)
+            assert what in str(error)
+            assert str(error) in str(raised.value)
+        assert errors[0] is not errors[1]
+
+
+@pytest.mark.usefixtures("exit_status_is_waited_for")
+def test_a_session_says_how_its_child_has_ended(echo_child: list[str]) -> None:
+    session = IpcPeer().create_command_session(echo_child)
+    over = threading.Event()
+    session.on_close(over.set)
+    session.start()
+    session.kill()
+    assert over.wait(10)
+
+    error = session.closed_error
+    assert error is not None
+    assert (error.returncode, error.signal) == (-9, "SIGKILL")
+    session.close()
+
+
+def test_the_repr_of_a_peer_says_what_it_has() -> None:
+    class Peer(IpcPeer):
+        pass
+
+    peer = Peer(JsonMessageSerializer())
+    assert repr(peer) == "<Peer JsonMessageSerializer, sessions: 0, open>"
+    session = make_session(peer)
+    assert repr(peer) == "<Peer JsonMessageSerializer, sessions: 1, open>"
+    with peer._lock:  # as where a signal's handler looks
+        assert "sessions: 1" in repr(peer)
+    session.close()
+    peer.close()
+    assert repr(peer) == "<Peer JsonMessageSerializer, sessions: 0, closed>"
 
 
 def test_on_close_that_comes_too_late_raises_what_its_function_raises() -> None:

@@ -19,7 +19,7 @@ from handover import (
     send_watcher_to_sleep,
     watcher_sleeps,
 )
-from shared_messages import Echo
+from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, RequestContext, SessionClosedError
 from streamipc.engine import crew as crew_module
@@ -73,7 +73,7 @@ def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
     where(right._engine)
     # It may have failed before, on its way to sleep or of the first of the two.
     with contextlib.suppress(SessionClosedError):
-        left.notify(Quick())
+        left.notify(Note())
         left.request(Quick())
 
     # A caller that waits for the reply now might read in the watcher's place.

@@ -11,9 +11,18 @@ import pytest
 from handover import LONG, Eventually
 from shared_messages import Echo, Note
 
-from streamipc import RemoteError, RequestCancelledError, RequestContext
+from streamipc import (
+    ErrorMessage,
+    IpcError,
+    IpcPeer,
+    JsonMessageSerializer,
+    NativeMessageSerializer,
+    RemoteError,
+    RequestCancelledError,
+    RequestContext,
+)
 from streamipc.engine import serving
-from streamipc.protocol.envelopes import Request
+from streamipc.protocol.envelopes import Request, Response
 
 
 @pytest.fixture
@@ -64,6 +73,144 @@ def test_an_exception_whose_traceback_cant_be_shown_is_told_without(
         left.request(Echo()).result(LONG)
     assert caught.value.remote_type.endswith("Odd")
     assert caught.value.remote_traceback == ""
+
+
+class Recording:
+    """A serializer that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.encoded: list[Any] = []
+        self._plain = NativeMessageSerializer()
+        self.decode = self._plain.decode
+
+    def encode(self, envelope: Any) -> Any:
+        self.encoded.append(envelope)
+        return self._plain.encode(envelope)
+
+
+@pytest.mark.parametrize("end", ["returns", "raises", "raises as cancelled", "passes on"])
+def test_a_cancelled_request_has_no_answer_built(
+    connected: Callable[..., tuple[Any, Any]], end: str
+) -> None:
+    serializer = Recording()
+    left, right = connected(None, IpcPeer(serializer, handler_threads=1))
+    entered = threading.Event()
+
+    @right.on_request
+    def handle(msg: Echo, ctx: RequestContext) -> Any:
+        if msg.value == "next":
+            return "next"
+        cancelled = threading.Event()
+        ctx.on_cancel(cancelled.set)
+        entered.set()
+        assert cancelled.wait(LONG)
+        if end == "raises":
+            raise ValueError("on purpose")
+        if end == "raises as cancelled":
+            ctx.raise_if_cancelled()
+        return NotImplemented if end == "passes on" else "answer"
+
+    right.start()
+    future = left.request(Echo())
+    assert entered.wait(LONG)
+    future.cancel()
+
+    # The only handler thread comes to it when all of the first is over.
+    assert left.request(Echo("next")).result(LONG) == "next"
+    assert [type(envelope) for envelope in serializer.encoded] == [Response]
+    assert left.stats.late == 0
+
+
+@pytest.mark.parametrize("by", ["return", "generator", "subclass"])
+@pytest.mark.parametrize("tracebacks", [True, False])
+def test_a_returned_error_message_fails_the_request(
+    connected: Callable[..., tuple[Any, Any]], by: str, tracebacks: bool
+) -> None:
+    left, right = connected(None, IpcPeer(tracebacks=tracebacks))
+    error = ErrorMessage("no glue", "app.OutOfStock", "Traceback of another process")
+
+    class Own(ErrorMessage):
+        pass
+
+    def generate() -> Any:
+        yield 1
+        return error
+
+    @right.on_request
+    def handle(msg: Echo) -> Any:
+        if msg.value == "plain":  # its type is remembered
+            return error.message
+        if by == "generator":
+            return generate()
+        return Own(error.message, error.type, error.traceback) if by == "subclass" else error
+
+    right.start()
+    for _ in range(3):
+        assert left.request(Echo("plain")).result(LONG) == "no glue"
+        with pytest.raises(RemoteError) as caught:
+            left.request(Echo()).result(LONG)
+        assert str(caught.value) == "app.OutOfStock: no glue"
+        assert caught.value.remote_type == "app.OutOfStock"
+        assert caught.value.remote_traceback == (error.traceback if tracebacks else "")
+
+
+def test_an_error_message_of_odd_fields_reaches_the_caller_as_text(sides: tuple[Any, Any]) -> None:
+    left, right = sides
+    odd: Any = ErrorMessage(5, ValueError, None)  # type: ignore[arg-type]
+    right.on_request(Echo)(lambda msg: odd)
+
+    with pytest.raises(RemoteError, match="5"):
+        left.request(Echo()).result(LONG)
+
+
+def test_an_error_message_for_nobody_is_let_go(sides: tuple[Any, Any]) -> None:
+    left, right = sides
+    reported: list[BaseException] = []
+    right.on_exception(reported.append)
+    right.on_message(Note)(lambda msg: ErrorMessage("x"))
+    right.on_request(Echo)(lambda msg: reported)
+    left.notify(Note())
+    end = threading.Event()
+    right.on_message(Note)(lambda msg: end.set())
+    left.notify(Note())
+
+    assert end.wait(LONG)
+    assert reported == []
+
+
+@pytest.mark.parametrize("serializer", [NativeMessageSerializer, JsonMessageSerializer])
+@pytest.mark.parametrize("inline", [True, False])
+def test_without_tracebacks_the_caller_is_told_type_and_text_alone(
+    connected: Callable[..., tuple[Any, Any]], serializer: Any, inline: bool
+) -> None:
+    left, right = connected(IpcPeer(serializer()), IpcPeer(serializer(), tracebacks=False))
+
+    @right.on_request(inline=inline)
+    def handle(msg: Echo) -> Any:
+        try:
+            raise ConnectionError("postgres://app:secret@db refused")
+        except ConnectionError:
+            if msg.value == "unsent":
+                return object()
+            if msg.value == "items":
+                return (left for left in [object()])
+            if msg.value == "passed on":
+                return NotImplemented
+            raise LookupError("no such user") from None if msg.value else KeyError("secret")
+
+    right.start()
+    for value in (None, "x", "unsent", "items", "passed on"):
+        with pytest.raises(IpcError) as caught:
+            (left.stream if value == "items" else left.request)(Echo(value)).result(LONG)
+        error: BaseException | None = caught.value
+        assert getattr(error, "remote_traceback", "") == ""
+        while error is not None:
+            assert "secret" not in str(error)
+            assert "Traceback" not in str(error)
+            assert __file__ not in str(error)
+            error = error.__cause__
+        if value in (None, "x"):
+            assert str(caught.value) == "LookupError: no such user"
 
 
 def test_what_is_awaitable_and_no_coroutine_is_refused_too(sides: tuple[Any, Any]) -> None:
