@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 
+from .._shown import escaped
 from ..exceptions import OverloadedError, ProtocolError, SerializationError
 from ..messages import LogMessage, Message
 from ..protocol import events
@@ -343,7 +344,7 @@ class Dispatching:
         message: Any = event.notification.message
         for future in futures:
             name = type(future.request).__wire_name__
-            error = ProtocolError(f"{name} was not read by the peer: {message.message}")
+            error = ProtocolError(f"{name} was not read by the peer: {escaped(message.message)}")
             self.end_call(future, None, error)
         if not futures:
             self._take_notification(event.notification)

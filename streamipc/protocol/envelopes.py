@@ -16,6 +16,7 @@ import os
 import threading
 import time
 
+from .._shown import shown
 from ..messages import ErrorMessage, Message
 
 TYPE_CHECKING = False
@@ -197,7 +198,7 @@ def fault_of(envelope: object) -> str | None:
         else:
             good = type(id_) is int and 0 <= id_ < 1 << 64
         if not good:
-            return f"id is {id_!r:.300}, not a number from 0 to 2**64-1 or a text of 1 to 255 bytes"
+            return f"id is {shown(id_)}, not a number from 0 to 2**64-1 or a text of 1 to 255 bytes"
     if kind is Request or kind is Notification:
         if not isinstance(envelope.message, Message):  # type: ignore[attr-defined]
             return f"message is a {type(envelope.message).__name__}"  # type: ignore[attr-defined]
@@ -205,11 +206,11 @@ def fault_of(envelope: object) -> str | None:
             return "metadata maps not text to text"
     if isinstance(envelope, Request):
         if envelope.timeout is not None and not _is_number(envelope.timeout):
-            return f"timeout is {envelope.timeout!r:.300}, not seconds of at least 0"
+            return f"timeout is {shown(envelope.timeout)}, not seconds of at least 0"
         if type(envelope.window) is not int:
-            return f"window is {envelope.window!r:.300}, no whole number"
+            return f"window is {shown(envelope.window)}, no whole number"
     elif isinstance(envelope, Credit) and type(envelope.count) is not int:
-        return f"count is {envelope.count!r:.300}, no whole number"
+        return f"count is {shown(envelope.count)}, no whole number"
     elif isinstance(envelope, ErrorResponse) and not isinstance(envelope.error, ErrorMessage):
         return f"error is a {type(envelope.error).__name__}, not an ErrorMessage"
     return None
