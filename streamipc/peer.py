@@ -372,7 +372,7 @@ class IpcPeer(Registering):
         self.close()
 
 
-def _tell_nobody(message: Message, **_: Any) -> None:
+def _tell_nobody(message: Message, *_: Any, **__: Any) -> None:
     check_message(message, "notify")
 
 
