@@ -424,7 +424,7 @@ class Engine(Sending, Dispatching):
                 self._reports_are_left_out = True
                 text = (
                     f"more than {MAX_REPORTS:,} errors wait for on_exception: those that come now "
-                    "are only counted (session.stats.junk)"
+                    "are only counted (session.stats.unreadable)"
                 )
                 self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
             return

@@ -164,7 +164,7 @@ def test_an_id_that_is_used_a_thousand_times_is_answered_once(foe: Foe, errors: 
     assert foe.answers("in between")
     foe.leave.set()
     assert foe.hear() == Response(7, LogMessage("hold"))
-    assert foe.session.stats.junk == 1000
+    assert foe.session.stats.unreadable == 1000
     assert all(isinstance(error, ProtocolError) for error in errors)
 
 
@@ -228,7 +228,7 @@ def test_errors_beyond_those_that_may_wait_are_counted_and_said_once(
     foe.session.start()
     foe.write(foe.frame(Credit(1, 0)) * 3000)
     assert foe.answers("still there")
-    assert foe.session.stats.junk == 3000
+    assert foe.session.stats.unreadable == 3000
     foe.leave.set()
     foe.wait_until_idle()
     assert next(handled) <= 1024 + 1

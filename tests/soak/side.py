@@ -148,8 +148,11 @@ class Side:
             self.problem(f"{asked} requests, {ended} ends")
         if stats.pending:
             self.problem(f"{stats.pending} requests are still pending")
-        if (stats.junk and not cut_off) or stats.dropped:
-            self.problem(f"{stats.junk} bytes of junk, {stats.dropped} notifications dropped")
+        if ((stats.junk or stats.unreadable) and not cut_off) or stats.dropped:
+            self.problem(
+                f"{stats.junk} bytes of junk, {stats.unreadable} frames that could not be read, "
+                f"{stats.dropped} notifications dropped"
+            )
 
     def report(self) -> Report:
         """Return the ledger, and begin a new one."""
