@@ -184,11 +184,8 @@ class LiteralCodec(Codec):
         )
 
     def accepts(self, value: Any) -> bool:
-        try:
-            # The type first: hashing a value of another type may take as long as it is large.
-            return type(value) in self._types and (type(value), value) in self._codecs
-        except TypeError:  # not hashable
-            return False
+        # The type first: hashing a value of another type may take as long as it is large.
+        return type(value) in self._types and (type(value), value) in self._codecs
 
     def encode(self, value: Any) -> Any:
         if not self.accepts(value):

@@ -299,6 +299,35 @@ def test_what_all_members_say_is_told_with_its_place() -> None:
         encoded(Wide(Holds(object())))  # type: ignore[arg-type]
 
 
+@runtime_checkable
+class Coloured(Protocol):
+    name: str
+
+
+class Ribbon(NamedTuple):
+    name: str = "red"
+
+
+class Nothing(enum.Enum):
+    pass
+
+
+class Drawn(Message, wire_name="linear.Drawn"):
+    """Names the classes, so that a peer may too."""
+
+    of: Coloured | int = 0
+    known: Color | Ribbon | Nothing | None = None
+
+
+def test_a_protocol_claims_members_of_enums_and_named_tuples_too() -> None:
+    for value in (Color.RED, Ribbon("blue")):
+        assert decoded(encoded(Drawn(value))) == Drawn(value)
+    for tag in (f'{{"$enum":"{__name__}.Nothing","value":1}}', '{"$tuple":[]}', '{"$date":"x"}'):
+        payload = f'{{"kind":"notification","type":"linear.Drawn","body":{{"of":{tag}}}}}'
+        with pytest.raises(SerializationError, match=r"^body\.of: expected .*Coloured \| int"):
+            decoded(payload.encode())
+
+
 def test_a_protocol_claims_what_has_its_attributes() -> None:
     tree = Valuable(Neg(Neg(1)))
     assert decoded(encoded(tree)) == tree

@@ -315,3 +315,21 @@ def test_metadata_that_can_not_be_sent_is_shown_in_short() -> None:
             serializer.encode(Request(1, Note(), metadata={"a": [LOCK] * 1000}))  # type: ignore[dict-item]
         assert "metadata" in str(caught.value)
         assert len(str(caught.value)) < 300
+
+
+def test_a_value_that_can_not_be_looked_through_is_refused_by_json() -> None:
+    class Moody(list):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            raise ZeroDivisionError("no")
+
+    value: Any = Moody([1])
+    for _ in range(2000):
+        value = [value]
+    assert str(refused(JSON, value)).startswith("body: nested too deeply for JSON, or a container")
+    while type(value) is list:
+        value = value.pop()
+
+
+def test_a_dict_with_a_factory_is_looked_through() -> None:
+    made = collections.defaultdict(list, a=[1, LOCK])
+    assert str(refused(NATIVE, [made])).startswith("unsendable.Note.value[0]['a'][1]: ")
