@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .messages import Message, Request
-from .protocol.envelopes import MAX_METADATA
+from .protocol.envelopes import MAX_METADATA, MAX_WINDOW
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ _LONGEST = 1e8
 
 
 def checked_window(window: Any) -> int:
-    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window < 2**31:
+    if isinstance(window, bool) or not isinstance(window, int) or not 1 <= window <= MAX_WINDOW:
         raise ValueError(f"window must be a whole number from 1 to 2**31-1, not {window!r}")
     return window
 

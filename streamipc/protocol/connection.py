@@ -44,6 +44,7 @@ such a method, so decoding, which takes long, happens outside of it.
 
 from __future__ import annotations
 
+from .._shown import reason, shown
 from ..exceptions import (
     IpcError,
     OverloadedError,
@@ -58,6 +59,7 @@ from ..exceptions import (
 from ..messages import ErrorMessage
 from .envelopes import (
     MAX_METADATA,
+    MAX_WINDOW,
     Cancel,
     Credit,
     Envelope,
@@ -103,9 +105,6 @@ __all__ = ["Connection"]
 _BURST = 128
 """Frames decoded at a time. A read may bring 8,000, and decoding those that are broken takes
 20 microseconds each: long enough for deadlines to be seen to in between."""
-
-MAX_WINDOW = 2**31 - 1
-"""Largest window and credit: both serializers carry it."""
 
 _SKIPPED = "streamipc.skipped"
 """Metadata of the notification that tells the length of a skipped frame."""
@@ -313,7 +312,8 @@ class Connection:
             return _duplicate(envelope.id)
         if not 0 <= envelope.window <= MAX_WINDOW:
             error = ProtocolError(
-                f"window of request {envelope.id!r} is {envelope.window}, not 0 to {MAX_WINDOW}"
+                f"window of request {envelope.id!r} is {shown(envelope.window)}, not from 0 to "
+                "2**31-1"
             )
             return Rejected(refusal_of(envelope.id, error, "protocol"), error)
         if envelope.metadata:
@@ -350,8 +350,8 @@ class Connection:
         if not 0 < envelope.count <= MAX_WINDOW:
             return ViolationReceived(
                 ProtocolError(
-                    f"the peer granted {envelope.count} items for request {envelope.id!r}, "
-                    f"not 1 to {MAX_WINDOW}"
+                    f"the peer granted {shown(envelope.count)} items for request {envelope.id!r}, "
+                    "not from 1 to 2**31-1"
                 )
             )
         if envelope.id not in self.served:
@@ -418,7 +418,7 @@ class _MismatchError(SerializationError):
 def _undecodable(error: Exception) -> Undecodable:
     if isinstance(error, SerializationError):
         return Undecodable(error, error.envelope)
-    wrapped = SerializationError(f"{type(error).__name__} while decoding: {error}")
+    wrapped = SerializationError(f"decode() of the serializer failed: {reason(error)}")
     wrapped.__cause__ = error  # of a serializer of the user's own
     return Undecodable(wrapped)
 

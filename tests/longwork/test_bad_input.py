@@ -19,9 +19,10 @@ from streamipc import (
     RequestContext,
     SerializationError,
 )
-from streamipc.protocol.connection import MAX_WINDOW, Connection
+from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import (
     MAX_METADATA,
+    MAX_WINDOW,
     Cancel,
     Credit,
     Envelope,

@@ -14,9 +14,10 @@ from streamipc import (
     ProtocolError,
     SerializationError,
 )
-from streamipc.protocol.connection import MAX_WINDOW, Connection
+from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import (
     MAX_METADATA,
+    MAX_WINDOW,
     Cancel,
     Envelope,
     ErrorResponse,
