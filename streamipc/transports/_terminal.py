@@ -25,13 +25,14 @@ FRAME = b"\xf3\x4a\x9d\xe2"
 def is_by_hand(fd: int) -> bool:
     """Tell whether somebody may be pressing keys there for this process."""
     try:
-        import termios
-
         # The kernel answers that for one's own terminal alone, and for the master side of any.
         group = os.tcgetpgrp(fd)
-        mine = group > 0 and os.getsid(group) == os.getsid(0)
+        if group <= 0 or os.getsid(group) != os.getsid(0):
+            return False
+        import termios
+
         # A program on the other side that knows what it does has seen to raw mode itself.
-        return mine and bool(termios.tcgetattr(fd)[3] & (termios.ICANON | termios.ISIG))
+        return bool(termios.tcgetattr(fd)[3] & (termios.ICANON | termios.ISIG))
     except Exception:  # none; Windows has neither
         return False
 
