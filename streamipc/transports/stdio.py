@@ -266,7 +266,9 @@ class TerminalTransport(StdioTransport):
         self._cook()  # it is typed by hand, and the terminal's own keys work from now on
         if key:
             os.killpg(os.getpgrp(), key)
-            return count
+            # What was typed is nobody's message. (To hand it out would run code made of a text, as
+            # that of a dataclass is; then CPython forgets that it was Ctrl-C that ended it.)
+            raise BlockingIOError
         return 0
 
 

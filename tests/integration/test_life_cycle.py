@@ -741,14 +741,14 @@ def test_a_parent_that_has_the_default_of_sigpipe_outlives_its_child(
         f"""
         import signal
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer, SessionClosedError
         session = IpcPeer().create_command_session({echo_child!r})
         session.request(Echo(1)).result(timeout=10)
         session.kill()
         try:
             while True:
-                session.notify(Echo("x" * 10_000))
+                session.notify(Note("x" * 10_000))
         except SessionClosedError:
             print("outlived")
         session.close()
@@ -768,7 +768,7 @@ def test_a_child_that_has_the_default_of_sigpipe_sees_its_parents_end(
     child = script(f"""
         import pathlib, signal
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         session = IpcPeer().create_stdio_session()
 
@@ -776,7 +776,7 @@ def test_a_child_that_has_the_default_of_sigpipe_sees_its_parents_end(
         def echo(msg: Echo) -> object:
             try:
                 while True:
-                    session.notify(msg)
+                    session.notify(Note(msg.value))
             finally:
                 pathlib.Path({str(ended)!r}).write_text("orderly")
 
@@ -785,7 +785,7 @@ def test_a_child_that_has_the_default_of_sigpipe_sees_its_parents_end(
     parent = script(
         f"""
         import os
-        from shared_messages import Echo
+        from shared_messages import Echo, Note
         from streamipc import IpcPeer
         session = IpcPeer().create_command_session({child!r})
         session.request(Echo("x" * 10_000))
