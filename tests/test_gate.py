@@ -42,7 +42,7 @@ def judge(script: Callable[..., list[str]], tmp_path: Path) -> Judge:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=280,
         )
 
     return run
@@ -50,7 +50,7 @@ def judge(script: Callable[..., list[str]], tmp_path: Path) -> Judge:
 
 def test_one_that_passes_twice_alone_is_flaky_whatever_its_name(judge: Judge) -> None:
     done = judge("""
-    @pytest.mark.parametrize("name", ["a b", "x::y", "[z] - 1"])
+    @pytest.mark.parametrize("name", ["a b", "x::[y] - 1"])
     def test_names(name):
         flaky(name.replace("::", "-"))
 
@@ -68,9 +68,8 @@ def test_one_that_passes_twice_alone_is_flaky_whatever_its_name(judge: Judge) ->
     assert done.returncode == 0, done
     assert done.stdout.splitlines() == [
         "FLAKY: test_it.py::test_end",
-        "FLAKY: test_it.py::test_names[[z] - 1]",
         "FLAKY: test_it.py::test_names[a b]",
-        "FLAKY: test_it.py::test_names[x::y]",
+        "FLAKY: test_it.py::test_names[x::[y] - 1]",
     ]
 
 
