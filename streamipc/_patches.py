@@ -57,14 +57,13 @@ class Patches:
 
     Attributes:
         greenlets: threads are greenlets, so each use must be checked by :meth:`check_thread`.
-        lock: what made the session's locks.
     """
 
-    __slots__ = ("_native_id", "greenlets", "lock")
+    __slots__ = ("_lock", "_native_id", "greenlets")
 
     def __init__(self) -> None:
         self.greenlets = _greenlets()
-        self.lock = threading.Lock
+        self._lock = threading.Lock
         self._native_id = threading.get_native_id() if self.greenlets else 0
 
     def check_thread(self) -> None:
@@ -80,12 +79,14 @@ class Patches:
                 "for each thread, or hand the work to a greenlet of that thread"
             )
 
-    def complain(self) -> None:
-        """Say that something was patched since the session was made.
+    def check_time(self) -> None:
+        """Raise if threads were patched after the session was made.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: so it is.
         """
+        if threading.Lock is self._lock or not _greenlets():
+            return
         raise RuntimeError(
             "threads were patched after this session was made, so waiting for it would never end: "
             "call gevent.monkey.patch_all() first, and make sessions after it"

@@ -209,6 +209,7 @@ class Engine(Sending, Dispatching):
         if self._refusal is not None:
             park_at_exit()
             raise self._refusal()
+        self.patches.check_time()
         prefix: list[int] = list(getattr(self.transport, "prefix", ()))
         with self.lock:
             if self._refusal is not None:
@@ -312,8 +313,7 @@ class Engine(Sending, Dispatching):
         if self.is_foreign():
             raise self.closing.error()
         self.check_caller()
-        if threading.Lock is not self.patches.lock:
-            self.patches.complain()
+        self.patches.check_time()
         if self.solo is not None:
             ready = self.solo.wait(awaited, end)
             if self.reader.ended:

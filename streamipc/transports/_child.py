@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-from typing import Any
 
 from ._exit import ExitStatus
 from ._watch import wait_for_exit
 
-__all__ = ["Child", "popen_class"]
+__all__ = ["Child"]
 
 
 class Child(subprocess.Popen[bytes]):
@@ -28,9 +26,3 @@ class Child(subprocess.Popen[bytes]):
         elif not wait_for_exit(self, status, timeout):
             raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
-
-
-def popen_class() -> Any:
-    """Return what to start a child with: what has taken the place of ``Popen`` goes first."""
-    replaced = subprocess.Popen is not Child.__mro__[1]  # by gevent's, for one
-    return Child if hasattr(os, "waitid") and not replaced else subprocess.Popen

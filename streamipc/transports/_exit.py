@@ -30,10 +30,9 @@ class ExitStatus:
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        import subprocess
-
         self._process = process
-        own = isinstance(process, subprocess.Popen) and os.name == "posix"
+        # Not isinstance(): gevent may have put its own class there since the child was started.
+        own = any(cls.__module__ == "subprocess" for cls in type(process).__mro__)
         self._lock = getattr(process, "_waitpid_lock", None) if own else None
 
     @property

@@ -81,8 +81,6 @@ def start_process(
     """
     import subprocess
 
-    from ._child import popen_class
-
     reserved = [name for name in _RESERVED if name in popen_options]
     if reserved:
         raise TypeError(
@@ -98,7 +96,7 @@ def start_process(
     environment = environment_of_child(env)
     with steady:
         try:
-            process: subprocess.Popen[Any] = popen_class()(
+            process: subprocess.Popen[Any] = _popen_class()(
                 command,
                 cwd=cwd,
                 env=environment,
@@ -122,6 +120,18 @@ def start_process(
                     end.close()
             process.wait()
             raise
+
+
+def _popen_class() -> Any:
+    """Return what to start a child with; what has taken the place of ``Popen`` goes first."""
+    import subprocess
+
+    # gevent's, for one. It looks for the end of the child in ways of its own.
+    if subprocess.Popen.__module__ != "subprocess" or not hasattr(os, "waitid"):
+        return subprocess.Popen
+    from ._child import Child
+
+    return Child if issubclass(Child, subprocess.Popen) else subprocess.Popen
 
 
 def wrap_process(process: subprocess.Popen[bytes]) -> ProcessTransport:
