@@ -323,7 +323,7 @@ class Sending:
         try:
             self.start()
         except SessionClosedError as error:
-            raise _not_sent(message, error) from None
+            raise _not_sent(message, error, executed=False) from None
 
 
 def _not_in_time(message: Message, withdrawn: bool) -> RequestTimeoutError:
@@ -331,9 +331,11 @@ def _not_in_time(message: Message, withdrawn: bool) -> RequestTimeoutError:
     return RequestTimeoutError(f"{type(message).__wire_name__} {fate}: the peer does not read")
 
 
-def _not_sent(message: Message, error: SessionClosedError) -> SessionClosedError:
-    """Have the error of a session that has ended say what was not sent."""
+def _not_sent(
+    message: Message, error: SessionClosedError, executed: bool | None = None
+) -> SessionClosedError:
+    """Have the error of a session that has ended say what was not sent, or not as a whole."""
     name = getattr(type(message), "__wire_name__", type(message).__name__)
     error.args = (f"{name} was not sent; {error}",)
-    error.executed = False
+    error.executed = executed
     return error
