@@ -7,7 +7,6 @@ user's code: what would is queued as a job.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 
 from .._shown import escaped
@@ -19,7 +18,7 @@ from ..protocol.envelopes import Notification, Request
 from ..protocol.framing import Junk
 from .bells import wake
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
-from .junk import PATIENCE, JunkLines
+from .junk import JunkLines
 from .lifetimes import is_exiting
 from .reading import Reader
 from .serving import Served, closed_refusal
@@ -310,9 +309,8 @@ class Dispatching:
         self._frames_received -= 1  # it was none
         if self._junk.add(event.data):
             with self.lock:
-                due = time.monotonic() + PATIENCE
-                self._deadlines.add(due, self._junk)
-                self.crew.deadline_added(due)
+                self._deadlines.add(self._junk.due, self._junk)
+                self.crew.deadline_added(self._junk.due)
 
     def _take_junk(self, line: str) -> None:
         self._take_notification(Notification(LogMessage(line, "junk")))

@@ -384,7 +384,8 @@ class Engine(Sending, Dispatching):
                 self.call_soon(future.callbacks())
                 continue
             if future is self._junk:
-                self._junk.end_line()
+                if time.monotonic() >= self._junk.due:  # not so for a line before this one
+                    self._junk.end_line()
                 continue
             known = self._forget(future)
             if not (known or is_lingering(future)):
