@@ -57,7 +57,7 @@ class Patches:
 
     Attributes:
         greenlets: threads are greenlets, so each use must be checked by :meth:`check_thread`.
-        lock: what made the session's locks.
+        lock: what made locks when threads were last looked at.
     """
 
     __slots__ = ("_native_id", "greenlets", "lock")
@@ -80,13 +80,17 @@ class Patches:
                 "for each thread, or hand the work to a greenlet of that thread"
             )
 
-    def complain(self) -> None:
-        """Say that something was patched since the session was made.
+    def check_lock(self) -> None:
+        """Raise if threads have become greenlets since the session was made.
+
+        A test or a debugger may have put another lock into :mod:`threading`, too, which is no harm.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: so it is.
         """
-        raise RuntimeError(
-            "threads were patched after this session was made, so waiting for it would never end: "
-            "call gevent.monkey.patch_all() first, and make sessions after it"
-        )
+        if _greenlets() and not self.greenlets:
+            raise RuntimeError(
+                "threads were patched after this session was made, so waiting for it would never "
+                "end: call gevent.monkey.patch_all() first, and make sessions after it"
+            )
+        self.lock = threading.Lock

@@ -313,7 +313,7 @@ class Engine(Sending, Dispatching):
             raise self.closing.error()
         self.check_caller()
         if threading.Lock is not self.patches.lock:
-            self.patches.complain()
+            self.patches.check_lock()
         if self.solo is not None:
             ready = self.solo.wait(awaited, end)
             if self.reader.ended:
