@@ -252,6 +252,7 @@ class Sending:
 
     def send_item(self, served: Served, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""
+        self.is_foreign()  # then the writer is broken by now
         try:
             self.writer.send(frame)
         except SessionClosedError:
@@ -266,6 +267,8 @@ class Sending:
             served: the request.
             frame: empty: there is no answer.
         """
+        if self.is_foreign():  # the handler has forked, and the parent answers
+            return
         # One step: of several who would answer, the one that takes it off the table does.
         wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]
         if not (frame and wanted) or served.cancelled:

@@ -244,11 +244,13 @@ def test_forks_while_sessions_are_made_and_closed_inherit_none_of_their_pipes(
     assert run(source) == "done\n"
 
 
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
 def test_a_handler_that_forks_and_returns_in_both_processes_answers_once(
-    run: Callable[..., str], script: Script
+    run: Callable[..., str], script: Script, fork: str
 ) -> None:
-    child = script("""
-        import os, sys
+    child = script(
+        """
+        import ctypes, os, sys, time
         from shared_messages import Echo
         from streamipc import IpcPeer, RequestContext
         session = IpcPeer().create_stdio_session()
@@ -257,7 +259,8 @@ def test_a_handler_that_forks_and_returns_in_both_processes_answers_once(
         def echo(msg: Echo, context: RequestContext) -> object:
             if msg.value != "fork":
                 return msg.value
-            pid = os.fork()
+            time.sleep(0.2)  # see forking.fork
+            pid = FORK()
             if pid == 0:
                 try:
                     context.progress("from the copy")
@@ -267,7 +270,8 @@ def test_a_handler_that_forks_and_returns_in_both_processes_answers_once(
             return os.waitpid(pid, 0)[1]
 
         session.serve_forever()
-    """)
+    """.replace("FORK", fork)
+    )
     source = """
     with IpcPeer().create_command_session(sys.argv[1:], stderr=None) as session:
         items = []
