@@ -202,6 +202,8 @@ class Sending:
             self._start_for(message)
         frame = self.encode(Notification(message))
         writer = self.writer
+        if self._stalled_at == writer.bytes_sent and writer.backlog:
+            writer.flush_some()  # without threads nobody else tries
         sent = writer.bytes_sent
         if self._stalled_at == sent and writer.backlog:
             raise _not_in_time(message, withdrawn=True)
