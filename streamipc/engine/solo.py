@@ -144,7 +144,14 @@ class Solo:
             if self._reader.holder not in (None, threading.get_ident()):
                 self._reader.wake_holder()  # asleep, perhaps, and the one to run it
 
-    submit_and_wake = submit_writing = submit
+    submit_and_wake = submit
+
+    def submit_writing(self, job: Job) -> None:
+        """Queue a job that writes what is left; one at the end of the queue does for many."""
+        for last in tuple(self._jobs)[-1:]:  # another thread may take it meanwhile
+            if type(last) is type(job):
+                return
+        self.submit(job)
 
     def submit_read(self, job: Job) -> None:
         """Queue a job that the holder of the reading role has just read."""

@@ -199,3 +199,17 @@ def test_a_source_of_another_session_that_has_ended_costs_no_time(pairs: Any) ->
         with pytest.raises(RequestTimeoutError):
             first.receive(timeout=0.5)
         assert time.process_time() - start < 0.1
+
+
+def test_notifications_that_are_given_up_leave_no_work_behind() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, IpcPeer(session_type=SyncIpcSession) as peer:
+        session = peer.create_stream_session(ours, ours)
+        given_up = 0
+        while given_up < 100:
+            try:
+                session.notify(Note("x" * 50_000), timeout=0)
+            except RequestTimeoutError:
+                given_up += 1
+        assert session._engine.solo is not None
+        assert session._engine.solo.waiting_jobs() == 1
