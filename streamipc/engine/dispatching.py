@@ -335,14 +335,18 @@ class Dispatching:
         self._send_control(event.answer)
 
     def _peer_skipped(self, event: events.PeerSkipped) -> None:
+        message: Any = event.notification.message
+        why = escaped(str(message.message))  # before they leave the table, for it may fail
         with self.lock:
-            futures = [one for one in self._calls.values() if str(one.size) == event.length]
+            sized = [
+                one for one in self._calls.values() if one.size
+            ]  # a small one is never skipped
+            futures = [one for one in sized if str(one.size) == event.length]
             for future in futures:
                 del self._calls[future.id]
-        message: Any = event.notification.message
         for future in futures:
             name = type(future.request).__wire_name__
-            error = ProtocolError(f"{name} was not read by the peer: {escaped(message.message)}")
+            error = ProtocolError(f"{name} was not read by the peer: {why}")
             self.end_call(future, None, error)
         if not futures:
             self._take_notification(event.notification)
