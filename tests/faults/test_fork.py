@@ -501,3 +501,36 @@ def test_a_transport_of_the_users_own_needs_to_know_nothing_of_forks(
     print("done")
     """
     assert run(source) == "done\n"
+
+
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
+def test_a_copy_handles_no_notification_of_the_parents(run: Callable[..., str], fork: str) -> None:
+    source = """
+    import ctypes
+    (to_right, from_left), (to_left, from_right) = (reversed(os.pipe()) for _ in range(2))
+    left = IpcPeer().create_stream_session(to_right, from_right)
+    right = IpcPeer().create_stream_session(to_left, from_left)
+    parent, handled = os.getpid(), threading.Event()
+
+    @right.on_message
+    def handle(msg: Note) -> None:
+        if msg.number:
+            os.write(1, b"parent\\n" if os.getpid() == parent else b"copy\\n")
+            if msg.number == 3 and os.getpid() == parent:
+                handled.set()
+            return
+        time.sleep(0.2)
+        pid = FORK()
+        if pid:
+            os.waitpid(pid, 0)
+        else:
+            threading.Timer(0.5, os._exit, (0,)).start()
+
+    right.start()
+    for number in range(4):
+        left.notify(Note(number=number))
+    assert handled.wait(30)
+    left.close()
+    right.close()
+    """.replace("FORK", fork)
+    assert run(source) == "parent\n" * 3
