@@ -23,7 +23,9 @@ _MOST = 10
 """Errors of one kind that are logged in a second."""
 
 _KINDS = 64
-"""Kinds that are told apart; beyond them all are counted anew."""
+"""Kinds that are told apart; further ones are counted together."""
+
+_FURTHER = "further kinds"
 
 
 class LogLimit:
@@ -45,16 +47,24 @@ class LogLimit:
         """Return how many of this kind were left out so far; ``None``: leave this one out."""
         now = time.monotonic()
         with self._lock:
+            if kind not in self._counts and len(self._counts) >= _KINDS - 1:
+                self._forget_quiet(now)
+                if len(self._counts) >= _KINDS - 1:
+                    kind = _FURTHER
             since, logged, left_out = self._counts.get(kind, (now, 0, 0))
             if now - since >= 1:
                 since, logged = now, 0
             if logged >= _MOST:
                 self._counts[kind] = since, logged, left_out + 1
                 return None
-            if len(self._counts) >= _KINDS:
-                self._counts.clear()
             self._counts[kind] = since, logged + 1, 0
             return left_out
+
+    def _forget_quiet(self, now: float) -> None:
+        """Forget kinds that came last a second ago and of which all was told."""
+        for kind, (since, _, left_out) in list(self._counts.items()):
+            if now - since >= 1 and not left_out:
+                del self._counts[kind]
 
     def left_out(self) -> int:
         """Return how many were left out that no later one has told of, and forget them."""

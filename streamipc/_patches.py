@@ -57,13 +57,14 @@ class Patches:
 
     Attributes:
         greenlets: threads are greenlets, so each use must be checked by :meth:`check_thread`.
+        lock: what made locks when threads were last looked at.
     """
 
-    __slots__ = ("_lock", "_native_id", "greenlets")
+    __slots__ = ("_native_id", "greenlets", "lock")
 
     def __init__(self) -> None:
         self.greenlets = _greenlets()
-        self._lock = threading.Lock
+        self.lock = threading.Lock
         self._native_id = threading.get_native_id() if self.greenlets else 0
 
     def check_thread(self) -> None:
@@ -79,15 +80,17 @@ class Patches:
                 "for each thread, or hand the work to a greenlet of that thread"
             )
 
-    def check_time(self) -> None:
-        """Raise if threads were patched after the session was made.
+    def check_lock(self) -> None:
+        """Raise if threads have become greenlets since the session was made.
+
+        A test or a debugger may have put another lock into :mod:`threading`, too, which is no harm.
 
         Raises:
             RuntimeError: so it is.
         """
-        if threading.Lock is self._lock or not _greenlets():
-            return
-        raise RuntimeError(
-            "threads were patched after this session was made, so waiting for it would never end: "
-            "call gevent.monkey.patch_all() first, and make sessions after it"
-        )
+        if _greenlets() and not self.greenlets:
+            raise RuntimeError(
+                "threads were patched after this session was made, so waiting for it would never "
+                "end: call gevent.monkey.patch_all() first, and make sessions after it"
+            )
+        self.lock = threading.Lock

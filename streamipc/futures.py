@@ -83,8 +83,7 @@ class ResponseFuture(Future[R], Generic[R]):
     timeout: float | None = None
     size: int = 0  # bytes of the payload, unless it is small
     taker: int | None = None
-    """Identifier of the thread that takes items; it stands there once that has waited for one, or
-    has taken half of the window."""
+    """Identifier of the thread that takes items; it stands there once that has asked for one."""
     on_item: Callable[[Any], bool] | None = None
     """Takes an item; returns whether the peer was allowed to send it."""
     on_reply: Callable[[Any, BaseException | None], None] | None = None
@@ -393,6 +392,7 @@ class ResponseStream(Generic[R]):
             As :meth:`ResponseFuture.result`.
         """
         end = _end_of(timeout)
+        self._future.taker = threading.get_ident()
         while not self._future.ready():
             self._throw_away()
             self._owner.wait(self, end)
@@ -415,8 +415,8 @@ class ResponseStream(Generic[R]):
         return self
 
     def __next__(self) -> Any:
+        self._future.taker = threading.get_ident()
         if not self.ready():
-            self._future.taker = threading.get_ident()
             self._owner.wait(self, None)
         return self._take(StopIteration)
 
@@ -444,6 +444,7 @@ class ResponseStream(Generic[R]):
         import asyncio
 
         self._owner.check_awaitable()
+        self._future.taker = threading.get_ident()
         loop = asyncio.get_running_loop()
         while not self.ready():
             arrival: asyncio.Future[None] = loop.create_future()
@@ -482,7 +483,6 @@ class ResponseStream(Generic[R]):
         if self._owed * 2 >= self._window and not self._future.ready():
             owed, self._owed = self._owed, 0
             self._items.allowed += owed
-            self._future.taker = threading.get_ident()
             self._owner.credit(self._future, owed)
 
     def _throw_away(self) -> None:

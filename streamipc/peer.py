@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from functools import partial
 
 from ._arguments import check_message, check_notification, checked_timeout
 from ._forks import forgets, look_for_fork, renew
@@ -454,7 +455,7 @@ class IpcPeer(Registering):
                 if getattr(session.notify, "__func__", None) is IpcSession.notify:
                     steps.append((session, session._engine.begin_to_notify(message)))
                 else:  # a session type of the user's own
-                    steps.append((session, lambda _, notify=session.notify: notify(message)))  # type: ignore[misc]
+                    steps.append((session, partial(_notify, session.notify, message)))
             except Exception as error:
                 failures[session] = error
         for session, finish in steps:
@@ -516,6 +517,18 @@ def _check_serializer(serializer: Any) -> None:
         hasattr(serializer, "encode") and hasattr(serializer, "decode")
     ):
         raise TypeError(f"serializer needs the methods encode and decode: {serializer!r}")
+
+
+def _notify(notify: Callable[..., object], message: Message, deadline: float) -> None:
+    """Call what a session type of the user's own has for ``notify``, in time if it lets us."""
+    import inspect
+
+    try:
+        inspect.signature(notify).bind(message, timeout=0.0)
+    except (TypeError, ValueError):
+        notify(message)
+    else:
+        notify(message, timeout=max(0.0, deadline - time.monotonic()))
 
 
 def _tell_nobody(message: Message, *_: Any, **__: Any) -> None:

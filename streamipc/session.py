@@ -346,6 +346,7 @@ class IpcSession(Registering):
     @property
     def pending(self) -> int:
         """How many requests of this side wait for their reply."""
+        self._engine.is_foreign()  # a copy in a forked process has none
         return len(self._engine.connection.calls)
 
     @property

@@ -363,12 +363,16 @@ class Closing:
                 engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
 
     def _is_taken_from(self, stream: Any) -> bool:
-        """Tell whether another thread takes the items of a stream, or a callback does."""
+        """Tell whether another thread takes the items of a stream, or a callback does.
+
+        :mod:`threading` does not know all: not those that C made, nor gevent's greenlets. Such a
+        one is seen while it waits.
+        """
         if stream.on_reply is not None:
             return True
         me = threading.get_ident()
-        return stream.taker != me and any(
-            one.ident == stream.taker for one in threading.enumerate()
+        return stream.taker not in (None, me) and (
+            bool(stream.wakers) or any(one.ident == stream.taker for one in threading.enumerate())
         )
 
     def _wait_for_handlers(self) -> None:

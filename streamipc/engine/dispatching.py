@@ -7,7 +7,6 @@ user's code: what would is queued as a job.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 
 from .._shown import escaped
@@ -19,7 +18,7 @@ from ..protocol.envelopes import Notification, Request
 from ..protocol.framing import Junk
 from .bells import wake
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
-from .junk import PATIENCE, JunkLines
+from .junk import JunkLines
 from .lifetimes import is_exiting
 from .reading import Reader
 from .serving import Served, closed_refusal
@@ -310,9 +309,8 @@ class Dispatching:
         self._frames_received -= 1  # it was none
         if self._junk.add(event.data):
             with self.lock:
-                due = time.monotonic() + PATIENCE
-                self._deadlines.add(due, self._junk)
-                self.crew.deadline_added(due)
+                self._deadlines.add(self._junk.due, self._junk)
+                self.crew.deadline_added(self._junk.due)
 
     def _take_junk(self, line: str) -> None:
         self._take_notification(Notification(LogMessage(line, "junk")))
@@ -337,14 +335,18 @@ class Dispatching:
         self._send_control(event.answer)
 
     def _peer_skipped(self, event: events.PeerSkipped) -> None:
+        message: Any = event.notification.message
+        why = escaped(str(message.message))  # before they leave the table, for it may fail
         with self.lock:
-            futures = [one for one in self._calls.values() if str(one.size) == event.length]
+            sized = [
+                one for one in self._calls.values() if one.size
+            ]  # a small one is never skipped
+            futures = [one for one in sized if str(one.size) == event.length]
             for future in futures:
                 del self._calls[future.id]
-        message: Any = event.notification.message
         for future in futures:
             name = type(future.request).__wire_name__
-            error = ProtocolError(f"{name} was not read by the peer: {escaped(message.message)}")
+            error = ProtocolError(f"{name} was not read by the peer: {why}")
             self.end_call(future, None, error)
         if not futures:
             self._take_notification(event.notification)

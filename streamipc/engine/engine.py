@@ -209,7 +209,8 @@ class Engine(Sending, Dispatching):
         if self._refusal is not None:
             park_at_exit()
             raise self._refusal()
-        self.patches.check_time()
+        if threading.Lock is not self.patches.lock:
+            self.patches.check_lock()
         prefix: list[int] = list(getattr(self.transport, "prefix", ()))
         with self.lock:
             if self._refusal is not None:
@@ -313,7 +314,8 @@ class Engine(Sending, Dispatching):
         if self.is_foreign():
             raise self.closing.error()
         self.check_caller()
-        self.patches.check_time()
+        if threading.Lock is not self.patches.lock:
+            self.patches.check_lock()
         if self.solo is not None:
             ready = self.solo.wait(awaited, end)
             if self.reader.ended:
@@ -384,7 +386,8 @@ class Engine(Sending, Dispatching):
                 self.call_soon(future.callbacks())
                 continue
             if future is self._junk:
-                self._junk.end_line()
+                if time.monotonic() >= self._junk.due:  # not so for a line before this one
+                    self._junk.end_line()
                 continue
             known = self._forget(future)
             if not (known or is_lingering(future)):

@@ -70,7 +70,10 @@ class NotificationsJob:
                     engine.notification_bytes -= served.weight
             engine.precedence.handled = served
             start = time.perf_counter()
-            if not served.run_notification():
+            taken = served.run_notification()
+            if engine.is_foreign():  # the handler has forked: the rest is the parent's
+                break
+            if not taken:
                 engine.keep(served.message)
             if time.perf_counter() - start > SLOW_SECONDS:
                 engine.notifications_are_slow = True

@@ -51,6 +51,7 @@ class JunkLines:
     Attributes:
         count: bytes of junk so far.
         waits: the beginning of a line whose end has not come yet.
+        due: in :func:`time.monotonic` seconds, when it is handed out without.
         seen: what came lately, for errors.
     """
 
@@ -61,6 +62,7 @@ class JunkLines:
         self._lock = lock
         self._take = take
         self.waits = b""
+        self.due = 0.0
         self.count = 0
         self.seen = JunkSeen()
 
@@ -75,9 +77,12 @@ class JunkLines:
                 lines.append(last)
                 last = b""
             self.waits = last
+            begins = bool(last) and not (waited and not lines)
+            if begins:
+                self.due = time.monotonic() + PATIENCE
         for line in lines:
             self._hand_out(line)
-        return bool(last) and not (waited and not lines)
+        return begins
 
     def ready(self) -> bool:
         """Tell whether nothing waits."""

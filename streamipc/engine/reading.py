@@ -389,6 +389,7 @@ class Reader:
             fd = next(fd for fd, number in self._sources.items() if number == source)
             self._inlet.forget(fd)
             self._ended_fds.append(fd)
+            self.fds = tuple(other for other in self.fds if other != fd)
 
 
 def _left(end: float) -> float:

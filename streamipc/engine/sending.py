@@ -202,6 +202,8 @@ class Sending:
             self._start_for(message)
         frame = self.encode(Notification(message))
         writer = self.writer
+        if self._stalled_at == writer.bytes_sent and writer.backlog:
+            writer.flush_some()  # without threads nobody else tries
         sent = writer.bytes_sent
         if self._stalled_at == sent and writer.backlog:
             raise _not_in_time(message, withdrawn=True)
@@ -252,6 +254,7 @@ class Sending:
 
     def send_item(self, served: Served, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""
+        self.is_foreign()  # then the writer is broken by now
         try:
             self.writer.send(frame)
         except SessionClosedError:
@@ -266,6 +269,8 @@ class Sending:
             served: the request.
             frame: empty: there is no answer.
         """
+        if self.is_foreign():  # the handler has forked, and the parent answers
+            return
         # One step: of several who would answer, the one that takes it off the table does.
         wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]
         if not (frame and wanted) or served.cancelled:

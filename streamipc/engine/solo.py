@@ -109,11 +109,13 @@ class Solo:
         self.dropped: deque[Any] = deque()  # futures that nobody holds any more
         self.interrupted = False  # by Ctrl-C, inside a job
         self._others = others
+        self._also_polled: Sequence[int] = ()  # descriptors of others that the holder looks at
         reader.next_deadline = self._next_deadline
         reader.others = self._fds_of_others
 
     def start(self) -> None:
-        """Do nothing: there is nobody to start."""
+        """Have threads that wait in other sessions look at this one too; none is started."""
+        self._call_holders_of_others()
 
     def stop(self) -> None:
         """Do nothing: there is nobody to stop."""
@@ -132,6 +134,8 @@ class Solo:
             self._due = deadline
             if self._reader.holder is not None:
                 self._reader.wake_holder()
+            else:
+                self._wake_holders_of_others()
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
@@ -140,7 +144,14 @@ class Solo:
             if self._reader.holder not in (None, threading.get_ident()):
                 self._reader.wake_holder()  # asleep, perhaps, and the one to run it
 
-    submit_and_wake = submit_writing = submit
+    submit_and_wake = submit
+
+    def submit_writing(self, job: Job) -> None:
+        """Queue a job that writes what is left; one at the end of the queue does for many."""
+        for last in tuple(self._jobs)[-1:]:  # another thread may take it meanwhile
+            if type(last) is type(job):
+                return
+        self.submit(job)
 
     def submit_read(self, job: Job) -> None:
         """Queue a job that the holder of the reading role has just read."""
@@ -187,8 +198,14 @@ class Solo:
         """Run what is queued, and fail what is over its time; serve other sessions first."""
         self._reader.others_have_input = False
         for other in self._others():
-            other.serve()
+            other.serve(self._let_another_read)
         self._run_own_jobs()
+
+    def _let_another_read(self) -> None:
+        """Have another thread that waits for this session read it: a job of others comes first."""
+        with self._lock:
+            if self._reader.holder is None:
+                self._wake_another()
 
     def _run_own_jobs(self) -> None:
         while self.dropped:
@@ -197,13 +214,15 @@ class Solo:
         while self._jobs:  # again: the flush may have waited for room, and read meanwhile
             self._run_queued()
 
-    def serve(self) -> bool:
+    def serve(self, before_work: Callable[[], None] | None = None) -> bool:
         """Read what is there and run what waits; return whether there was anything."""
         reads = self._reader.reads
         if self.may_be_read():
             self.look()
         has_work = self._has_own_work()
         if has_work:
+            if before_work is not None:
+                before_work()
             self._run_own_jobs()
         return has_work or self._reader.reads != reads
 
@@ -212,7 +231,22 @@ class Solo:
         return self._reader.holder is None and self._reader.callers_may_read()
 
     def _fds_of_others(self) -> list[int]:
-        return [fd for other in self._others() if other.may_be_read() for fd in other._reader.fds]
+        # In this order: who leaves a role meanwhile finds that it is not looked at.
+        self._also_polled = ()
+        fds = [fd for other in self._others() if other.may_be_read() for fd in other._reader.fds]
+        self._also_polled = fds
+        return fds
+
+    def _call_holders_of_others(self) -> None:
+        """Have threads that wait in other sessions look at this one too, if nobody reads it now."""
+        if self.may_be_read():
+            self._wake_holders_of_others(unless_polled=self._reader.first_fd)
+
+    def _wake_holders_of_others(self, unless_polled: int | None = None) -> None:
+        me = threading.get_ident()
+        for other in self._others():
+            if other._reader.holder not in (None, me) and unless_polled not in other._also_polled:
+                other._reader.wake_holder()
 
     def _next_deadline(self) -> float | None:
         """Return, with the lock held, when the holder must look at the clock."""
@@ -285,6 +319,7 @@ class Solo:
                     self.blocked_jobs -= 1
                 if reader.holder is None:
                     self._wake_another()
+            self._call_holders_of_others()
 
     def look(self) -> None:
         """Read what is there now, unless another thread reads; run nothing."""
@@ -299,6 +334,7 @@ class Solo:
                 reader.read(fds)
         finally:
             reader.leave()
+            self._call_holders_of_others()
 
     def read_while_full(self, outlet: PolledOutlet) -> None:
         """Have threads that wait for room in ``outlet`` read meanwhile.
@@ -326,6 +362,7 @@ class Solo:
                 finally:
                     if mine:
                         reader.leave()
+                        self._call_holders_of_others()
                 if room:
                     return True
                 if end is not None and time.monotonic() >= end:

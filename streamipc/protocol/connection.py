@@ -89,7 +89,7 @@ from .events import (
     ViolationReceived,
 )
 from .framing import Apart, FrameDecoder, Junk, Oversized, encode_frame
-from .mismatch import format_of, is_request, notice, own_format
+from .mismatch import format_of, is_request, notice, own_formats
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Connection:
 
     def _look_for_mismatch(self, payload: memoryview) -> None:
         theirs = format_of(payload)
-        if theirs is None or theirs == own_format(self._serializer):
+        if theirs is None or theirs in own_formats(self._serializer):
             return
         raise _MismatchError(
             f"the peer sends {theirs} payloads, and this side uses "

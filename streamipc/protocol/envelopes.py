@@ -211,8 +211,11 @@ def fault_of(envelope: object) -> str | None:
             return f"window is {shown(envelope.window)}, no whole number"
     elif isinstance(envelope, Credit) and type(envelope.count) is not int:
         return f"count is {shown(envelope.count)}, no whole number"
-    elif isinstance(envelope, ErrorResponse) and not isinstance(envelope.error, ErrorMessage):
-        return f"error is a {type(envelope.error).__name__}, not an ErrorMessage"
+    elif isinstance(envelope, ErrorResponse):
+        if not isinstance(envelope.error, ErrorMessage):
+            return f"error is a {type(envelope.error).__name__}, not an ErrorMessage"
+        if not isinstance(envelope.code, str):
+            return f"code is a {type(envelope.code).__name__}, no text"
     return None
 
 

@@ -9,13 +9,13 @@ a foreign request is answered with a notification, which nobody answers in turn.
 from __future__ import annotations
 
 from ..messages import ErrorMessage
-from .envelopes import Cancel, Notification
+from .envelopes import Cancel, Notification, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..serializers.base import Buffer, MessageSerializer
 
-__all__ = ["format_of", "is_request", "notice", "own_format"]
+__all__ = ["format_of", "is_request", "notice", "own_formats"]
 
 _JSON = "JSON"
 _NATIVE = "native"
@@ -47,9 +47,14 @@ def is_request(payload: Buffer) -> bool:
     return b'"kind":"request"' in head.translate(None, b" \t\r\n")
 
 
-def own_format(serializer: MessageSerializer) -> str | None:
-    """Return the name of the format that a serializer writes, if it is a known one."""
-    return format_of(b"".join(serializer.encode(Cancel(0))))
+def own_formats(serializer: MessageSerializer) -> set[str | None]:
+    """Return what :func:`format_of` says of payloads that a serializer writes.
+
+    Of several, for one of the user's own may look like ours, and some of its payloads be too
+    short for that.
+    """
+    envelopes = (Cancel(0), Request(0, ErrorMessage("x" * _NATIVE_HEADER)))
+    return {format_of(b"".join(serializer.encode(envelope))) for envelope in envelopes}
 
 
 def notice(text: str) -> Notification:

@@ -244,11 +244,13 @@ def test_forks_while_sessions_are_made_and_closed_inherit_none_of_their_pipes(
     assert run(source) == "done\n"
 
 
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
 def test_a_handler_that_forks_and_returns_in_both_processes_answers_once(
-    run: Callable[..., str], script: Script
+    run: Callable[..., str], script: Script, fork: str
 ) -> None:
-    child = script("""
-        import os, sys
+    child = script(
+        """
+        import ctypes, os, sys, time
         from shared_messages import Echo
         from streamipc import IpcPeer, RequestContext
         session = IpcPeer().create_stdio_session()
@@ -257,7 +259,8 @@ def test_a_handler_that_forks_and_returns_in_both_processes_answers_once(
         def echo(msg: Echo, context: RequestContext) -> object:
             if msg.value != "fork":
                 return msg.value
-            pid = os.fork()
+            time.sleep(0.2)  # see forking.fork
+            pid = FORK()
             if pid == 0:
                 try:
                     context.progress("from the copy")
@@ -267,7 +270,8 @@ def test_a_handler_that_forks_and_returns_in_both_processes_answers_once(
             return os.waitpid(pid, 0)[1]
 
         session.serve_forever()
-    """)
+    """.replace("FORK", fork)
+    )
     source = """
     with IpcPeer().create_command_session(sys.argv[1:], stderr=None) as session:
         items = []
@@ -497,3 +501,36 @@ def test_a_transport_of_the_users_own_needs_to_know_nothing_of_forks(
     print("done")
     """
     assert run(source) == "done\n"
+
+
+@pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
+def test_a_copy_handles_no_notification_of_the_parents(run: Callable[..., str], fork: str) -> None:
+    source = """
+    import ctypes
+    (to_right, from_left), (to_left, from_right) = (reversed(os.pipe()) for _ in range(2))
+    left = IpcPeer().create_stream_session(to_right, from_right)
+    right = IpcPeer().create_stream_session(to_left, from_left)
+    parent, handled = os.getpid(), threading.Event()
+
+    @right.on_message
+    def handle(msg: Note) -> None:
+        if msg.number:
+            os.write(1, b"parent\\n" if os.getpid() == parent else b"copy\\n")
+            if msg.number == 3 and os.getpid() == parent:
+                handled.set()
+            return
+        time.sleep(0.2)
+        pid = FORK()
+        if pid:
+            os.waitpid(pid, 0)
+        else:
+            threading.Timer(0.5, os._exit, (0,)).start()
+
+    right.start()
+    for number in range(4):
+        left.notify(Note(number=number))
+    assert handled.wait(30)
+    left.close()
+    right.close()
+    """.replace("FORK", fork)
+    assert run(source) == "parent\n" * 3

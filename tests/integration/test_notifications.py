@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import socket
@@ -23,6 +24,7 @@ from streamipc import (
     RequestTimeoutError,
     SerializationError,
     SessionClosedError,
+    SyncIpcSession,
 )
 from streamipc.engine import closing
 
@@ -687,6 +689,42 @@ def test_a_stuck_peer_gets_broadcasts_again_once_it_reads(
     eventually(lambda: not peer.broadcast(LogMessage("again"), timeout=1))
     stuck.close()
     reading.join()
+
+
+@pytest.mark.parametrize("takes_timeout", [True, False])
+def test_a_notify_of_the_users_own_is_given_the_time_of_a_broadcast(takes_timeout: bool) -> None:
+    given: list[Any] = []
+
+    class Own(IpcSession):
+        def notify(self, message: Message, *rest: Any, **options: Any) -> None:
+            given.append(options)
+
+    class Older(Own):
+        def notify(self, message: Message) -> None:  # type: ignore[override]
+            given.append(message)
+
+    ours, theirs = socket.socketpair()
+    with theirs, IpcPeer(session_type=Own if takes_timeout else Older) as peer:
+        peer.create_stream_session(ours, ours).start()
+        assert not peer.broadcast(LARGE, timeout=5)
+    if takes_timeout:
+        assert 4 < given[0]["timeout"] <= 5
+    else:
+        assert given == [LARGE]
+
+
+def test_a_session_without_threads_gets_broadcasts_again_once_its_peer_reads() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, IpcPeer(session_type=SyncIpcSession) as peer:
+        peer.create_stream_session(ours, ours).start()
+        while not peer.broadcast(LARGE, timeout=0.05):
+            pass
+        assert peer.broadcast(LARGE, timeout=0.05)
+        theirs.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while theirs.recv(1 << 20):
+                pass
+        assert not peer.broadcast(LogMessage("again"), timeout=5)
 
 
 @pytest.mark.parametrize("method", ["notify", "broadcast"])

@@ -744,3 +744,16 @@ def test_a_serializer_that_cant_send_errors_leaves_the_session_alive(
         with pytest.raises(RequestTimeoutError):
             future.result(timeout=10)
     assert asking.request(Echo(1)).result(timeout=10) == 1
+
+
+def test_another_lock_in_the_place_of_threadings_does_no_harm(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = connected()
+    there.on_request(Echo)(lambda msg: msg.value)
+    there.start()
+    lock = threading.Lock
+    monkeypatch.setattr(threading, "Lock", lambda: lock())
+    assert here.call(Echo(1)) == 1
+    monkeypatch.setattr(threading, "Lock", lock)
+    assert here.call(Echo(2)) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,9 +23,21 @@ from streamipc import (
     SerializationError,
     SyncIpcSession,
 )
-from streamipc.envelopes import Notification, Request, message_type, wire_name_of
+from streamipc.envelopes import (
+    Cancel,
+    ErrorResponse,
+    Notification,
+    Request,
+    message_type,
+    wire_name_of,
+)
 
 Pair = Callable[..., tuple[Any, Any]]
+
+
+class Hold(streamipc.Request[bool]):
+    text: str
+
 
 BOTH_WAYS = pytest.mark.parametrize(
     ("ours", "theirs"),
@@ -159,6 +173,60 @@ def test_a_bad_envelope_costs_one_answered_request(
     here, _ = pair(NativeMessageSerializer(), serializer)
     with pytest.raises(SerializationError, match=f"bad Request: {attribute}"):
         here.call(Echo(attribute))
+    assert here.call(Echo("good")) == "good"
+
+
+def test_a_bad_code_of_an_error_fails_its_request(pair: Pair) -> None:
+    class BadCode(NativeMessageSerializer):
+        def decode(self, payload: memoryview, /, *rest: Any) -> Any:
+            envelope: Any = super().decode(payload, *rest)
+            if type(envelope) is ErrorResponse:
+                envelope.code = []
+            return envelope
+
+    here, there = pair(BadCode(), NativeMessageSerializer())
+    there.on_request(Note)(lambda _: 1 / 0)
+    with pytest.raises(SerializationError, match="bad ErrorResponse: code is a list, no text"):
+        here.request(Note(number=1)).result(timeout=30)
+
+
+def test_a_bad_word_of_a_skipped_frame_loses_no_request(pair: Pair) -> None:
+    class NoText(NativeMessageSerializer):
+        def decode(self, payload: memoryview, /, *rest: Any) -> Any:
+            envelope: Any = super().decode(payload, *rest)
+            if type(envelope) is Notification:
+                envelope.message.message = 5
+            return envelope
+
+    here, there = pair(NoText(), NativeMessageSerializer())
+    told = threading.Event()
+    there.on_request(Hold)(lambda _: told.wait(30))
+    small, large = here.request(Hold("")), here.request(Hold("x" * 5000))
+    for size in (0, large.size):
+        there.notify(
+            ErrorMessage("skipped", "ProtocolError"), metadata={"streamipc.skipped": str(size)}
+        )
+    with pytest.raises(ProtocolError, match="Hold was not read by the peer: 5"):
+        large.result(timeout=30)
+    told.set()
+    assert small.result(timeout=30) is True
+
+
+def test_a_serializer_that_looks_like_ours_is_not_taken_for_it(pair: Pair) -> None:
+    class KindFirst:
+        """Its short payloads look like none of ours, the others like native ones."""
+
+        def encode(self, envelope: Any) -> list[bytes]:
+            return [b"\1\0", b"" if type(envelope) is Cancel else pickle.dumps(envelope)]
+
+        def decode(self, payload: memoryview) -> Any:
+            envelope = pickle.loads(payload[2:])
+            if type(envelope) is Notification:
+                raise ValueError("can't read this one")
+            return envelope
+
+    here, there = pair(KindFirst(), KindFirst())
+    there.notify(Note(number=1))
     assert here.call(Echo("good")) == "good"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -92,6 +94,74 @@ def test_a_stream_in_flight_comes_to_its_end_while_its_session_closes(
 
     assert taken == [Step(number) for number in range(100)]
     assert replies == [100]
+
+
+def _take(stream: Any, taken: list[Step]) -> None:
+    for item in stream:
+        taken.append(item)
+        time.sleep(0.05)
+
+
+def _take_in_coroutine(stream: Any, taken: list[Step]) -> None:
+    async def take() -> None:
+        async for item in stream:
+            taken.append(item)
+
+    asyncio.run(take())
+
+
+@pytest.mark.parametrize(
+    ("start", "take"),
+    [
+        pytest.param(lambda run: threading.Thread(target=run).start(), _take, id="thread"),
+        pytest.param(
+            lambda run: threading.Thread(target=run).start(), _take_in_coroutine, id="coroutine"
+        ),
+        pytest.param(
+            lambda run: _thread.start_new_thread(run, ()),
+            lambda stream, taken: taken.extend(stream),
+            id="a thread that threading knows not",
+        ),
+    ],
+)
+def test_a_stream_of_which_little_was_taken_comes_to_its_end_too(
+    connected: Callable[..., tuple[Any, Any]], start: Any, take: Any
+) -> None:
+    left, right = connected()
+    closing = threading.Event()
+
+    @right.on_request
+    def count(msg: Count) -> Iterator[Step]:
+        for number in range(msg.n):
+            yield Step(number)
+            if number == 3:
+                assert closing.wait(30)
+                time.sleep(0.2)
+
+    right.start()
+    stream = left.stream(Count(6), window=100)
+    taken: list[Step] = []
+    while len(stream._items.waiting) < 4:
+        time.sleep(0.001)
+    done = threading.Lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            take(stream, taken)
+        except SessionClosedError:
+            pass
+        finally:
+            done.release()
+
+    start(run)
+    while stream._items.waiting:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    closing.set()
+    left.close(timeout=60)
+    assert done.acquire(timeout=30)
+    assert taken == [Step(number) for number in range(6)]
 
 
 def test_on_progress_gets_all_items_while_its_session_closes(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -130,3 +132,84 @@ def test_a_handler_that_waits_in_one_session_serves_the_others(pairs: Any) -> No
     while not future.done():
         peer.tick(timeout=1)
     assert future.result() == 3
+
+
+def test_a_session_that_another_thread_has_read_is_served_again(pairs: Any) -> None:
+    _, (first, second, _), (far, other, _) = pairs
+    busy = threading.Event()
+    other.on_request(Echo)(lambda _: busy.wait(30))
+    other.start()
+    asking = threading.Thread(target=lambda: second.call(Echo(1)))
+    asking.start()
+    while second._engine.reader.holder is None:
+        time.sleep(0.001)
+    serving = threading.Thread(target=first.serve_forever)
+    serving.start()
+    while first._engine.reader.holder is None:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    busy.set()
+    asking.join()
+    assert other.request(Echo(2), timeout=20).result() == 2
+    far.close()
+    serving.join()
+
+
+def test_a_slow_handler_of_another_session_does_not_delay_a_thread_that_waits(pairs: Any) -> None:
+    _, (first, second, _), (far, other, _) = pairs
+    answered, asked = threading.Event(), threading.Event()
+    slow: list[bool] = []
+
+    @second.on_request
+    def wait(msg: Echo) -> object:
+        asked.set()
+        slow.append(answered.wait(10))
+        return msg.value
+
+    @far.on_request
+    def answer(msg: Echo) -> object:
+        assert asked.wait(30)
+        time.sleep(0.05)
+        return msg.value
+
+    def ask() -> None:
+        first.call(Echo(1))
+        answered.set()
+
+    far.start()
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while not (first._engine.reader.waiting and first._engine.reader.holder):
+        time.sleep(0.001)
+    assert other.call(Echo(2)) == 2
+    for thread in threads:
+        thread.join()
+    assert slow == [True]
+
+
+def test_a_source_of_another_session_that_has_ended_costs_no_time(pairs: Any) -> None:
+    peer, (first, *_), _ = pairs
+    ours, theirs = socket.socketpair()
+    read, write = os.pipe()
+    with theirs, peer.create_stream_session(ours, ours, read):
+        os.close(write)
+        peer.tick(0.1)
+        start = time.process_time()
+        with pytest.raises(RequestTimeoutError):
+            first.receive(timeout=0.5)
+        assert time.process_time() - start < 0.1
+
+
+def test_notifications_that_are_given_up_leave_no_work_behind() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, IpcPeer(session_type=SyncIpcSession) as peer:
+        session = peer.create_stream_session(ours, ours)
+        given_up = 0
+        while given_up < 100:
+            try:
+                session.notify(Note("x" * 50_000), timeout=0)
+            except RequestTimeoutError:
+                given_up += 1
+        assert session._engine.solo is not None
+        assert session._engine.solo.waiting_jobs() == 1

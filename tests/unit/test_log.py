@@ -89,3 +89,13 @@ def test_a_flood_of_errors_is_cut_short_in_the_log_and_told_of_at_the_end(connec
     left.close()
     assert caplog.text.count("ValueError in a session: the same") < 100
     assert "more errors of a session that has ended were not logged" in caplog.text
+
+
+def test_errors_of_kinds_without_end_are_cut_short_too(monkeypatch):
+    limit = _log.LogLimit()
+    monkeypatch.setattr(_log.time, "monotonic", lambda: 1.0)
+    admitted = [limit.admit(number % 1000) for number in range(10_000)]
+    assert sum(one is not None for one in admitted) == 64 * 10
+    assert limit.left_out() == 10_000 - 64 * 10
+    monkeypatch.setattr(_log.time, "monotonic", lambda: 3.0)
+    assert limit.admit("new") == 0

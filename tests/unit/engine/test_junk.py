@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 
-from streamipc.engine.junk import JunkSeen
+from streamipc import IpcPeer, LogMessage
+from streamipc.engine.junk import PATIENCE, JunkSeen
 from streamipc.protocol.framing import MAGIC
 
 
@@ -49,3 +51,20 @@ def test_the_echo_of_a_terminal_is_called_by_its_name() -> None:
     seen.add(MAGIC + b"^@^@^@C^A")
     assert "as if a terminal stood between the two sides" in seen.text(0.0, b"")
     assert "terminal" not in JunkSeen().text(0.0, MAGIC + b"\xff\xff\xff\xff")
+
+
+def test_each_line_has_its_own_time_for_its_end() -> None:
+    (read, write), (other, ours) = os.pipe(), os.pipe()
+    lines: list[str] = []
+    with IpcPeer().create_stream_session(ours, read) as session:
+        session.on_message(LogMessage)(lambda msg: lines.append(msg.message))
+        os.write(write, b"one ")
+        for _ in range(12):
+            time.sleep(PATIENCE / 3)
+            os.write(write, b"line\none ")
+        time.sleep(PATIENCE / 3)
+        os.write(write, b"line\n")
+        os.close(write)
+        session._engine.closing.closed.wait(30)
+    os.close(other)
+    assert lines == ["one line"] * 13
