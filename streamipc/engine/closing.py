@@ -311,7 +311,7 @@ class Closing:
         engine = self._engine
         self._wait_for_handlers()
         self._wait_for_streams()
-        if engine.writer.end(self._until()):
+        if engine.writer.end(self.until()):
             # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
             # whose number may be another file's a moment later, from under its write.
             engine.transport.close_write()
@@ -319,7 +319,7 @@ class Closing:
             # Whoever watches the child goes with the transport: reap it before.
             getattr(engine.transport, "look_for_status", _nothing)()
             return
-        until = self._until()
+        until = self.until()
         left = 0.0 if until is None else max(0.0, until - time.monotonic())
         shutdown = getattr(engine.transport, "shutdown", None)
         if engine.solo is not None:
@@ -342,7 +342,7 @@ class Closing:
         nobody takes items any more.
         """
         engine = self._engine
-        until = self._until()
+        until = self.until()
         if until is not None:  # a child is to have some time for its own end
             until -= (until - time.monotonic()) * _FOR_THE_CHILD
         while not self.ended.is_set():
@@ -389,7 +389,7 @@ class Closing:
             elif sees_through and len(engine.notifications) < waiting:
                 self._gone_by = now + _CANCELLED_HANDLERS
             waiting = len(engine.notifications)
-            until = self._until()
+            until = self.until()
             if until is not None and now >= until:
                 break
             slice_end = now + _SLICE
@@ -398,7 +398,7 @@ class Closing:
         self._gave_up = self._gone_by is not None
         self._cancel_handlers()
 
-    def _until(self) -> float | None:
+    def until(self) -> float | None:
         """Return when to be done waiting; ``None``: there is no limit."""
         return min((by for by in (self._by, self._gone_by) if by is not None), default=None)
 

@@ -150,7 +150,7 @@ class Engine(Sending, Dispatching):
                 self.reader,
                 self._deadlines,
                 self._expire,
-                self.writer.flush,
+                self._write_out,
                 self._other_solos,
             )
             assert isinstance(self.outlet, PolledOutlet)

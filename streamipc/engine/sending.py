@@ -204,17 +204,13 @@ class Sending:
         writer = self.writer
         if self._stalled_at == writer.bytes_sent and writer.backlog:
             writer.flush_some()  # without threads nobody else tries
-        sent = writer.bytes_sent
-        if self._stalled_at == sent and writer.backlog:
+        if self._stalled_at == writer.bytes_sent and writer.backlog:
             raise _not_in_time(message, withdrawn=True)
-        queued = not writer.backlog
-        if queued:
-            writer.offer(frame)
-        end = sent + sum(map(len, frame))
+        end = 0 if writer.backlog else writer.offer(frame)
 
         def finish(deadline: float) -> None:
             try:
-                if queued:
+                if end:
                     self._see_out(message, end, deadline)
                 else:
                     self._send_notification(message, frame, deadline)
@@ -305,6 +301,9 @@ class Sending:
 
     def _backlog(self) -> None:
         """Have somebody write what is left, who may wait for room."""
+        until = self.closing.until()
+        if until is not None and time.monotonic() >= until:
+            return  # the session's time for its end is over, and with it what is left
         self.crew.submit_writing(WriteJob(self._flush_backlog, self.report))
 
     def _go_on_reading(self) -> None:
@@ -316,8 +315,12 @@ class Sending:
                 reader.paused = reader.overfull = False
                 reader.wake_watcher()
 
+    def _write_out(self) -> None:
+        """Write what is queued; where the session is closing, no longer than that may take."""
+        self.writer.flush(self.closing.until())
+
     def _flush_backlog(self) -> None:
-        self.writer.flush()
+        self._write_out()
         self._control_bytes = 0
         with self.lock:
             if self.reader.paused and len(self.notifications) * 2 <= MAX_NOTIFICATIONS:

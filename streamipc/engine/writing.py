@@ -133,33 +133,36 @@ class Writer(FrameQueue):
             elif frame is not None and self._queue:
                 self._leave_wait()
 
-    def offer(self, buffers: Sequence[Buffer]) -> None:
+    def offer(self, buffers: Sequence[Buffer]) -> int:
         """Queue a frame and write what can be written without blocking.
 
         For the thread that reads, which must never wait for room: what is left goes to
         ``on_backlog``. Raises nothing, as :meth:`flush`.
+
+        Returns:
+            The number of the byte behind its last one: it is out when so many are sent.
         """
         me = threading.get_ident()
         end = 0
         if self._flusher == me:  # we read while we wait for room, without threads
             with self._lock:
-                self._append(buffers)
-            return
+                return self._append(buffers).end
         try:
             with self._lock:
                 idle = not (self._flusher or self._queue or self._batch or self._broken)
                 if idle and len(buffers) == 1 and not self._outlet.blocks:
                     self._flusher = me
-                    end = self._in_flight = self._queued = self._queued + len(buffers[0])
+                    mark = end = self._in_flight = self._queued = self._queued + len(buffers[0])
                     self.frames_sent += 1
                 else:
-                    self._append(buffers)
+                    mark = self._append(buffers).end
             if end:
                 self._write_past_queue(buffers[0], end)
             else:
                 self.flush_some()
+            return mark
         except SessionClosedError:
-            pass  # said to on_error
+            return mark  # said to on_error
         finally:
             if self._flusher == me:
                 try:
