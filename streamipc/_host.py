@@ -6,6 +6,7 @@ import weakref
 
 from ._forks import forgets
 from ._log import LogLimit, log_error, log_warning
+from ._registering import Registries
 from ._signatures import parameters_of
 from .engine.lifetimes import is_exiting
 from .exceptions import SessionClosedError, text_of
@@ -27,12 +28,14 @@ __all__ = ["SessionHost"]
 class SessionHost:
     """What the engine knows of its session; it keeps neither that nor the peer alive.
 
-    Else the thread that reads would: it knows the engine, and the peer keeps its sessions.
+    Else the thread that reads would: it knows the engine, and the peer keeps its sessions. Nor does
+    it keep the session's handlers, which mostly are functions that use the session.
     """
 
     def __init__(self, session: IpcSession, peer: IpcPeer, transport: Transport) -> None:
         self._session = weakref.ref(session)
-        self._own = session._registries
+        self._own = weakref.ref(session._registries)
+        self._held: Registries | None = None  # those of a session that nobody holds any more
         self._peers = peer._registries
         self._peer = weakref.ref(peer)
         self._transport = transport
@@ -46,18 +49,25 @@ class SessionHost:
             raise SessionClosedError("the session was dropped without being closed")
         return session
 
+    def hold(self, registries: Registries) -> None:
+        """Keep the handlers of a session that is going: it has still to be ended."""
+        self._held = registries
+
+    def _handlers(self) -> Registries:
+        return self._own() or self._held or Registries()
+
     def request_handlers(self, cls: type) -> tuple[Handler, ...]:
-        own = self._own.requests.find(cls)
+        own = (self._own() or self._handlers()).requests.find(cls)
         return own + self._peers.requests.find(cls) if self._peers.requests else own
 
     def message_handlers(self, cls: type) -> tuple[Handler, ...]:
-        own = self._own.messages.find(cls)
+        own = (self._own() or self._handlers()).messages.find(cls)
         return own + self._peers.messages.find(cls) if self._peers.messages else own
 
     def report(self, error: BaseException) -> None:
         cls = type(error)
         try:
-            for handler in self._own.exceptions.find(cls) + self._peers.exceptions.find(cls):
+            for handler in self._handlers().exceptions.find(cls) + self._peers.exceptions.find(cls):
                 taken = (
                     handler.function(error, self._session())
                     if handler.second
@@ -122,7 +132,7 @@ class SessionHost:
         left_out = self._limit.left_out()
         if left_out:
             log_warning(f"{left_out:,} more errors of a session that has ended were not logged")
-        for function in [*self._own.closes(last=True), *self._peers.closes()]:
+        for function in [*self._handlers().closes(last=True), *self._peers.closes()]:
             self.call_close(session, function, self.report)
 
     def _log_death(self, session: IpcSession) -> None:

@@ -382,6 +382,7 @@ class IpcSession(Registering):
                 f"unclosed {self!r}: use 'with', or call close()", ResourceWarning, source=self
             )
         finally:  # the warning may have been made an error
+            engine.host.hold(self._registries)
             engine.closing.abandon()
 
     def __repr__(self) -> str:

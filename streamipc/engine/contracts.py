@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .._registering import Registries
     from ..exceptions import SessionClosedError
     from ..handlers import Handler
     from ..session import IpcSession
@@ -47,6 +48,10 @@ class Host(Protocol):
 
     def engines(self) -> Sequence[Engine]:
         """Return those of all started sessions of the peer; may be empty if there is one alone."""
+        ...
+
+    def hold(self, registries: Registries, /) -> None:
+        """Keep the handlers of a session that nobody holds any more, until it has ended."""
         ...
 
     def started(self) -> None:

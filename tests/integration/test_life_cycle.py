@@ -965,6 +965,28 @@ def test_a_session_dropped_with_its_peer_warns_and_is_ended(
         eventually(lambda: process.returncode is not None)
 
 
+def test_a_session_whose_handlers_use_it_is_ended_when_it_is_dropped_with_its_peer(
+    eventually: Any,
+) -> None:
+    ours, theirs = socket.socketpair()
+
+    def make() -> None:
+        session = IpcPeer().create_stream_session(ours, ours)
+        session.on_message(Note)(lambda msg: session.notify(msg))
+        session.on_request(lambda msg: session.stats)
+        session.on_close(lambda: closed.append(str(session)))
+        session.start()
+
+    closed: list[str] = []
+    with pytest.warns(ResourceWarning, match="unclosed <IpcSession open>"):  # noqa: PT031 - collected there
+        make()
+        gc.collect()
+        eventually(lambda: closed)
+
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
 def test_a_started_session_is_kept_by_its_peer_until_it_ends(eventually: Any) -> None:
     peer = IpcPeer()
 

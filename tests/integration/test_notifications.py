@@ -675,6 +675,28 @@ def test_broadcast_is_not_held_up_by_a_peer_that_does_not_read(deaf: Any) -> Non
     assert counts[0] == counts[1] > 100 * len(LARGE.message)
 
 
+def test_stuck_peers_take_no_time_from_one_that_is_busy(deaf: Any, connected: Connected) -> None:
+    peer, *_ = deaf
+    sending, reading = connected(peer, IpcPeer())
+    came = threading.Semaphore(0)
+    reading.on_message(LogMessage)(lambda msg: came.release())
+    reading.start()
+    over = threading.Event()
+
+    def keep_busy() -> None:
+        while not over.is_set():
+            sending.notify(LogMessage("z" * 1_000_000))
+
+    busy = threading.Thread(target=keep_busy)
+    busy.start()
+    failed = [peer.broadcast(LARGE, timeout=2).keys() for _ in range(10)]
+    over.set()
+    busy.join()
+
+    assert not any(sending in sessions for sessions in failed)
+    assert any(failed)
+
+
 def test_a_stuck_peer_gets_broadcasts_again_once_it_reads(
     deaf: Any, eventually: Callable[..., None]
 ) -> None:
