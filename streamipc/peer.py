@@ -144,7 +144,7 @@ class IpcPeer(Registering):
         error that it is to be started by its parent; Ctrl-C and Ctrl-D end the session.
 
         A process of :mod:`multiprocessing` that imports this script gets a session with
-        nobody: handlers are registered, notifications go nowhere, ``serve_forever()`` returns.
+        nobody: handlers are registered, notifications go nowhere, ``serve_forever()`` closes it.
 
         Args:
             serializer: for this session; ``None``: the peer's.

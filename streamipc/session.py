@@ -293,6 +293,9 @@ class IpcSession(Registering):
         A second SIGTERM ends the process, and so does the first where the peer has hung
         up already. A handler of your own for SIGTERM is left alone.
         """
+        if self._has_nobody():
+            self.close()
+            return
         # From before the first request can come: whoever was heard is answered.
         with OnSigterm(self._close_soon, self._is_child()):
             try:
@@ -304,6 +307,16 @@ class IpcSession(Registering):
     def _is_child(self) -> bool:
         """Tell whether the other side is the parent of this process."""
         return bool(getattr(self._engine.transport, "goes_with_peer", False))
+
+    def _has_nobody(self) -> bool:
+        """Tell whether this is the session of a process of ``multiprocessing``.
+
+        What that is to do comes behind ``serve_forever()``, which leaves no trace in it: no
+        thread, which the forkserver would fork beside, and not for a moment a handler of
+        SIGTERM. With that a pool ends its workers, also those that are just being started,
+        and it waits for ever for one that has taken it for the end of a session.
+        """
+        return bool(getattr(self._engine.transport, "has_nobody", False))
 
     def _close_soon(self) -> bool:
         if self._engine.closing.ended.is_set():

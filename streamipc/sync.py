@@ -60,6 +60,9 @@ class SyncIpcSession(IpcSession):
 
         SIGTERM and Ctrl-C end it as in :meth:`IpcSession.serve_forever`.
         """
+        if self._has_nobody():
+            self.close()
+            return
         told: list[int] = []
 
         def stop() -> bool:

@@ -357,15 +357,20 @@ class Engine(Sending, Dispatching):
         received = self._received
         end = None if timeout is None else time.monotonic() + timeout
         while True:
+            ended = received.ended  # asked before: the last may come with the end, after our look
             try:
                 return received.items.popleft()
             except IndexError:
                 pass  # or another thread has taken what woke us
-            if received.ended:
+            if ended:
                 park_at_exit()
                 raise self.closing.error()
             if self._refusal is None or not self._started:
-                self.start()
+                try:
+                    self.start()
+                except SessionClosedError:
+                    if not self._started:
+                        raise  # otherwise it has ended just now, and the last may have come
             if not self.wait(received, end):
                 raise RequestTimeoutError(f"no notification came within {timeout:g} s")
 

@@ -69,6 +69,8 @@ class NobodysTransport(FdTransport):
     """
 
     goes_with_peer = True
+    has_nobody = True
+    """There is nothing to serve."""
 
     def __init__(self) -> None:
         with steady:

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -314,9 +315,15 @@ LATE = {
     "a pool's thread": """
         from concurrent.futures import ThreadPoolExecutor
         session = make()
-        ThreadPoolExecutor().submit(lambda: (time.sleep(0.1), say_bye()))
+        later = ThreadPoolExecutor().submit(lambda: (time.sleep(0.1), say_bye()))
+        later.add_done_callback(lambda done: done.result())  # logs what it raises
     """,
 }
+
+NO_THREAD_SO_LATE = (3, 12) <= sys.version_info < (3, 12, 3)
+"""These start no thread once the main thread has come to its end, in no thread and no atexit
+function (python/cpython#113964; mended by #117029, in 3.12.3). A session must have been started
+before then, or be one without threads."""
 
 
 @pytest.mark.parametrize("how", LATE)
@@ -349,8 +356,12 @@ def test_sessions_can_be_used_while_the_interpreter_ends(
     done = subprocess.run(
         [*command, str(used_before), *child], capture_output=True, text=True, timeout=60
     )
-    if "at interpreter shutdown" in done.stderr:
-        pytest.skip("this Python starts no thread so late")
+    starts_late = not used_before or how == "atexit, in a session of its own"
+    if NO_THREAD_SO_LATE and starts_late and "without threads" not in how:
+        said = done.stderr.rstrip().splitlines()[-1]
+        assert said == "RuntimeError: can't create new thread at interpreter shutdown"
+        assert (done.returncode, done.stdout) == (0, "")
+        return
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout in ("bye 0\n", "[]bye 0\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -86,3 +88,47 @@ def test_the_workers_of_a_pool_come_past_whatever_the_script_does(
             assert session.receive(timeout=60) == Note("up")
         assert session.call(Echo(["pool", method]), timeout=60) == [0, 2, 4, 6]
     assert lines == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing handles SIGTERM there")
+@pytest.mark.parametrize("session_type", ["SyncIpcSession", "SyncIpcSession.__base__"])
+def test_a_worker_that_comes_past_serving_is_ended_by_sigterm_at_any_moment(
+    script: Script, session_type: str
+) -> None:
+    """A pool ends its workers so, and would wait for ever for one that it does not end."""
+    serve = """
+    def kill(frame, event, arg):
+        # While a handler is there, or else when serving is over.
+        over = event == "return" and frame.f_code.co_name == "serve_forever"
+        if over or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    import os, signal
+    if __name__ == "__mp_main__":
+        sys.setprofile(kill)
+    session.serve_forever()
+"""
+    command = script(CHILD.format(session_type=session_type, before="", serve=serve))
+    lines: list[str] = []
+    with IpcPeer().create_command_session(command, stderr=lines.append) as session:
+        assert session.call(Echo(["process", "spawn"]), timeout=60) == -signal.SIGTERM
+    assert lines == []
+
+
+@pytest.mark.parametrize("session_type", ["SyncIpcSession", "SyncIpcSession.__base__"])
+def test_a_worker_that_comes_past_serving_has_no_thread_of_the_sessions(
+    script: Script, session_type: str
+) -> None:
+    serve = """
+    import threading
+    seen = []
+    start = threading.Thread.start
+    threading.Thread.start = lambda thread: (seen.append(thread.name), start(thread))
+    session.serve_forever()
+    if __name__ == "__mp_main__":
+        sys.exit(len(seen))
+"""
+    command = script(CHILD.format(session_type=session_type, before="", serve=serve))
+    with IpcPeer().create_command_session(command) as session:
+        assert session.call(Echo(["process", "spawn"]), timeout=60) == 0

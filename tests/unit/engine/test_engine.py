@@ -8,6 +8,7 @@ import gc
 import os
 import subprocess
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,45 @@ def test_a_session_that_is_closed_while_it_starts_says_so() -> None:
     with pytest.raises(SessionClosedError, match="this side closed the session"):
         session.start()
     assert session.closed
+
+
+@pytest.mark.parametrize("moment", ["a look at what is there", "a start"])
+def test_what_comes_with_the_end_is_received_whatever_receive_was_doing(
+    connected: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    left, right = connected()
+    left.start()
+    engine = left._engine
+
+    def the_end_comes() -> None:
+        monkeypatch.undo()
+        right.notify(Note("last words"))
+        right.close()
+        assert engine.closing.ended.wait(LONG)
+
+    if moment == "a start":
+
+        def start() -> None:
+            the_end_comes()
+            engine.start()
+
+        monkeypatch.setattr(engine, "start", start)
+    else:
+
+        class Looked(deque[Any]):
+            def popleft(self) -> Any:
+                try:
+                    return super().popleft()
+                except IndexError:
+                    if not engine.closing.ended.is_set():
+                        the_end_comes()
+                    raise
+
+        engine._received.items = Looked()
+
+    assert left.receive(LONG) == Note("last words")
+    with pytest.raises(SessionClosedError, match="the peer closed the connection"):
+        left.receive(LONG)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, MemoryError])
