@@ -1,6 +1,6 @@
-"""What is refused where gevent or eventlet has patched threads; see tests/servers for the real ones.
+"""What is refused where gevent or eventlet has patched threads.
 
-Stand-ins tell what is patched, and nothing is.
+Stand-ins tell what is patched, and nothing is; the real ones are tried by tests/servers.
 """
 
 from __future__ import annotations
