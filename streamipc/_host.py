@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+from ._forks import forgets
 from ._log import LogLimit, log_error, log_warning
 from ._signatures import parameters_of
 from .engine.lifetimes import is_exiting
@@ -36,6 +37,7 @@ class SessionHost:
         self._peer = weakref.ref(peer)
         self._transport = transport
         self._limit = LogLimit()
+        forgets(self._limit)
         self._unsaid = ["that the end makes handlers fail"]  # taken out once it was logged
 
     def session(self) -> IpcSession:
