@@ -114,9 +114,9 @@ class SessionHost:
         return error
 
     def started(self) -> None:
-        peer, session = self._peer(), self._session()
-        if peer is not None and session is not None:
-            peer.keep(session)
+        session = self._session()
+        if session is not None:
+            session.peer.keep(session)
 
     def engines(self) -> Sequence[Engine]:
         peer = self._peer()
@@ -124,10 +124,8 @@ class SessionHost:
 
     def ended(self) -> None:
         session = self._session()
-        peer = self._peer()
         if session is not None:
-            if peer is not None:
-                peer.forget(session)
+            session.peer.forget(session)
             self._log_death(session)
         left_out = self._limit.left_out()
         if left_out:

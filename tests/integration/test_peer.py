@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,14 @@ from typing import Any
 import pytest
 from shared_messages import Echo, Note
 
-from streamipc import IpcPeer, IpcSession, UnhandledRequestError
+from streamipc import (
+    IpcPeer,
+    IpcSession,
+    JsonMessageSerializer,
+    ProtocolError,
+    SyncIpcSession,
+    UnhandledRequestError,
+)
 
 Connected = Callable[..., tuple[IpcSession, IpcSession]]
 
@@ -122,8 +130,6 @@ def test_stats_count_running_handlers_and_not_what_else_the_threads_do(
 
 
 def test_sessions_end_with_their_peer_and_are_kept_by_whoever_holds_them() -> None:
-    import os
-
     (a, b), (c, d) = os.pipe(), os.pipe()
     with IpcPeer() as peer:
         left = peer.create_stream_session(b, c)
@@ -134,3 +140,57 @@ def test_sessions_end_with_their_peer_and_are_kept_by_whoever_holds_them() -> No
         assert left.request(Echo(1)).result(timeout=10) == 1
     assert left.closed
     assert right.closed
+
+
+def pair_of(peer: IpcPeer, other: IpcPeer) -> tuple[Any, Any]:
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    return peer.create_stream_session(b, c), other.create_stream_session(d, a)
+
+
+def test_a_session_with_a_serializer_of_its_own_has_the_peers_frame_size() -> None:
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    with IpcPeer(max_frame_size=2048) as peer, IpcPeer(JsonMessageSerializer()) as other:
+        left = peer.create_stream_session(b, c, serializer=JsonMessageSerializer())
+        right = other.create_stream_session(d, a)
+        right.on_request(Echo)(lambda msg: msg.value)
+        right.start()
+        assert left.call(Echo("x"), timeout=30) == "x"
+        with pytest.raises(ProtocolError, match="max_frame_size is 2,048"):
+            left.call(Echo("x" * 3000))
+
+
+def test_a_tick_of_a_peer_whose_sessions_have_threads_does_nothing() -> None:
+    with IpcPeer() as peer, IpcPeer() as other:
+        left, right = pair_of(peer, other)
+        right.on_request(Echo)(lambda msg: msg.value)
+        right.start()
+        assert not peer.tick(None)
+        assert left.call(Echo(1), timeout=30) == 1
+        assert not peer.tick(None)
+
+
+def test_a_tick_passes_by_a_session_that_ends_while_it_starts_another(
+    eventually: Callable[..., None],
+) -> None:
+    class Jealous(SyncIpcSession):
+        """Closes the others when it starts."""
+
+        def start(self) -> None:
+            super().start()
+            for session in peer.sessions:
+                if session is not self:
+                    session.close(timeout=0)
+
+    with IpcPeer(session_type=Jealous) as peer, IpcPeer() as other:
+        sessions = [pair_of(peer, other) for _ in range(2)]
+        got: list[object] = []
+        for mine, theirs in sessions:
+            mine.on_message(Note)(got.append)
+            theirs.start()
+        peer.tick()
+
+        (left,) = [pair for pair in sessions if not pair[0].closed]
+        left[1].notify(Note("still served"))
+        eventually(lambda: peer.tick(0) or got)
+        eventually(lambda: peer.tick(0) is False and got)
+    assert got == [Note("still served")]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 
 import pytest
@@ -99,3 +101,22 @@ def test_errors_of_kinds_without_end_are_cut_short_too(monkeypatch):
     assert limit.left_out() == 10_000 - 64 * 10
     monkeypatch.setattr(_log.time, "monotonic", lambda: 3.0)
     assert limit.admit("new") == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_copy_reports_although_the_parent_was_reporting_in_that_moment(connected):
+    left, _ = connected()
+    with left._engine.host._limit._lock:  # as another thread of the parent may hold it
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            left._engine.report(ValueError("of the copy's"))
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_limit_in_a_forked_process_goes_on_counting():
+    limit = _log.LogLimit()
+    limit._lock.acquire()
+    limit.forget_after_fork()
+    assert limit.admit("a") == 0

@@ -426,6 +426,26 @@ def test_a_script_that_another_program_runs_has_its_own_name(
     assert f"{name}.Mine" in run(tmp_path, *program.split()).splitlines()
 
 
+@pytest.mark.parametrize(
+    "call", ["make()", "thread = threading.Thread(target=make); thread.start(); thread.join()"]
+)
+def test_a_class_that_another_module_makes_for_a_script_has_the_scripts_name(
+    tmp_path: Path, call: str
+) -> None:
+    (tmp_path / "maker.py").write_text(
+        textwrap.dedent("""
+            from streamipc import Message
+
+            def make():
+                made = type(Message)("Mine", (Message,), {"__module__": "__main__"})
+                print(made.__wire_name__, flush=True)
+        """)
+    )
+    (tmp_path / "tool.py").write_text(f"import threading\nfrom maker import make\n{call}\n")
+
+    assert run(tmp_path, "tool.py") == "tool.Mine"
+
+
 def test_without_a_file_main_stays_main(tmp_path: Path) -> None:
     assert run(tmp_path, "-c", PROGRAM) == "__main__.Mine"
 

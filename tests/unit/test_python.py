@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,31 @@ def test_an_interpreter_of_another_version_is_passed_by(
     monkeypatch.setattr(sys, "exec_prefix", str(tmp_path))
 
     assert python_command() == [str(folder / "python")]
+
+
+@posix
+@pytest.mark.parametrize("known_as", ["_base_executable", "BINDIR"])
+def test_without_a_virtual_environment_it_may_be_where_python_was_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known_as: str
+) -> None:
+    """Such as of a program with a folder of its own for the standard library."""
+    folder = tmp_path / "installed" / "bin"
+    folder.mkdir(parents=True)
+    python = folder / "python"
+    python.write_text("#!/bin/sh\n")
+    python.chmod(0o755)
+    for name in ("prefix", "exec_prefix", "base_prefix"):
+        monkeypatch.setattr(sys, name, str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "/usr/bin/uwsgi")
+    is_base = known_as == "_base_executable"
+    monkeypatch.setattr(sys, "_base_executable", str(python) if is_base else None, raising=False)
+    monkeypatch.setattr(sysconfig, "get_config_var", {"BINDIR": "" if is_base else str(folder)}.get)
+
+    assert python_command() == [str(python)]
+
+    python.unlink()
+    with pytest.raises(FileNotFoundError, match="no Python interpreter of this environment"):
+        python_command()
 
 
 @posix

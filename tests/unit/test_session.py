@@ -37,6 +37,45 @@ def test_a_session_that_was_dropped_is_not_there_for_its_handlers() -> None:
     assert ended.wait(10)
 
 
+def test_a_session_that_was_dropped_before_it_starts_is_kept_by_nobody() -> None:
+    peer = IpcPeer()
+    sessions = [make_session(peer)]
+    engine = sessions[0]._engine
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        sessions.clear()
+
+    engine.host.started()
+
+    assert peer.sessions == []
+    assert list(peer.engines()) == []
+    assert engine.closing.closed.wait(10)
+
+
+def test_on_close_reports_what_fails_in_the_midst_of_a_function_that_says_nothing_of_itself() -> (
+    None
+):
+    class Odd:
+        __signature__ = "none"
+
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+
+        def __call__(self, session: object) -> None:
+            self.calls.append(session)
+            raise TypeError("in the midst")
+
+    session = make_session(IpcPeer())
+    errors: list[BaseException] = []
+    session.on_exception(errors.append)
+    odd = Odd()
+    session.on_close(odd)
+
+    session.close()
+
+    assert [str(error) for error in errors] == ["in the midst"]
+    assert odd.calls == [session]
+
+
 def test_on_close_calls_a_builtin_that_tells_nothing_about_itself_with_the_session() -> None:
     session = make_session(IpcPeer())
     errors: list[BaseException] = []

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from handover import LONG, Caller, Eventually, Held, Hold, Quick
-from shared_messages import Note
+from shared_messages import Echo, Note
 
-from streamipc import IpcPeer, SessionClosedError
+from streamipc import IpcPeer, RequestContext, SessionClosedError, SyncIpcSession
 from streamipc.transports.pipe import FdTransport
 
 Sides = tuple[Any, Any, Held]
@@ -183,3 +183,35 @@ def test_a_handler_that_has_to_close_the_session_itself_does_not_wait_for_itself
     assert refused.is_set()
     assert session.returncode == 0  # as the end of its input has it, not SIGTERM
     session.close()
+
+
+def test_a_session_without_threads_sees_a_stream_to_its_end_that_a_callback_takes() -> None:
+    go_on = threading.Event()
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    with IpcPeer(session_type=SyncIpcSession) as peer, IpcPeer() as other:
+        left = peer.create_stream_session(b, c)
+        right = other.create_stream_session(d, a)
+
+        @right.on_request
+        def count(msg: Echo, context: RequestContext) -> Any:
+            for number in range(100):
+                context.progress(number)
+                if number == 10:
+                    assert go_on.wait(LONG)
+            return "done"
+
+        right.start()
+        items: list[Any] = []
+
+        def take(item: Any) -> None:
+            items.append(item)
+            if item == 10:
+                timer.start()
+
+        timer = threading.Timer(0.2, go_on.set)  # when the session has looked a few times
+        future = left.request(Echo(), on_progress=take)
+        left.close(timeout=LONG)
+        timer.join()
+
+        assert future.result(timeout=0) == "done"
+        assert items == list(range(100))

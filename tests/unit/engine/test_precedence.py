@@ -305,6 +305,13 @@ def test_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     assert crowd._bells.hung == []
 
 
+def test_nobody_waits_longer_than_it_has_time(crowd: Precedence) -> None:
+    start = time.monotonic()
+    assert not crowd.give_way(start + 0.05)
+    assert 0.05 <= time.monotonic() - start < LONG
+    assert crowd._bells.hung == []
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signal")
 def test_an_interrupt_takes_the_bell_down(
     crowd: Precedence, eventually: Callable[..., None]

@@ -14,7 +14,14 @@ import pytest
 from handover import LONG, Eventually
 from shared_messages import Echo, Note
 
-from streamipc import IpcPeer, IpcSession, SyncIpcSession
+from streamipc import (
+    IpcPeer,
+    IpcSession,
+    RequestContext,
+    RequestTimeoutError,
+    SessionClosedError,
+    SyncIpcSession,
+)
 from streamipc.engine import sending
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.protocol.connection import Connection
@@ -282,3 +289,54 @@ def test_a_handler_that_waits_for_room_has_reading_go_on(
         "read although the handler waits"
     ]
     assert stuck.wait(LONG)
+
+
+def test_a_notification_that_gives_way_for_too_long_is_not_sent(connected: Any) -> None:
+    left, right = connected()
+    right.start()
+    left.start()
+    left._engine.precedence.crowded = True
+    with pytest.raises(RequestTimeoutError, match="Note"):
+        left.notify(Note(), timeout=0.05)
+    left._engine.precedence.crowded = False
+    left.notify(Note("sent"))
+    assert right.receive(timeout=LONG) == Note("sent")
+
+
+def test_a_broadcast_by_another_real_thread_is_refused_where_gevent_has_patched(
+    connected: Any,
+) -> None:
+    peer = IpcPeer()
+    left, _ = connected(peer)
+    left.start()
+    left._engine.patches.greenlets = True  # and it is nobody's thread
+    failures = peer.broadcast(Note())
+    left._engine.patches.greenlets = False
+    assert type(failures[left]) is RuntimeError
+    assert "made by another thread" in str(failures[left])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_copy_takes_the_items_that_had_come_and_grants_none(connected: Any) -> None:
+    left, right = connected()
+
+    @right.on_request
+    def count(msg: Echo, context: RequestContext) -> None:
+        for number in range(2):
+            context.progress(number)
+        assert go_on.wait(LONG)
+
+    go_on = threading.Event()
+    right.start()
+    stream = left.stream(Echo(), window=2)
+    assert next(stream) == 0
+    pid = os.fork()
+    if pid == 0:
+        with contextlib.suppress(SessionClosedError):
+            list(stream)
+            os._exit(2)
+        left._engine.credit(stream._future, 1)  # for what a thread of the copy's took meanwhile
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    go_on.set()
+    assert list(stream) == [1]

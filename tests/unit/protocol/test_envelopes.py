@@ -22,6 +22,7 @@ from streamipc.protocol.envelopes import (
     Progress,
     Request,
     Response,
+    fault_of,
 )
 
 MESSAGE = LogMessage("x")
@@ -125,3 +126,20 @@ def test_an_envelope_shows_its_fields() -> None:
 
 def test_a_notification_keeps_its_metadata() -> None:
     assert Notification(MESSAGE, {"a": "b"}).metadata == {"a": "b"}
+
+
+@pytest.mark.parametrize(
+    ("envelope", "fault"),
+    [
+        (Credit(1, 2), None),
+        (Credit(1, 2.0), "count is 2.0, no whole number"),  # type: ignore[arg-type]
+        (Credit(1, True), "count is True, no whole number"),
+        (ErrorResponse(1, ErrorMessage("x")), None),
+        (ErrorResponse(1, MESSAGE), "error is a LogMessage, not an ErrorMessage"),  # type: ignore[arg-type]
+        (ErrorResponse(1, ErrorMessage("x"), 5), "code is a int, no text"),  # type: ignore[arg-type]
+        (Cancel(-1), "id is -1, not a number from 0 to 2**64-1 or a text of 1 to 255 bytes"),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_with_an_envelope_is_told(envelope: object, fault: str | None) -> None:
+    assert fault_of(envelope) == fault

@@ -9,6 +9,7 @@ import datetime as dt
 import enum
 import json
 import pathlib
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -344,3 +345,15 @@ def test_keys_that_become_the_same_text_are_told() -> None:
 
     with pytest.raises(SerializationError, match=r"^body\.v: two keys are the same text in JSON"):
         SERIALIZER.encode(Notification(holder(dict[str, int])({Same("a"): 1, Same("a"): 2})))
+
+
+@pytest.mark.skipif(not hasattr(sys, "set_int_max_str_digits"), reason="there is no such limit")
+def test_a_number_of_very_many_digits_is_told_by_its_size() -> None:
+    """Where the program lets them be read at all."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        with pytest.raises(SerializationError, match=r"expected str, got <int of 16610 bits>"):
+            read(holder(str), {"v": 10**5000})
+    finally:
+        sys.set_int_max_str_digits(before)

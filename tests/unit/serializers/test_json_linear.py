@@ -7,6 +7,7 @@ import contextlib
 import enum
 import gc
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -382,3 +383,52 @@ def test_an_attempt_that_is_cut_short_leaves_nothing(way: str) -> None:
         if lines < stop:
             break
     assert 10 < lines < 1000
+
+
+class Bits(enum.Flag):
+    """Is interrupted when a combination is looked up."""
+
+    A = 1
+    B = 2
+
+    @classmethod
+    def _missing_(cls, value: object) -> Any:
+        raise KeyboardInterrupt
+
+
+class Interrupts(Message, wire_name="linear.Interrupts"):
+    of: Any = 0
+    bits: Bits = Bits.A
+
+
+class Asked(dict[str, Any]):
+    """Is interrupted when it is written."""
+
+    def items(self) -> Any:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def left_over() -> Iterator[None]:
+    """An attempt of this thread, as an interrupt of what cleans up after it leaves it."""
+    _json_unions._trying.add(threading.get_ident())
+    _json_unions._attempts.depth = 1
+    _json_unions._attempts.results[1, 2] = (None, None, None)
+    yield
+    assert _json_unions._attempts.depth == 0
+    assert _json_unions._attempts.results == {}
+    assert _json_unions._trying == set()
+
+
+@pytest.mark.usefixtures("left_over")
+def test_an_interrupt_while_a_message_is_written_is_one_and_leaves_nothing() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        encoded(Interrupts(Asked(a=1)))
+    assert b'"of":1' in encoded(Interrupts(1))
+
+
+@pytest.mark.usefixtures("left_over")
+def test_an_interrupt_while_a_message_is_read_is_one_and_leaves_nothing() -> None:
+    payload = encoded(Interrupts()).replace(b'"bits":1', b'"bits":3')
+    with pytest.raises(KeyboardInterrupt):
+        decoded(payload)

@@ -8,6 +8,7 @@ import datetime as dt
 import enum
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -18,6 +19,7 @@ from json_fields import Fields
 
 from streamipc.exceptions import SerializationError
 from streamipc.messages import Message
+from streamipc.protocol.envelopes import Notification
 from streamipc.serializers.json import JsonMessageSerializer
 
 SERIALIZER = JsonMessageSerializer()
@@ -311,3 +313,17 @@ def test_dictionaries_of_a_tree_are_told_apart_by_their_keys_at_any_depth() -> N
         tree = {"left": tree, "right": {"n": number}}
 
     assert read(Fork, write(Fork, tree)) == tree
+
+
+class Ordered(Message, wire_name="unions.Ordered"):
+    of: OrderedDict | Point | None = None  # type: ignore[type-arg]
+
+
+def test_a_dictionary_of_another_class_in_a_union_is_tagged_and_keeps_its_order() -> None:
+    value = Ordered(OrderedDict([("b", 1), ("a", [2])]))
+    payload = b"".join(SERIALIZER.encode(Notification(value)))
+    assert b'"of":{"$map":[["b",1],["a",[2]]]}' in payload
+
+    got: Any = SERIALIZER.decode(memoryview(payload))
+    assert type(got.message.of) is OrderedDict
+    assert list(got.message.of.items()) == [("b", 1), ("a", [2])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict, deque
 from typing import Any, NamedTuple
 
 import pytest
@@ -147,3 +148,44 @@ def test_without_numpy_an_array_is_refused_by_name(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SerializationError, match="numpy can't be imported here"):
         call("numpy_array", "<f8", (1,), "C", b"x" * 8)
     assert numpy_reducer(np.ndarray) is None
+
+
+def bad() -> None:
+    """Functions do not travel."""
+
+
+class Bag(dict[str, Any]):
+    """Is allowed, and has items by key."""
+
+
+REFUSED = "can't be sent: functions and classes do not travel"
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ([{"a": {"b": 1}}, bad], "[1]"),
+        ([{1, 2}, frozenset({3}), bad], "[2]"),
+        ([Spot(1, 2), bad], "[1]"),
+        ([Map(Spot(1, 2)), bad], "[1]"),
+        ([deque([1]), OrderedDict(a=1), bad], "[2]"),
+        ([VOCABULARY["message"], bad], "[1]"),
+        ([Bag(a=1), bad], "[1]"),
+        ([Bag(a=1, b=bad)], "[0]['b']"),
+    ],
+    ids=["dict", "sets", "namedtuple", "message", "others", "builder", "object", "in an object"],
+)
+def test_the_path_to_what_cant_be_sent_passes_by_what_can(value: Any, path: str) -> None:
+    allowing = NativeMessageSerializer(allow=[Bag])
+    with pytest.raises(SerializationError) as caught:
+        allowing.encode(Response(1, value))
+    assert str(caught.value).startswith(f"value{path}: bad (function) {REFUSED}")
+
+
+def test_the_path_to_what_holds_itself_passes_by_what_is_shared() -> None:
+    shared = Spot(1, 2)
+    deep: Any = ()
+    for _ in range(100_000):
+        deep = (deep,)
+    with pytest.raises(SerializationError, match="nests too deeply"):
+        SERIALIZER.encode(Response(1, (shared, shared, deep)))

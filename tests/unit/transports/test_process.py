@@ -1041,3 +1041,13 @@ def test_where_reading_blocks_the_thread_closes_standard_error_when_the_child_ha
         if thread.name == reader:
             thread.join(10)
     assert transport.process.stderr.closed
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_status_that_popen_has_found_is_believed(python, code):
+    with subprocess.Popen(python(f"raise SystemExit({code})")) as process:
+        process.wait(30)
+        status = _exit.ExitStatus(process)
+        status.wait()
+        assert (status.code, status.is_lost) == (code, False)
+        assert status.fate == f"exited with code {code}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pty
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -269,6 +271,67 @@ assert os.listdir("/proc/self/fd") == before
 print(sys.stdin.read(), end="")
 """
     assert run(source, b"fine") == (b"fine", b"")
+
+
+def test_a_transport_to_nobody_leaves_nothing_open_where_no_descriptor_is_left(run):
+    source = """
+import errno, resource
+from streamipc.transports.stdio import NobodysTransport
+NobodysTransport().close()
+before = os.listdir("/proc/self/fd")
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+spare = os.dup(0)
+os.close(spare)
+resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, limits[1]))
+try:
+    NobodysTransport()
+except OSError as error:
+    assert error.errno == errno.EMFILE
+else:
+    raise AssertionError
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+assert os.listdir("/proc/self/fd") == before
+"""
+    assert run(source) == (b"", b"")
+
+
+IMPORTED = """
+from streamipc import IpcPeer
+from streamipc.transports.stdio import _is_import_of_multiprocessing
+
+is_import = _is_import_of_multiprocessing()
+"""
+
+
+def names_of(source, name):
+    """Return what lines of Python define that a thread runs as a module of this name."""
+    names = {"__name__": name}
+    thread = threading.Thread(target=lambda: exec(source, names))
+    thread.start()
+    thread.join()
+    return names
+
+
+def test_a_session_in_an_import_of_multiprocessings_has_nobody_to_notify(monkeypatch):
+    from streamipc import LogMessage
+
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    names = names_of(f"{IMPORTED}session = IpcPeer().create_stdio_session()", "__mp_main__")
+    assert names["is_import"]
+    names["session"].notify(LogMessage("for nobody"), timeout=1)
+    with pytest.raises(TypeError, match="notify"):
+        names["session"].notify("no message")
+    names["session"].close()
+
+
+def test_what_multiprocessing_runs_is_no_import(monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    assert not names_of(IMPORTED, "__main__")["is_import"]
+
+
+def test_without_multiprocessing_there_is_no_import_of_it(monkeypatch):
+    monkeypatch.delitem(sys.modules, "multiprocessing.process")
+    assert not names_of(IMPORTED, "somebodys")["is_import"]
 
 
 def test_blocking_mode_is_given_back(run):
@@ -576,6 +639,27 @@ write(transport, read_all(transport))
     assert run(source, "greeting\nfür".encode() + b"\xf3") == ("für".encode() + b"\xf3", b"")
 
 
+def test_a_standard_input_that_can_only_be_written_to_has_read_nothing_ahead(run):
+    source = """
+sys.stdin = os.fdopen(0, "w", closefd=False)
+transport = open_stdio()
+write(transport, read_all(transport))
+"""
+    assert run(source, b"frame") == (b"frame", b"")
+
+
+def test_text_that_was_read_ahead_and_cant_be_written_back_keeps_no_session_from_being_made(run):
+    source = """
+import codecs, io
+codecs.register_error("mine", lambda error: ("\ufffd", error.end))
+sys.stdin = io.TextIOWrapper(sys.stdin.detach(), encoding="ascii", errors="mine")
+assert sys.stdin.readline() == "greeting\\n"
+transport = open_stdio()
+write(transport, b"up")
+"""
+    assert run(source, b"greeting\n\xff") == (b"up", b"")
+
+
 @pytest.mark.parametrize("name", ["stdin", "stdout"])
 def test_a_stream_that_was_closed_and_opened_again_is_open(run, name):
     source = f"""
@@ -657,6 +741,32 @@ print("nor this", end="")
     ) as child:
         assert child.stdout.read(2) == b"up"
         # As when the parent is killed, whose descriptors the kernel closes at the same time.
+        child.stdout.close()
+        child.stderr.close()
+        child.stdin.close()
+    assert child.returncode == 0
+
+
+def test_an_end_without_readers_and_without_descriptors_is_one(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    source = """
+import resource
+transport = open_stdio()
+write(transport, b"up")
+assert read_all(transport) == b""
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+transport.stay_redirected()
+transport.close()
+resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", PREAMBLE + source],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout.read(2) == b"up"
         child.stdout.close()
         child.stderr.close()
         child.stdin.close()

@@ -135,6 +135,60 @@ def test_ctrl_c_ends_a_child_that_has_not_started_its_session_yet(terminal):
     assert typed.end() == -signal.SIGINT
 
 
+def test_keys_are_keys_until_a_frame_arrives(terminal, eventually):
+    typed = terminal("""
+        import sys, termios
+        from streamipc.transports.stdio import open_stdio
+
+        def read():
+            return bytes(buffer[:transport.read_into(buffer)])
+
+        buffer = memoryview(bytearray(100))
+        before = termios.tcgetattr(0)
+        transport = open_stdio()
+        transport.session_starts()
+        read_first = read()
+        print("read", read_first, file=sys.stderr, flush=True)
+        frames = b""
+        while len(frames) < 9:
+            frames += read()
+            print("read", frames, file=sys.stderr, flush=True)
+        transport.close()
+        assert termios.tcgetattr(0) == before
+        print("served")
+    """)
+    typed.until("ends it.")
+    eventually(typed.is_raw)
+    typed.press(b"hello")
+    typed.until("read b'hello'")
+    typed.press(MAGIC + b"\x00\x03\x04")
+    typed.until(f"read {MAGIC + bytes((0, 3, 4))!r}")
+    typed.press(b"\x03\x04")
+    typed.until("served")
+    assert typed.end() == 0
+
+
+def test_a_program_in_the_background_leaves_the_terminal_as_it_is(terminal):
+    typed = terminal("""
+        import os, subprocess, sys, textwrap
+        source = '''
+        import termios
+        from streamipc.transports.stdio import open_stdio
+        before = termios.tcgetattr(2)
+        transport = open_stdio()
+        transport.session_starts()
+        assert termios.tcgetattr(2) == before
+        transport.close()
+        '''
+        command = [sys.executable, "-c", textwrap.dedent(source)]
+        child = subprocess.run(command, preexec_fn=os.setpgrp, timeout=30)
+        print("ended", child.returncode)
+    """)
+    typed.until("ends it.")
+    typed.until("ended 0")
+    assert typed.end() == 0
+
+
 @pytest.mark.parametrize("other", ["stdin", "stdout"])
 def test_it_is_enough_that_one_of_the_two_is_the_terminal(terminal, eventually, other):
     reader, writer = os.pipe()
