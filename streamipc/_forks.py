@@ -12,13 +12,14 @@ the midst of stays half done. Two rules make the copies safe to let go of:
 
 Python calls us at each fork that it makes itself. A server written in C makes others (uWSGI
 loads the application and then forks its workers). So every method that a user may call first
-compares the process id with the one that it knows, and calls :func:`look_for_fork` if they
-differ. Until then such a copy holds the descriptors open, and nobody reads from them.
+looks at ``at_home[0]``, and calls :func:`look_for_fork` if that is 0. Until then such a copy holds
+the descriptors open, and nobody reads from them.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 
@@ -26,7 +27,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["forgets", "forkable_lock", "look_for_fork", "renew", "steady"]
+__all__ = ["at_home", "forgets", "forkable_lock", "look_for_fork", "renew", "steady"]
 
 steady = threading.RLock()
 """Held while descriptors are made or closed; taken before any other lock of ours. It can be
@@ -36,6 +37,41 @@ _forgetful: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 _pid = os.getpid()
 """The process that the things here belong to."""
+
+
+class _ByProcessId:
+    """What :data:`at_home` is where the system has nothing quicker: 1, or 0 after a fork."""
+
+    def __getitem__(self, _: int) -> int:
+        return int(os.getpid() == _pid)
+
+    def __setitem__(self, _: int, value: int) -> None:
+        pass
+
+
+def _wiped_page() -> Any:
+    """Return memory that a fork fills with zeros, whoever makes it.
+
+    Looking there takes 50 ns, where asking the system for the process id took 540 in a virtual
+    machine and 170 elsewhere. See MADV_WIPEONFORK in madvise(2), Linux 4.14; :mod:`mmap` has no
+    name for it.
+    """
+    try:
+        import mmap
+
+        page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        page.madvise(_MADV_WIPEONFORK)
+        page[0] = 1
+    except (ImportError, AttributeError, OSError, ValueError):  # pragma: no cover - no Linux
+        return _ByProcessId()
+    return page
+
+
+_MADV_WIPEONFORK = 18
+
+at_home: Any = _wiped_page() if sys.platform.startswith("linux") else _ByProcessId()
+"""``at_home[0]`` is 1 in the process that the things here belong to, and 0 in a fork of it until
+:func:`look_for_fork` has seen to them."""
 
 _lookers: dict[int, Any] = {}
 """Process id -> the lock of those who look for a fork there. Entering it is one atomic step, and
@@ -95,6 +131,7 @@ def _forget_all() -> None:
         except Exception:
             pass  # one that can't be let go of must not keep the others
     _pid, _forgetting = _forgetting, 0
+    at_home[0] = 1
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows

@@ -9,7 +9,7 @@ from collections import deque
 from concurrent.futures import Future
 from contextlib import suppress
 
-from ._forks import forkable_lock, look_for_fork
+from ._forks import at_home, forkable_lock, look_for_fork
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 
@@ -107,7 +107,8 @@ class ResponseFuture(Future[R], Generic[R]):
 
         @property
         def _condition(self):
-            look_for_fork()
+            if not at_home[0]:
+                look_for_fork()
             made = self._made_condition
             if made is None:
                 # Not under the lock: the garbage collector may come, and end a session

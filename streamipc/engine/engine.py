@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 
-from .._forks import look_for_fork, renew
+from .._forks import at_home, look_for_fork, renew
 from .._patches import Patches
 from ..exceptions import (
     RequestTimeoutError,
@@ -159,6 +159,7 @@ class Engine(Sending, Dispatching):
         self.lingering: set[ResponseFuture[Any]] = set()
         """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
         self._pid = os.getpid()
+        self._foreign = False  # see forget_after_fork()
         self._started = False
         self._refusal: Callable[[], SessionClosedError] | None = None
         self._received = Received()
@@ -192,7 +193,7 @@ class Engine(Sending, Dispatching):
         Raises:
             RuntimeError: see ``_patches.py``.
         """
-        if os.getpid() != self._pid:
+        if not at_home[0]:
             look_for_fork()
         if self.patches.greenlets:
             self.patches.check_thread()
@@ -311,9 +312,10 @@ class Engine(Sending, Dispatching):
 
     def wait(self, awaited: Any, end: float | None) -> bool:
         """Wait until ``awaited`` is ready or the time is over; return whether it is ready."""
-        if self.is_foreign():
-            raise self.closing.error()
-        self.check_caller()
+        if not at_home[0] or self._foreign or self.patches.greenlets:
+            self.check_caller()
+            if self._foreign:
+                raise self.closing.error()
         if threading.Lock is not self.patches.lock:
             self.patches.check_lock()
         if self.solo is not None:
@@ -473,10 +475,11 @@ class Engine(Sending, Dispatching):
 
     def is_foreign(self) -> bool:
         """Tell whether this is a copy in a forked process."""
-        if os.getpid() == self._pid:
-            return False
+        if at_home[0]:
+            return self._foreign
         look_for_fork()
-        return True
+        # Asked by a finalizer, in the midst of it, that may come before our turn.
+        return self._foreign or os.getpid() != self._pid
 
     def forget_after_fork(self) -> None:
         """Make this copy, in a forked child, inert: also for the thread that has forked.
@@ -484,6 +487,7 @@ class Engine(Sending, Dispatching):
         That may be one of the crew's, in a handler: it must find its way out.
         """
         pid = self._pid
+        self._foreign = True
 
         def reason() -> SessionClosedError:
             return SessionClosedError(

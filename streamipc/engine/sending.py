@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from os import getpid
 
+from .._forks import at_home
 from ..exceptions import IpcError, ProtocolError, RequestTimeoutError, SessionClosedError
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
 from ..protocol.framing import HEADER_SIZE
@@ -83,7 +83,6 @@ class Sending:
     patches: Patches
     check_caller: Callable[[], None]
     is_foreign: Callable[[], bool]
-    _pid: int
     _next_id: Callable[[], RequestId]
     _calls: dict[RequestId, Any]
     _deadlines: Deadlines
@@ -113,7 +112,7 @@ class Sending:
             window: items that the peer may send before it is granted more.
             prepare: called with the future before a reply can come.
         """
-        if getpid() != self._pid or self.patches.greenlets:
+        if not at_home[0] or self.patches.greenlets:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
@@ -166,7 +165,7 @@ class Sending:
     ) -> None:
         """Send a notification; return once it is with the operating system."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        if getpid() != self._pid or self.patches.greenlets:
+        if not at_home[0] or self.patches.greenlets:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
@@ -196,7 +195,7 @@ class Sending:
         Raises:
             RequestTimeoutError: the peer has read nothing since another one was not sent in time.
         """
-        if getpid() != self._pid or self.patches.greenlets:
+        if not at_home[0] or self.patches.greenlets:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
