@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from .._forks import at_home, look_for_fork
 from ..handlers import SLOW_SECONDS
 
 TYPE_CHECKING = False
@@ -71,7 +72,8 @@ class NotificationsJob:
             engine.precedence.handled = served
             start = time.perf_counter()
             taken = served.run_notification()
-            if engine.is_foreign():  # the handler has forked: the rest is the parent's
+            if not at_home[0]:  # the handler has forked: the rest is the parent's
+                look_for_fork()
                 break
             if not taken:
                 engine.keep(served.message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from .._forks import at_home
+from .._forks import at_home, look_for_fork
 from ..exceptions import IpcError, ProtocolError, RequestTimeoutError, SessionClosedError
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
 from ..protocol.framing import HEADER_SIZE
@@ -249,7 +249,8 @@ class Sending:
 
     def send_item(self, served: Served, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""
-        self.is_foreign()  # then the writer is broken by now
+        if not at_home[0]:
+            look_for_fork()  # then the writer is broken by now
         try:
             self.writer.send(frame)
         except SessionClosedError:
@@ -264,7 +265,8 @@ class Sending:
             served: the request.
             frame: empty: there is no answer.
         """
-        if self.is_foreign():  # the handler has forked, and the parent answers
+        if not at_home[0]:  # the handler has forked: the parent answers
+            look_for_fork()
             return
         # One step: of several who would answer, the one that takes it off the table does.
         wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]

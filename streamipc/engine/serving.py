@@ -304,7 +304,12 @@ class Served:
         """Call the handlers in order until one does not return ``NotImplemented``."""
         current.set(self)
         for handler in self.handlers:
-            value = self._call(handler)
+            if handler.second:
+                value = self._call(handler)
+            else:  # nearly always: not one call more for it
+                value = handler.function(self.message)
+                if type(value) is not handler.plain_type:
+                    value = self._resolve(value, handler)
             if value is not NotImplemented:
                 return value
         return NotImplemented
