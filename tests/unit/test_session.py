@@ -55,7 +55,7 @@ def test_on_close_reports_what_fails_in_the_midst_of_a_function_that_says_nothin
     None
 ):
     class Odd:
-        __signature__ = "none"
+        __signature__ = object()  # inspect takes no such
 
         def __init__(self) -> None:
             self.calls: list[object] = []
