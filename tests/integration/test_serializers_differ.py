@@ -190,6 +190,32 @@ def test_a_bad_code_of_an_error_fails_its_request(pair: Pair) -> None:
         here.request(Note(number=1)).result(timeout=30)
 
 
+def test_an_id_that_cant_be_looked_up_is_reported_and_the_next_frames_are_read(
+    pair: Pair, eventually: Callable[..., None]
+) -> None:
+    class NoKey(str):
+        __slots__ = ()
+
+        def __hash__(self) -> int:
+            raise ValueError("no hash")
+
+    class BadId(NativeMessageSerializer):
+        def decode(self, payload: memoryview, /, *rest: Any) -> Any:
+            envelope: Any = super().decode(payload, *rest)
+            if type(envelope) is Request and envelope.message.value == "bad":
+                envelope.id = NoKey("x")
+            return envelope
+
+    here, there = pair(NativeMessageSerializer(), BadId())
+    reported: list[BaseException] = []
+    there.on_exception(reported.append)
+    lost = here.request(Echo("bad"))
+    assert here.call(Echo("good")) == "good"
+    eventually(lambda: reported)
+    assert [str(error) for error in reported] == ["no hash"]
+    lost.cancel()
+
+
 def test_a_bad_word_of_a_skipped_frame_loses_no_request(pair: Pair) -> None:
     class NoText(NativeMessageSerializer):
         def decode(self, payload: memoryview, /, *rest: Any) -> Any:

@@ -189,3 +189,27 @@ def test_the_path_to_what_holds_itself_passes_by_what_is_shared() -> None:
         deep = (deep,)
     with pytest.raises(SerializationError, match="nests too deeply"):
         SERIALIZER.encode(Response(1, (shared, shared, deep)))
+
+
+class Gone:
+    """A field that can't be read any more."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return 0
+        raise OSError("the file is gone")
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        """Keep nothing."""
+
+
+class Backed(Message):
+    text: Any = Gone()
+
+
+def test_what_code_of_the_program_raises_is_told_with_its_place_and_its_cause() -> None:
+    with pytest.raises(SerializationError) as caught:
+        SERIALIZER.encode(Notification(Map(value=[1, Backed()])))
+    assert str(caught.value).startswith(f"{__name__}.Map.value[1] can't be sent: ")
+    assert "the file is gone" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
