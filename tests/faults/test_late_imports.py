@@ -50,9 +50,9 @@ CHILD = (
         raise ValueError("of the notification")
 
     session.start()
-    assert "mmap" not in sys.modules
-    for name in ("logging", "traceback"):
-        sys.modules.pop(name, None)  # what measures coverage has imported it
+    # What measures coverage has imported them, and we the last one, to notice forks.
+    for name in ("logging", "traceback", "mmap"):
+        sys.modules.pop(name, None)
     limit_descriptors(True)
     session.serve_forever()
 """
