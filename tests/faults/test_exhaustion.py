@@ -249,27 +249,25 @@ def test_decoding_without_memory_is_reported_and_the_session_lives(
 
 
 LITTLE_MEMORY = """
-    import resource, sys, time
+    import resource, sys, threading
     from shared_messages import Echo
     from streamipc import IpcPeer
 
+    limited = threading.Event()
     session = IpcPeer(handler_threads=2).create_stdio_session()
 
     @session.on_request
     def echo(msg: Echo) -> object:
+        limited.wait(20)  # or the first large one may come before the limit
         if isinstance(msg.value, int):
             return bytes(msg.value)
         return len(msg.value)
 
-    def used():
-        time.sleep(0.01)
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
-
     session.start()
-    # The least of several: what is mapped for a moment, while threads start, comes free again.
-    most = min(used() for _ in range(20)) + (100 << 20)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), used + (100 << 20)))
+    limited.set()
     session.serve_forever()
 """
 
