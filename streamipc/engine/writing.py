@@ -143,7 +143,7 @@ class Writer(FrameQueue):
             The number of the byte behind its last one: it is out when so many are sent.
         """
         me = threading.get_ident()
-        end = 0
+        end = mark = 0
         if self._flusher == me:  # we read while we wait for room, without threads
             with self._lock:
                 return self._append(buffers).end

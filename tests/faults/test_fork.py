@@ -506,7 +506,8 @@ def test_a_transport_of_the_users_own_needs_to_know_nothing_of_forks(
 @pytest.mark.parametrize("fork", ["os.fork", "ctypes.PyDLL(None).fork"])
 def test_a_copy_handles_no_notification_of_the_parents(run: Callable[..., str], fork: str) -> None:
     source = """
-    import ctypes
+    import ctypes, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of a fork beside threads
     (to_right, from_left), (to_left, from_right) = (reversed(os.pipe()) for _ in range(2))
     left = IpcPeer().create_stream_session(to_right, from_right)
     right = IpcPeer().create_stream_session(to_left, from_left)
