@@ -338,10 +338,8 @@ class Dispatching:
         message: Any = event.notification.message
         why = escaped(str(message.message))  # before they leave the table, for it may fail
         with self.lock:
-            sized = [
-                one for one in self._calls.values() if one.size
-            ]  # a small one is never skipped
-            futures = [one for one in sized if str(one.size) == event.length]
+            # One without a size is small, and no peer skips that.
+            futures = [c for c in self._calls.values() if c.size and str(c.size) == event.length]
             for future in futures:
                 del self._calls[future.id]
         for future in futures:

@@ -41,6 +41,7 @@ def test_a_handler_learns_that_nobody_can_take_more_items(
 ) -> None:
     left, right = connected()
     learnt: list[BaseException] = []
+    has_learnt = threading.Event()
 
     @right.on_request
     def report(msg: Report, ctx: RequestContext) -> None:
@@ -49,6 +50,7 @@ def test_a_handler_learns_that_nobody_can_take_more_items(
                 ctx.progress("item")
         except RequestCancelledError as error:
             learnt.append(error)
+            has_learnt.set()
             raise
 
     right.start()
@@ -58,6 +60,8 @@ def test_a_handler_learns_that_nobody_can_take_more_items(
     left.close(timeout=60)
     right.close(timeout=60)
 
+    # Neither side waits for a handler that was cancelled before.
+    assert has_learnt.wait(30)
     assert "cancelled by its caller" in str(learnt[0])
 
 
