@@ -19,7 +19,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Patches", "check_patches"]
+__all__ = ["Patches", "are_threads_greenlets", "check_patches"]
+
+
+def are_threads_greenlets() -> bool:
+    """Tell whether gevent has patched threads; whether it has all else, is not looked at."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
 
 
 def check_patches() -> None:

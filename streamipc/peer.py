@@ -11,6 +11,7 @@ from ._arguments import check_message, check_notification, checked_timeout
 from ._forks import forgets, look_for_fork, renew
 from ._patches import check_patches
 from ._registering import Registering
+from ._threads import make_thread, start_thread
 from .engine.lifetimes import track
 from .engine.options import Options
 from .engine.polling import usable_cpus
@@ -490,11 +491,9 @@ class IpcPeer(Registering):
             if not session._threads or session._engine.crew.runs_here():
                 here.append(session)
                 continue
-            thread = threading.Thread(
-                target=session.close, args=(timeout,), name="streamipc-closing"
-            )
+            thread = make_thread(session.close, timeout, name="streamipc-closing", daemon=False)
             try:
-                thread.start()
+                start_thread(thread)
             except RuntimeError:  # can't start new thread: one after the other, then
                 here.append(session)
             else:

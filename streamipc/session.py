@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 import types
 
@@ -18,6 +17,7 @@ from ._arguments import (
 from ._host import SessionHost
 from ._registering import Registering
 from ._terminating import OnSigterm
+from ._threads import make_thread, start_thread
 from .engine.engine import Engine
 from .exceptions import SessionClosedError
 from .handlers import current, has_returned
@@ -323,7 +323,7 @@ class IpcSession(Registering):
             return False
         self._engine.closing.leave_output()  # the peer did not ask for this
         try:
-            threading.Thread(target=self.close, name="streamipc-closing", daemon=True).start()
+            start_thread(make_thread(self.close, name="streamipc-closing"))
         except RuntimeError:  # can't start new thread
             return False
         return True

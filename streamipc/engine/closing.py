@@ -19,6 +19,7 @@ from __future__ import annotations
 import threading
 import time
 
+from .._threads import make_thread, start_thread
 from .jobs import CallJob
 from .serving import Served
 
@@ -276,9 +277,7 @@ class Closing:
             solo.submit(CallJob(lambda: target(*args), self._engine.report))
             return
         try:
-            threading.Thread(
-                target=target, args=args, name="streamipc-closing", daemon=True
-            ).start()
+            start_thread(make_thread(target, *args, name="streamipc-closing"))
         except (RuntimeError, MemoryError):  # no thread to be had, or the interpreter ends
             target(*args)
 

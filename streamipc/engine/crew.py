@@ -46,6 +46,7 @@ import threading
 import time
 from collections import deque
 
+from .._threads import make_thread, start_thread
 from .bells import Bells
 from .jobs import WriteJob
 from .reading import Reader
@@ -258,12 +259,10 @@ class Crew(Watching):
 
     def _hire(self) -> Member | None:
         member = Member(self)
-        member.thread = threading.Thread(
-            target=self._work, args=(member,), name=self._name, daemon=True
-        )
+        member.thread = make_thread(self._work, member, name=self._name)
         self._members[member] = None
         try:
-            member.thread.start()
+            start_thread(member.thread)
         except (RuntimeError, MemoryError):  # no new thread: the members there are must do
             del self._members[member]
             if not self._members:

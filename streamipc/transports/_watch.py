@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 
 from .._forks import steady
+from .._threads import make_thread, start_thread
 from ._stderr import StderrSink
 from .pipe import can_poll, release_after_fork
 
@@ -95,8 +96,8 @@ class ChildWatcher:
         self._on_exit = on_exit
         try:
             for name, job in self._prepare():
-                thread = threading.Thread(target=job, name=name, daemon=True)
-                thread.start()
+                thread = make_thread(job, name=name)
+                start_thread(thread)
                 self._threads.append(thread)
         except BaseException:
             self._release()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol, Union
 
+from .._threads import make_thread, start_thread
 from ._readahead import flush_pending, raw_of_pair, take_read_ahead
 from ._sigpipe import SigpipeHeldBack
 from .base import Transport
@@ -246,14 +247,12 @@ class _Pump:
     """Copies from an object without a descriptor into a pipe, on a thread."""
 
     def __init__(self, reader: FileReader) -> None:
-        import threading
-
         self._reader = reader
         self.read_fd, self._write_fd = os.pipe()
-        self._thread = threading.Thread(target=self._run, name="streamipc-pump", daemon=True)
+        self._thread = make_thread(self._run, name="streamipc-pump")
 
     def start(self) -> None:
-        self._thread.start()
+        start_thread(self._thread)
 
     def _run(self) -> None:
         buffer = memoryview(bytearray(1 << 16))
