@@ -95,7 +95,8 @@ class ResponseFuture(Future[R], Generic[R]):
         # What Future.__init__ sets, less the condition, which is made when first needed:
         # most replies are read by the thread that waits for them, which needs none.
         self._waiters = []
-        self._done_callbacks = []
+        self.callbacks: list[Any] = []  # what run_callbacks() is going to call
+        self._done_callbacks = self.callbacks
         self.id = id
         """The request's id."""
         self.request = message
@@ -243,10 +244,6 @@ class ResponseFuture(Future[R], Generic[R]):
             waiter.event = threading.Event()
             waiter.lock = threading.Lock()
         self.settle(None, error)
-
-    def has_callbacks(self) -> bool:
-        """Tell whether :meth:`run_callbacks` has anything to do."""
-        return bool(self._done_callbacks)
 
     def run_callbacks(self) -> None:
         """Call what ``add_done_callback`` was given."""

@@ -247,7 +247,7 @@ class Dispatching:
         future = event.call
         if future.on_reply is not None:
             future.on_reply(event.value, event.error)
-        elif future.settle(event.value, event.error) and future.has_callbacks():
+        elif future.settle(event.value, event.error) and future.callbacks:
             self.crew.submit(CallbacksJob(future, self.report))
 
     def end_call(self, future: Any, value: Any, error: BaseException | None) -> None:
@@ -259,7 +259,7 @@ class Dispatching:
 
     def settle(self, future: ResponseFuture[Any], value: Any, error: BaseException | None) -> None:
         """Set a future's outcome; its callbacks run on the crew."""
-        if future.settle(value, error) and future.has_callbacks():
+        if future.settle(value, error) and future.callbacks:
             self.crew.submit(CallbacksJob(future, self.report))
 
     def _progress_received(self, event: events.ProgressReceived) -> None:

@@ -160,6 +160,7 @@ class Engine(Sending, Dispatching):
         """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
         self._pid = os.getpid()
         self._foreign = False  # see forget_after_fork()
+        self._guarded = self.patches.greenlets  # or foreign: each use is to be checked
         self._started = False
         self._refusal: Callable[[], SessionClosedError] | None = None
         self._received = Received()
@@ -312,7 +313,7 @@ class Engine(Sending, Dispatching):
 
     def wait(self, awaited: Any, end: float | None) -> bool:
         """Wait until ``awaited`` is ready or the time is over; return whether it is ready."""
-        if not at_home[0] or self._foreign or self.patches.greenlets:
+        if not at_home[0] or self._guarded:
             self.check_caller()
             if self._foreign:
                 raise self.closing.error()
@@ -487,7 +488,7 @@ class Engine(Sending, Dispatching):
         That may be one of the crew's, in a handler: it must find its way out.
         """
         pid = self._pid
-        self._foreign = True
+        self._foreign = self._guarded = True
 
         def reason() -> SessionClosedError:
             return SessionClosedError(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from .._patches import Patches
     from ..futures import ResponseFuture
     from ..messages import Message
     from ..protocol.connection import Connection
@@ -80,7 +79,7 @@ class Sending:
     encode: Callable[[Any], list[Buffer]]
     """Returns the frame of an envelope."""
     report: Callable[[BaseException], None]
-    patches: Patches
+    _guarded: bool
     check_caller: Callable[[], None]
     is_foreign: Callable[[], bool]
     _next_id: Callable[[], RequestId]
@@ -112,7 +111,7 @@ class Sending:
             window: items that the peer may send before it is granted more.
             prepare: called with the future before a reply can come.
         """
-        if not at_home[0] or self.patches.greenlets:
+        if not at_home[0] or self._guarded:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
@@ -165,7 +164,7 @@ class Sending:
     ) -> None:
         """Send a notification; return once it is with the operating system."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        if not at_home[0] or self.patches.greenlets:
+        if not at_home[0] or self._guarded:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
@@ -195,7 +194,7 @@ class Sending:
         Raises:
             RequestTimeoutError: the peer has read nothing since another one was not sent in time.
         """
-        if not at_home[0] or self.patches.greenlets:
+        if not at_home[0] or self._guarded:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)

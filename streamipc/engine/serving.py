@@ -259,7 +259,10 @@ class Served:
         if deadline is not None and time.monotonic() >= deadline:
             return self._late_frame("its time was over before a handler could start")
         try:
-            value = self._in_context(self._ask_handlers)
+            try:  # with context variables that are this request's own
+                value = copy_context().run(self._ask_handlers)
+            finally:
+                self._leave()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
             return self._frame_of_failure(error)
@@ -289,16 +292,16 @@ class Served:
 
     def run_notification(self) -> bool:
         """Run all handlers, whatever one of them raises; return whether one took the message."""
-        return bool(self._in_context(self._tell_handlers))
-
-    def _in_context(self, call: Callable[[], Any]) -> Any:
-        """Call the handlers, with context variables that are this message's own."""
         try:
-            return copy_context().run(call)
+            return copy_context().run(self._tell_handlers)
         finally:
-            self.over = True
-            if self.wakers:
-                self._wake()
+            self._leave()
+
+    def _leave(self) -> None:
+        """Note that the handlers have returned; a thread of theirs may wait to send."""
+        self.over = True
+        if self.wakers:
+            self._wake()
 
     def _ask_handlers(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""

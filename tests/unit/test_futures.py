@@ -286,7 +286,7 @@ def test_settling_leaves_the_callbacks_to_others(future: ResponseFuture[str]) ->
     future.settle("reply", None)
 
     assert called == []
-    assert future.has_callbacks()
+    assert future.callbacks
     future.run_callbacks()
     assert called == [future]
 

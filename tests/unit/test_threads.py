@@ -6,14 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from streamipc import IpcPeer
-from streamipc._threads import make_thread, start_thread
+from streamipc._threads import start_thread
 from tests.support.shared_messages import Echo
 
 pytestmark = pytest.mark.skipif(
@@ -21,69 +21,65 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def taken() -> Iterator[list[int]]:
-    """Note SIGUSR1, which the main thread can't take as yet, as if it had still to wake up."""
-    signals: list[int] = []
-    before = signal.signal(signal.SIGUSR1, lambda number, _: signals.append(number))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    try:
-        yield signals
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
-        signal.signal(signal.SIGUSR1, before)
+PROGRAM = """
+import os, signal, sys, threading, time
+from streamipc._threads import make_thread, start_thread
 
+taken, masks = [], []
+signal.signal(signal.SIGUSR1, lambda number, _: taken.append(number))
+# As if the main thread had still to wake up. No other thread may be here, to take the signal.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
 
 class SignalledInStart:
-    """A thread in whose start a signal comes to the process."""
+    def __init__(self, thread):
+        self.thread = thread
 
-    def __init__(self, thread: threading.Thread) -> None:
-        self._thread = thread
-
-    def start(self) -> None:
+    def start(self):
         os.kill(os.getpid(), signal.SIGUSR1)
-        self._thread.start()
+        self.thread.start()
 
-
-def start_from_another_thread(then: list[object]) -> threading.Thread:
-    def start() -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
-        thread = make_thread(lambda: then.append(signal.pthread_sigmask(0, ())), name="new")
-        start_thread(SignalledInStart(thread))  # type: ignore[arg-type]
-        thread.join()
-        then.append(signal.pthread_sigmask(0, ()))
-
-    starter = threading.Thread(target=start)
-    starter.start()
-    return starter
-
-
-def test_a_signal_that_comes_while_a_thread_starts_is_left_to_the_main_thread(
-    taken: list[int],
-) -> None:
-    masks: list[object] = []
-    starter = start_from_another_thread(masks)
-    time.sleep(0.03)
-    assert signal.sigpending() == {signal.SIGUSR1}
-    assert masks == []
-
+def start():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    thread = make_thread(lambda: masks.append(signal.pthread_sigmask(0, ())), name="new")
+    start_thread(SignalledInStart(thread))
+    thread.join()
+    masks.append(signal.pthread_sigmask(0, ()))
 
+starter = threading.Thread(target=start)
+begun = time.monotonic()
+starter.start()
+"""
+
+
+def run(then: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + textwrap.dedent(then)], timeout=60, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_signal_that_comes_while_a_thread_starts_is_left_to_the_main_thread() -> None:
+    run("""
+    time.sleep(0.03)
+    pending = signal.sigpending()
+    if time.monotonic() - begun < 0.09:  # otherwise we had to wait for the CPU
+        assert pending == {signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    starter.join(10)
     assert taken == [signal.SIGUSR1]
-    starter.join(10)
     assert masks == [set(), set()]
+    """)
 
 
-def test_a_signal_that_the_main_thread_never_takes_holds_no_thread_up(taken: list[int]) -> None:
-    masks: list[object] = []
-    starter = start_from_another_thread(masks)
+def test_a_signal_that_the_main_thread_never_takes_holds_no_thread_up() -> None:
+    run("""
     starter.join(10)
-
     assert masks == [set(), set()]  # and one of the two has taken it meanwhile
     deadline = time.monotonic() + 10
     while not taken and time.monotonic() < deadline:
         time.sleep(0.01)
     assert taken == [signal.SIGUSR1]
+    """)
 
 
 def test_a_thread_that_can_t_be_started_leaves_the_mask_as_it_was() -> None:

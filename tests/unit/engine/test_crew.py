@@ -287,7 +287,7 @@ def no_thread_for(
     crew = session._engine.crew
 
     def start_if_not_of_the_crew(thread: Any) -> None:
-        if getattr(thread._target, "__self__", None) is crew and len(crew._members) > beyond:
+        if thread.name == crew._name and len(crew._members) > beyond:
             raise error
         start(thread)
 

@@ -309,7 +309,7 @@ def test_a_broadcast_by_another_real_thread_is_refused_where_gevent_has_patched(
     peer = IpcPeer()
     left, _ = connected(peer)
     left.start()
-    left._engine.patches.greenlets = True  # and it is nobody's thread
+    left._engine._guarded = left._engine.patches.greenlets = True  # and it is nobody's thread
     failures = peer.broadcast(Note())
     left._engine.patches.greenlets = False
     assert type(failures[left]) is RuntimeError
