@@ -15,6 +15,7 @@ from __future__ import annotations
 
 # What the module signal wraps in enums, which a child that only answers would import for this.
 import _signal  # type: ignore[import-not-found]
+import os
 import threading
 import time
 
@@ -76,7 +77,9 @@ def _may_take_signals() -> bool:
     """
     if not _CAN_BLOCK or are_threads_greenlets():
         return False
-    return threading.get_native_id() != threading.main_thread().native_id
+    # The former is the system's main thread on Linux: after a fork that Python has not made, the
+    # latter is still the number of the parent's.
+    return threading.get_native_id() not in (os.getpid(), threading.main_thread().native_id)
 
 
 def _run(mask: Iterable[int], target: Callable[..., object], args: Any) -> None:

@@ -133,3 +133,17 @@ def test_a_process_that_a_handler_or_a_callback_starts_has_no_signal_blocked() -
         time.sleep(0.01)  # the last callback may come after close() has returned
     assert len(blocked) == 6
     assert set(blocked) == {"0" * 16}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="thread ids are so on Linux alone")
+def test_the_main_thread_blocks_no_signal_after_a_fork_that_python_has_not_made() -> None:
+    """Else a thread that it starts takes what should end a worker, which uWSGI forks in C."""
+    program = """
+import ctypes, os, sys
+from streamipc._threads import _may_take_signals, make_thread
+pid = ctypes.PyDLL(None).fork()
+if pid == 0:
+    os._exit(_may_take_signals())
+sys.exit(os.waitpid(pid, 0)[1])
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
