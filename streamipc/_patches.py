@@ -48,14 +48,14 @@ def _greenlets() -> bool:
     monkey: Any = sys.modules.get("gevent.monkey")
     if monkey is None:
         return False
-    threads, select = map(monkey.is_module_patched, ("threading", "select"))
+    threads, select = are_threads_greenlets(), bool(monkey.is_module_patched("select"))
     if threads is not select:
         patched, left = ("threads", "select") if threads else ("select", "threads")
         raise RuntimeError(
             f"gevent has patched {patched} and not {left}: a wait for a reply would stop all "
             "greenlets, or never end. Patch both: gevent.monkey.patch_all()"
         )
-    return bool(threads)
+    return threads
 
 
 class Patches:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 
 import pytest
 
@@ -26,6 +25,7 @@ import os, signal, sys, threading, time
 from streamipc._threads import make_thread, start_thread
 
 taken, masks = [], []
+has_started = threading.Event()
 signal.signal(signal.SIGUSR1, lambda number, _: taken.append(number))
 # As if the main thread had still to wake up. No other thread may be here, to take the signal.
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -37,6 +37,7 @@ class SignalledInStart:
     def start(self):
         os.kill(os.getpid(), signal.SIGUSR1)
         self.thread.start()
+        has_started.set()
 
 def start():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
@@ -60,7 +61,7 @@ def run(then: str) -> None:
 
 def test_a_signal_that_comes_while_a_thread_starts_is_left_to_the_main_thread() -> None:
     run("""
-    time.sleep(0.03)
+    assert has_started.wait(10)
     pending = signal.sigpending()
     if time.monotonic() - begun < 0.09:  # otherwise we had to wait for the CPU
         assert pending == {signal.SIGUSR1}
@@ -75,9 +76,6 @@ def test_a_signal_that_the_main_thread_never_takes_holds_no_thread_up() -> None:
     run("""
     starter.join(10)
     assert masks == [set(), set()]  # and one of the two has taken it meanwhile
-    deadline = time.monotonic() + 10
-    while not taken and time.monotonic() < deadline:
-        time.sleep(0.01)
     assert taken == [signal.SIGUSR1]
     """)
 
@@ -107,10 +105,12 @@ BLOCKED = "print([l.split()[1] for l in open('/proc/self/status') if l.startswit
 def test_a_process_that_a_handler_or_a_callback_starts_has_no_signal_blocked() -> None:
     """Blocked signals are inherited: such a process could not be ended by SIGTERM."""
     blocked: list[str] = []
+    looked = threading.Semaphore(0)
 
     def look() -> None:
         done = subprocess.run([sys.executable, "-c", BLOCKED], stdout=subprocess.PIPE, check=True)
         blocked.append(done.stdout.decode().strip())
+        looked.release()
 
     here, there = os.pipe(), os.pipe()
     with IpcPeer() as one, IpcPeer() as two:
@@ -128,9 +128,8 @@ def test_a_process_that_a_handler_or_a_callback_starts_has_no_signal_blocked() -
         replies = [asking.request(Echo(number)) for number in range(4)]
         assert [reply.result(timeout=30) for reply in replies] == [1] * 4
         replies[0].add_done_callback(lambda _: look())
-    deadline = time.monotonic() + 10
-    while len(blocked) < 6 and time.monotonic() < deadline:
-        time.sleep(0.01)  # the last callback may come after close() has returned
+    for _ in range(6):  # the last callback may come after close() has returned
+        assert looked.acquire(timeout=10)
     assert len(blocked) == 6
     assert set(blocked) == {"0" * 16}
 
