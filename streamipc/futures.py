@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 
 from ._forks import at_home, forkable_lock, look_for_fork
+from .engine.calls import CANCELLED
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Generic, Protocol, TypeVar
 
-    from .protocol.envelopes import RequestId
+    from .engine.calls import Call
 else:
     from ._typing import Generic, Protocol, TypeVar
 
@@ -45,11 +46,11 @@ class Owner(Protocol):
         """Wait until ``awaited`` is ready, at most until ``end``."""
         ...
 
-    def cancel(self, future: Any, /) -> None:
+    def cancel(self, call: Call, /) -> None:
         """Forget the request and tell the peer."""
         ...
 
-    def credit(self, future: Any, count: int, /) -> None:
+    def credit(self, call: Call, count: int, /) -> None:
         """Grant the peer ``count`` more items."""
         ...
 
@@ -79,30 +80,21 @@ class ResponseFuture(Future[R], Generic[R]):
     _result: Any = None
     _exception: BaseException | None = None
     _made_condition: threading.Condition | None = None
-    wants_items = False
-    timeout: float | None = None
-    size: int = 0  # bytes of the payload, unless it is small
-    taker: int | None = None
-    """Identifier of the thread that takes items; it stands there once that has asked for one."""
-    on_item: Callable[[Any], bool] | None = None
-    """Takes an item; returns whether the peer was allowed to send it."""
-    on_reply: Callable[[Any, BaseException | None], None] | None = None
-    on_end: Callable[[], None] | None = None
-    keeps: object = None
-    """Something that must live as long as the request is pending: its session."""
 
-    def __init__(self, owner: Owner, id: RequestId, message: Message) -> None:  # noqa: A002
+    def __init__(self, owner: Owner, call: Call, message: Message) -> None:
         # What Future.__init__ sets, less the condition, which is made when first needed:
         # most replies are read by the thread that waits for them, which needs none.
         self._waiters = []
-        self.callbacks: list[Any] = []  # what run_callbacks() is going to call
-        self._done_callbacks = self.callbacks
-        self.id = id
+        self._done_callbacks = []
+        self.id = call.id
         """The request's id."""
         self.request = message
         """The message that was sent."""
-        self.wakers: list[Any] = []  # locks of threads in Reader.wait
-        self.owner = owner
+        self._owner = owner
+        self._call = call
+        call.future = self
+        if call.outcome:  # it came before we did
+            self.mirror()
 
     if not TYPE_CHECKING:
 
@@ -121,10 +113,6 @@ class ResponseFuture(Future[R], Generic[R]):
                         made = self._made_condition = new
             return made
 
-    def ready(self) -> bool:
-        """Tell whether the future is done, without taking its lock."""
-        return self._state != _PENDING
-
     def result(self, timeout: float | None = None) -> R:
         """Return the reply; wait for it if need be.
 
@@ -140,15 +128,13 @@ class ResponseFuture(Future[R], Generic[R]):
             SessionClosedError: what its name says.
             concurrent.futures.CancelledError: the future was cancelled.
         """
-        if self._state == _PENDING and not self.owner.wait(
-            self, None if timeout is None else _end_of(timeout)
-        ):
-            raise self.not_in_time(timeout)
+        if self._state == _PENDING:
+            self._wait(timeout)
         if self._state == _FINISHED:
             # What Future.result does, without its lock: a finished future never changes.
             if self._exception is None:
                 return self._result  # type: ignore[no-any-return]
-            self.owner.failing()
+            self._owner.failing()
             try:
                 raise fresh(self._exception)
             finally:
@@ -160,9 +146,16 @@ class ResponseFuture(Future[R], Generic[R]):
 
         It is the same object each time.
         """
-        if self._state == _PENDING and not self.owner.wait(self, _end_of(timeout)):
-            raise self.not_in_time(timeout)
+        if self._state == _PENDING:
+            self._wait(timeout)
         return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        call = self._call
+        if not (call.outcome or self._owner.wait(call, _end_of(timeout))):
+            raise self.not_in_time(timeout)
+        if self._state == _PENDING:  # whoever gave the outcome has not come so far yet
+            self.mirror()
 
     def not_in_time(self, timeout: float | None) -> RequestTimeoutError:
         """Return the error for a wait that is over while the request goes on."""
@@ -177,87 +170,71 @@ class ResponseFuture(Future[R], Generic[R]):
         Returns:
             ``False`` if the reply is already there.
         """
+        call = self._call
+        if call.outcome:
+            return call.outcome[0][1] is CANCELLED
         try:
-            with self._condition:
-                if self._state != _PENDING:
-                    return self.cancelled()
-                # Both steps of Future.cancel() and set_running_or_notify_cancel() at once: a
-                # second canceller between them would find a state that is no state.
-                self._state = _CANCELLED
-                for waiter in self._waiters:
-                    waiter.add_cancelled(self)
-                self._condition.notify_all()
-            self.owner.cancel(self)
+            if not call.settle(None, CANCELLED):
+                return call.outcome[0][1] is CANCELLED
+            self._owner.cancel(call)
         finally:  # also when interrupted, by Ctrl-C for one: nobody else wakes who waits
-            self._wake_if_cancelled()
+            if call.outcome:
+                call.announce()
         self._invoke_callbacks()
         return True
 
-    def _wake_if_cancelled(self) -> None:
-        if self._state == _CANCELLED:
-            self.keeps = None
-            self._wake()
+    # What the call that it shows asks of it.
 
-    def settle(self, value: Any, error: BaseException | None) -> bool:
-        """Set the outcome unless there is one; return whether it was set.
+    def mirror(self) -> None:
+        """Take over the outcome of the call; once is enough.
 
-        Does what ``set_result`` and ``set_exception`` do, less the callbacks: those are
-        the user's code, and this is called by the thread that reads.
-        :meth:`run_callbacks` must follow.
+        As ``set_result`` and ``set_exception``, less the callbacks: those are the user's code, and
+        this is called by the thread that reads.
         """
+        value, error = self._call.outcome[0]
         with _creation:
             bare = self._made_condition is None
-            if bare:
-                # Nobody has looked at the condition yet, and nobody can while we hold this.
-                if self._state != _PENDING:
-                    return False
-                self._result = value
-                self._exception = error
-                self._state = _FINISHED
-        if not (bare or self._settle_with_condition(value, error)):
-            return False
-        self.keeps = None
-        if self.wakers or self.on_end is not None:
-            self._wake()
-        return True
-
-    def _settle_with_condition(self, value: Any, error: BaseException | None) -> bool:
+            # If so, nobody has looked at the condition, and nobody can while we hold this.
+            if bare and self._state == _PENDING:
+                self._take(value, error)
+        if bare:
+            return
         with self._condition:
             if self._state != _PENDING:
-                return False
-            self._result = value
-            self._exception = error
-            self._state = _FINISHED
+                return
+            self._take(value, error)
             for waiter in self._waiters:
-                if error is None:
+                if error is CANCELLED:
+                    waiter.add_cancelled(self)
+                elif error is None:
                     waiter.add_result(self)
                 else:
                     waiter.add_exception(self)
             self._condition.notify_all()
-        return True
 
-    def abandon_after_fork(self, error: BaseException) -> None:
-        """Fail in a forked child, where nobody will read the reply."""
-        # The old ones may be locked for ever, and as_completed() may go on with its own.
-        self._made_condition = threading.Condition()
-        for waiter in self._waiters:
-            waiter.event = threading.Event()
-            waiter.lock = threading.Lock()
-        self.settle(None, error)
+    def _take(self, value: Any, error: BaseException | None) -> None:
+        if error is CANCELLED:
+            self._state = _CANCELLED
+        else:
+            self._result = value
+            self._exception = error
+            self._state = _FINISHED
+
+    def has_callbacks(self) -> bool:
+        """Tell whether there are callbacks that :meth:`run_callbacks` would call."""
+        return bool(self._done_callbacks)
 
     def run_callbacks(self) -> None:
         """Call what ``add_done_callback`` was given."""
         self._invoke_callbacks()
 
-    def _wake(self) -> None:
-        on_end = self.on_end
-        if on_end is not None:
-            on_end()
-        for lock in tuple(self.wakers):
-            try:
-                lock.release()
-            except RuntimeError:
-                pass  # woken already
+    def renew_after_fork(self) -> None:
+        """Replace the locks, in a forked child, where nobody will read the reply."""
+        # The old ones may be locked for ever, and as_completed() may go on with its own.
+        self._made_condition = threading.Condition()
+        for waiter in self._waiters:
+            waiter.event = threading.Event()
+            waiter.lock = threading.Lock()
 
     def __await__(self) -> Generator[Any, None, R]:
         """Wait from a coroutine: ``await session.request(msg)`` in a running asyncio loop.
@@ -267,7 +244,7 @@ class ResponseFuture(Future[R], Generic[R]):
         asyncio = sys.modules.get("asyncio")
         if asyncio is None:
             raise RuntimeError("a ResponseFuture can be awaited from asyncio only")
-        self.owner.check_awaitable()
+        self._owner.check_awaitable()
         return self._awaited(asyncio.wrap_future(self))
 
     def _awaited(self, wrapped: Any) -> Generator[Any, None, R]:
@@ -310,10 +287,13 @@ class ResponseFuture(Future[R], Generic[R]):
 
 
 class _Items:
-    """The items of one stream that have arrived: what the future knows of its stream.
+    """The items of one stream that have arrived: what the call knows of its stream.
 
     It does not refer to the stream, so that dropping that is noticed.
     """
+
+    passes_on_reply = False
+    taker: int | None = None
 
     def __init__(self, wakers: list[Any], window: int) -> None:
         self.waiting: deque[Any] = deque()
@@ -336,6 +316,9 @@ class _Items:
         self.ended()
         return True
 
+    def replied(self, value: Any, error: BaseException | None) -> None:
+        """Is not called: whoever takes the items sees the outcome behind them himself."""
+
     def ended(self) -> None:
         """Tell coroutines that there is something new, be it the end."""
         for listener in tuple(self.listeners):
@@ -352,14 +335,13 @@ class ResponseStream(Generic[R]):
 
     def __init__(self, future: ResponseFuture[R], window: int) -> None:
         self._future = future
-        self._owner = future.owner
+        self._owner = future._owner
+        self._call = call = future._call
         self._window = window
-        self._items = _Items(future.wakers, window)
+        self._items = _Items(call.wakers, window)
         self._owed = 0  # items taken and not yet granted anew
-        self.wakers = future.wakers
-        future.wants_items = True
-        future.on_item = self._items.arrived
-        future.on_end = self._items.ended
+        self.wakers = call.wakers
+        call.items = self._items
 
     @property
     def future(self) -> ResponseFuture[R]:
@@ -378,7 +360,7 @@ class ResponseStream(Generic[R]):
 
     def ready(self) -> bool:
         """Tell whether an item, or the end, is there."""
-        return bool(self._items.waiting) or self._future.ready()
+        return bool(self._items.waiting) or bool(self._call.outcome)
 
     def result(self, timeout: float | None = None) -> R:
         """Return the handler's reply; items not yet taken are thrown away.
@@ -390,12 +372,12 @@ class ResponseStream(Generic[R]):
             As :meth:`ResponseFuture.result`.
         """
         end = _end_of(timeout)
-        self._future.taker = threading.get_ident()
-        while not self._future.ready():
+        self._items.taker = threading.get_ident()
+        while not self._call.outcome:
             self._throw_away()
             self._owner.wait(self, end)
             # The time, rather than what wait() says: there may always be one more item.
-            if end is not None and time.monotonic() >= end and not self._future.ready():
+            if end is not None and time.monotonic() >= end and not self._call.outcome:
                 raise self._future.not_in_time(timeout)
         self._items.waiting.clear()
         return self._future.result()
@@ -413,7 +395,7 @@ class ResponseStream(Generic[R]):
         return self
 
     def __next__(self) -> Any:
-        self._future.taker = threading.get_ident()
+        self._items.taker = threading.get_ident()
         if not self.ready():
             self._owner.wait(self, None)
         return self._take(StopIteration)
@@ -430,9 +412,9 @@ class ResponseStream(Generic[R]):
         self.cancel()
 
     def __del__(self) -> None:
-        future = getattr(self, "_future", None)
-        if future is not None and not future.ready():
-            self._owner.drop(future)
+        call = getattr(self, "_call", None)
+        if call is not None and not call.outcome:
+            self._owner.drop(self._future)
 
     def __aiter__(self) -> ResponseStream[R]:
         return self
@@ -442,7 +424,7 @@ class ResponseStream(Generic[R]):
         import asyncio
 
         self._owner.check_awaitable()
-        self._future.taker = threading.get_ident()
+        self._items.taker = threading.get_ident()
         loop = asyncio.get_running_loop()
         while not self.ready():
             arrival: asyncio.Future[None] = loop.create_future()
@@ -478,10 +460,10 @@ class ResponseStream(Generic[R]):
     def _taken(self) -> None:
         """Count one item as taken; grant more when half of the window is used up."""
         self._owed += 1
-        if self._owed * 2 >= self._window and not self._future.ready():
+        if self._owed * 2 >= self._window and not self._call.outcome:
             owed, self._owed = self._owed, 0
             self._items.allowed += owed
-            self._owner.credit(self._future, owed)
+            self._owner.credit(self._call, owed)
 
     def _throw_away(self) -> None:
         while self._items.waiting:

@@ -50,6 +50,21 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _numbers = itertools.count(1)
 
 
+def _import_futures(*arguments: Any) -> Any:
+    """Make the first future, and leave the next ones to its class.
+
+    Who only answers needs none, and :mod:`concurrent.futures` imports a lot.
+    """
+    global _make_future
+    from .futures import ResponseFuture
+
+    _make_future = ResponseFuture
+    return ResponseFuture(*arguments)
+
+
+_make_future: Callable[..., Any] = _import_futures
+
+
 class IpcSession(Registering):
     """One conversation with one other process. Thread-safe throughout.
 
@@ -59,6 +74,11 @@ class IpcSession(Registering):
     """
 
     _threads = True
+    _request_is_overridden = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._request_is_overridden = cls.request is not IpcSession.request
 
     def __init__(self, peer: IpcPeer, transport: Transport, options: Options | None = None) -> None:
         self._peer = peer
@@ -124,19 +144,22 @@ class IpcSession(Registering):
         timeout = self._seconds(timeout)
         if metadata:
             metadata = checked_metadata(metadata)
+        engine = self._engine
         if on_progress is None:
-            return self._engine.request(message, timeout, metadata, self)
+            call = engine.request(message, timeout, metadata, self)
+            return _make_future(engine, call, message)  # type: ignore[no-any-return]
         from .engine.progress import ProgressCalls
 
-        engine, callback = self._engine, on_progress
-        return engine.request(
+        callback = on_progress
+        call = engine.request(
             message,
             timeout,
             metadata,
             self,
             checked_window(window),
-            lambda future: ProgressCalls(engine, future, callback, window),
+            lambda call: ProgressCalls(engine, call, callback, window),
         )
+        return _make_future(engine, call, message)  # type: ignore[no-any-return]
 
     @overload
     def call(
@@ -162,7 +185,14 @@ class IpcSession(Registering):
         metadata: Mapping[str, str] | None = None,
     ) -> Any:
         """Ask, wait, and return the reply: ``request(message, timeout).result()``."""
-        return self.request(message, timeout, metadata=metadata).result()
+        if self._request_is_overridden:
+            return self.request(message, timeout, metadata=metadata).result()
+        if not isinstance(message, Message):
+            check_message(message, "call")
+        timeout = self._seconds(timeout)
+        if metadata:
+            metadata = checked_metadata(metadata)
+        return self._engine.call(message, timeout, metadata)
 
     @overload
     def stream(
@@ -201,18 +231,21 @@ class IpcSession(Registering):
         Raises:
             As :meth:`request`.
         """
-        from .futures import ResponseStream
+        from .futures import ResponseFuture, ResponseStream
 
         check_message(message, "stream")
         checked_window(window)
+        engine = self._engine
         streams: list[ResponseStream[Any]] = []
-        self._engine.request(
+        engine.request(
             message,
             self._seconds(timeout),
             checked_metadata(metadata),
             self,
             window,
-            lambda future: streams.append(ResponseStream(future, window)),
+            lambda call: streams.append(
+                ResponseStream(ResponseFuture(engine, call, message), window)
+            ),
         )
         return streams[0]
 

@@ -20,6 +20,7 @@ import threading
 import time
 
 from .._threads import make_thread, start_thread
+from .calls import Call
 from .jobs import CallJob
 from .serving import Served
 
@@ -190,9 +191,9 @@ class Closing:
             self._end_claimed = True
             engine.reader.ended = True
         engine.refuse(lambda: engine.host.closed_error(what))
-        for future in engine.take_calls():
-            name = type(future.request).__wire_name__
-            engine.end_call(future, None, engine.host.closed_error(f"no reply to {name}; {what}"))
+        for call in engine.take_calls():
+            name = call.kind.__wire_name__
+            engine.end_call(call, None, engine.host.closed_error(f"no reply to {name}; {what}"))
         engine.end_receiving()
         self._end_credit()
         self.ended.set()
@@ -207,16 +208,12 @@ class Closing:
         """
         import gc
 
-        from ..futures import ResponseFuture
-
         engine = self._engine
-        futures = [one for one in gc.get_objects() if type(one) is ResponseFuture]
-        for future in futures:
-            ours = getattr(future, "owner", None) is engine  # none yet: it is being made
-            if ours and not future.ready() and future not in engine.lingering:
-                name = type(future.request).__wire_name__
+        for call in [one for one in gc.get_objects() if type(one) is Call]:
+            if call.engine is engine and not call.ready() and call not in engine.lingering:
+                name = call.kind.__wire_name__
                 error = engine.host.closed_error(f"no reply to {name}; {what}")
-                engine.end_call(future, None, error)
+                engine.end_call(call, None, error)
 
     def _end_credit(self) -> None:
         """Wake handlers that wait for credit: nothing that is still to be read grants any."""
@@ -346,12 +343,12 @@ class Closing:
             until -= (until - time.monotonic()) * _FOR_THE_CHILD
         while not self.ended.is_set():
             with engine.lock:
-                streams = [call for call in engine.connection.calls.values() if call.wants_items]
+                streams = [call for call in engine.connection.calls.values() if call.items]
             over = until is not None and time.monotonic() >= until
             left = [stream for stream in streams if over or not self._is_taken_from(stream)]
             for stream in left:
                 engine.cancel(stream)
-                name = type(stream.request).__wire_name__
+                name = stream.kind.__wire_name__
                 text = f"{name} was cut off; this side closed the session"
                 engine.end_call(stream, None, engine.host.closed_error(text))
             if len(left) == len(streams):
@@ -367,11 +364,12 @@ class Closing:
         :mod:`threading` does not know all: not those that C made, nor gevent's greenlets. Such a
         one is seen while it waits.
         """
-        if stream.on_reply is not None:
+        items = stream.items
+        if items.passes_on_reply:
             return True
         me = threading.get_ident()
-        return stream.taker not in (None, me) and (
-            bool(stream.wakers) or any(one.ident == stream.taker for one in threading.enumerate())
+        return items.taker not in (None, me) and (
+            bool(stream.wakers) or any(one.ident == items.taker for one in threading.enumerate())
         )
 
     def _wait_for_handlers(self) -> None:
@@ -472,8 +470,8 @@ class Closing:
         """Fail what waits for a stuck ``on_progress``: there are no more deadlines to do it."""
         engine = self._engine
         text = "the session ended before on_progress had taken all items of the reply"
-        for future in list(engine.lingering):
-            engine.settle(future, None, engine.host.closed_error(text))
+        for call in list(engine.lingering):
+            engine.settle(call, None, engine.host.closed_error(text))
         engine.lingering.clear()
 
     def _shut_down_child(self, end: float) -> None:

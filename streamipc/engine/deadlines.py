@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ..futures import ResponseFuture
     from ..protocol.envelopes import RequestId
+    from .calls import Call
     from .junk import JunkLines
     from .serving import Served
 
@@ -33,15 +33,13 @@ _SLACK = 64
 
 
 class Reminder:
-    """Stands among the futures for a request that we serve and that has ``on_cancel``.
+    """Stands among the calls for a request that we serve and that has ``on_cancel``.
 
-    Its caller says so when it gives up, but may be stopped, or in no hurry. To
-    :class:`Deadlines` it looks like a future whose reply is there and which is not done.
-    The request holds it, not the other way round.
+    Its caller says so when it gives up, but may be stopped, or in no hurry. The
+    request holds it, not the other way round.
     """
 
     id = None
-    on_reply = True
 
     def __init__(self, served: Served) -> None:
         self.served = weakref.ref(served)
@@ -51,29 +49,30 @@ class Reminder:
         served = self.served()
         return [] if served is None else served.take_callbacks()
 
-    def ready(self) -> bool:
-        """Tell whether there is nothing to remind of any more."""
+    @property
+    def lingers(self) -> bool:
+        """Whether there is still something to remind of."""
         served = self.served()
-        return served is None or served.over or served.cancelled
+        return not (served is None or served.over or served.cancelled)
 
 
 class Deadlines:
     """The deadlines of the calls in ``calls``. Not thread-safe: the engine's lock guards it.
 
     Args:
-        calls: the table of pending requests; an entry is dead once its future has left.
+        calls: the table of pending requests; an entry is dead once its call has left.
     """
 
-    def __init__(self, calls: dict[RequestId, ResponseFuture[Any]]) -> None:
+    def __init__(self, calls: dict[RequestId, Call]) -> None:
         self._calls = calls
         self._heap: list[tuple[float, int, weakref.ref[Any]]] = []
-        self._order = itertools.count().__next__  # so that futures are never compared
+        self._order = itertools.count().__next__  # so that calls are never compared
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def add(self, deadline: float, future: ResponseFuture[Any] | Reminder | JunkLines) -> None:
-        """Enter a reminder, a line of junk, or a future that stands in ``calls`` or has left it."""
+    def add(self, deadline: float, call: Call | Reminder | JunkLines) -> None:
+        """Enter a reminder, a line of junk, or a call that stands in ``calls`` or has left it."""
         heap = self._heap
         if len(heap) >= 2 * len(self._calls) + _SLACK:
             pending = self._calls.get
@@ -81,10 +80,10 @@ class Deadlines:
             heap[:] = [
                 entry
                 for entry in heap
-                if (held := entry[2]()) and (pending(held.id) is held or is_lingering(held))
+                if (held := entry[2]()) and (pending(held.id) is held or held.lingers)
             ]
             heapq.heapify(heap)
-        _push(heap, (deadline, self._order(), _ref(future)))
+        _push(heap, (deadline, self._order(), _ref(call)))
 
     def earliest(self) -> float | None:
         """Return the earliest deadline of a pending request, or ``None``."""
@@ -94,21 +93,16 @@ class Deadlines:
         return heap[0][0] if heap else None
 
     def expire(self, now: float) -> list[Any]:
-        """Take out and return the pending futures, and reminders, whose time is over."""
+        """Take out and return the pending calls, and reminders, whose time is over."""
         expired = []
         heap = self._heap
         while heap and heap[0][0] <= now:
-            future = heapq.heappop(heap)[2]()
-            if self._is_pending(future):
-                expired.append(future)
+            call = heapq.heappop(heap)[2]()
+            if self._is_pending(call):
+                expired.append(call)
         return expired
 
-    def _is_pending(self, future: Any) -> bool:
-        if future is None:
+    def _is_pending(self, call: Any) -> bool:
+        if call is None:
             return False
-        return self._calls.get(future.id) is future or is_lingering(future)
-
-
-def is_lingering(future: ResponseFuture[Any]) -> bool:
-    """Tell whether the reply is there but ``on_progress`` has not seen all items yet."""
-    return future.on_reply is not None and not future.ready()
+        return self._calls.get(call.id) is call or call.lingers

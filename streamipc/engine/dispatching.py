@@ -13,8 +13,16 @@ from .._shown import escaped
 from ..exceptions import OverloadedError, ProtocolError, SerializationError
 from ..messages import LogMessage, Message
 from ..protocol import events
-from ..protocol.connection import refusal_of
-from ..protocol.envelopes import Notification, Request
+from ..protocol.connection import error_from, refusal_of
+from ..protocol.envelopes import (
+    Cancel,
+    Credit,
+    ErrorResponse,
+    Notification,
+    Progress,
+    Request,
+    Response,
+)
 from ..protocol.framing import Junk
 from .bells import wake
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
@@ -28,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ..futures import ResponseFuture
     from ..protocol.connection import Connection
     from ..protocol.events import Decoded
+    from .calls import Call
     from .closing import Closing
     from .contracts import Host
     from .crew import Crew
@@ -106,16 +114,18 @@ class Dispatching:
 
     def _make_rules(self) -> dict[type, Callable[[Any], None]]:
         return {
-            events.RequestReceived: self._request_received,
-            events.NotificationReceived: self._notification_received,
-            events.ReplyReceived: self._reply_received,
-            events.ProgressReceived: self._progress_received,
+            Request: self._request_received,
+            Notification: self._take_notification,
+            Response: self._response_received,
+            ErrorResponse: self._error_received,
+            Progress: self._progress_received,
+            Credit: self._credit_received,
+            Cancel: self._cancel_received,
+            Junk: self._junk_received,
+            events.ReplyFailed: self._reply_failed,
             events.ItemFailed: self._item_failed,
-            events.CreditReceived: self._credit_received,
-            events.CancelReceived: self._cancel_received,
-            events.LateReply: self._late_reply,
-            events.JunkReceived: self._junk_received,
-            events.ViolationReceived: self._violation_received,
+            events.Late: self._late_reply,
+            events.Violation: self._violation_received,
             events.Mismatch: self._mismatched,
             events.Skipped: self._skipped,
             events.PeerSkipped: self._peer_skipped,
@@ -129,12 +139,13 @@ class Dispatching:
         self._weighed = received
         self.weight = 0 if size < LARGE else self._weight_of(size // len(decoded))
         rules = self._rules
+        receive = self.connection.receive
         junk = self._junk
         for item in decoded:
             if junk.waits and type(item) is not Junk:
                 junk.end_line()
             try:
-                event = self.connection.receive(item)
+                event = receive(item)
                 if event is not None:
                     rules[type(event)](event)
             except Exception as error:
@@ -147,8 +158,7 @@ class Dispatching:
         weight = min(size, self.max_frame_size)
         return weight if weight >= LARGE else 0
 
-    def _request_received(self, event: events.RequestReceived) -> None:
-        request = event.request
+    def _request_received(self, request: Request) -> None:
         if self.closing.refuses_requests:
             self._refuse_request(request, closed_refusal(request.id))
             return
@@ -186,9 +196,6 @@ class Dispatching:
         with self.lock:
             self.connection.served.pop(request.id, None)
         self._send_control(answer)
-
-    def _notification_received(self, event: events.NotificationReceived) -> None:
-        self._take_notification(event.notification)
 
     def _take_notification(self, notification: Notification) -> None:
         handlers = self.host.message_handlers(type(notification.message))
@@ -243,46 +250,54 @@ class Dispatching:
                 "ended: they are dropped (session.stats counts them)"
             )
 
-    def _reply_received(self, event: events.ReplyReceived) -> None:
-        future = event.call
-        if future.on_reply is not None:
-            future.on_reply(event.value, event.error)
-        elif future.settle(event.value, event.error) and future.callbacks:
-            self.crew.submit(CallbacksJob(future, self.report))
-
-    def end_call(self, future: Any, value: Any, error: BaseException | None) -> None:
-        """Set a request's outcome, behind the items that have arrived for ``on_progress``."""
-        if future.on_reply is not None:
-            future.on_reply(value, error)
+    def _response_received(self, response: Response) -> None:
+        call: Call = response.call
+        if call.future is None and call.items is None:
+            call.settle(response.value, None)
         else:
-            self.settle(future, value, error)
+            self.end_call(call, response.value, None)
 
-    def settle(self, future: ResponseFuture[Any], value: Any, error: BaseException | None) -> None:
-        """Set a future's outcome; its callbacks run on the crew."""
-        if future.settle(value, error) and future.callbacks:
+    def _error_received(self, response: ErrorResponse) -> None:
+        self.end_call(response.call, None, error_from(response))
+
+    def _reply_failed(self, event: events.ReplyFailed) -> None:
+        self.end_call(event.call, None, event.error)
+
+    def end_call(self, call: Call, value: Any, error: BaseException | None) -> None:
+        """Set a request's outcome, behind the items that have arrived for ``on_progress``."""
+        if call.items is not None and call.items.passes_on_reply:
+            call.items.replied(value, error)
+        else:
+            self.settle(call, value, error)
+
+    def settle(self, call: Call, value: Any, error: BaseException | None) -> None:
+        """Set a request's outcome; the callbacks of its future run on the crew."""
+        future = call.future
+        if call.settle(value, error) and future is not None and future.has_callbacks():
             self.crew.submit(CallbacksJob(future, self.report))
 
-    def _progress_received(self, event: events.ProgressReceived) -> None:
-        future = event.call
-        if not future.on_item(event.item):
+    def _progress_received(self, progress: Progress) -> None:
+        call: Call = progress.call
+        assert call.items is not None
+        if not call.items.arrived(progress.item):
             # Holding it would let the peer fill our memory; dropping it would make a hole.
             error = ProtocolError(
-                f"the peer sent more items for request {future.id!r} than it was granted"
+                f"the peer sent more items for request {call.id!r} than it was granted"
             )
-            self.cancel(future)
-            self.settle(future, None, error)
+            self.cancel(call)
+            self.settle(call, None, error)
 
     def _item_failed(self, event: events.ItemFailed) -> None:
         self.cancel(event.call)  # or its handler would wait for credit that nobody grants
         self.end_call(event.call, None, event.error)
 
-    def _credit_received(self, event: events.CreditReceived) -> None:
-        served = self.connection.served.get(event.id)
+    def _credit_received(self, credit: Credit) -> None:
+        served = self.connection.served.get(credit.id)
         if served is not None:
-            served.granted(event.count)
+            served.granted(credit.count)
 
-    def _cancel_received(self, event: events.CancelReceived) -> None:
-        served = self.connection.served.get(event.id)
+    def _cancel_received(self, cancel: Cancel) -> None:
+        served = self.connection.served.get(cancel.id)
         if served is not None:
             self.cancel_served(served)
 
@@ -302,12 +317,12 @@ class Dispatching:
             except BaseException as error:
                 self.report(error)
 
-    def _late_reply(self, event: events.LateReply) -> None:
+    def _late_reply(self, event: events.Late) -> None:
         self._late += 1
 
-    def _junk_received(self, event: events.JunkReceived) -> None:
+    def _junk_received(self, junk: Junk) -> None:
         self._frames_received -= 1  # it was none
-        if self._junk.add(event.data):
+        if self._junk.add(junk.data):
             with self.lock:
                 self._deadlines.add(self._junk.due, self._junk)
                 self.crew.deadline_added(self._junk.due)
@@ -315,7 +330,7 @@ class Dispatching:
     def _take_junk(self, line: str) -> None:
         self._take_notification(Notification(LogMessage(line, "junk")))
 
-    def _violation_received(self, event: events.ViolationReceived) -> None:
+    def _violation_received(self, event: events.Violation) -> None:
         self._fault(event.error)
 
     def _fault(self, error: Exception) -> None:
@@ -327,8 +342,8 @@ class Dispatching:
         self._fault(event.error)
         if event.answer is not None:
             self._send_control(event.answer)
-        for future in self.take_calls():
-            self.end_call(future, None, SerializationError(str(event.error)))
+        for call in self.take_calls():
+            self.end_call(call, None, SerializationError(str(event.error)))
 
     def _skipped(self, event: events.Skipped) -> None:
         self._fault(event.error)
@@ -339,14 +354,13 @@ class Dispatching:
         why = escaped(str(message.message))  # before they leave the table, for it may fail
         with self.lock:
             # One without a size is small, and no peer skips that.
-            futures = [c for c in self._calls.values() if c.size and str(c.size) == event.length]
-            for future in futures:
-                del self._calls[future.id]
-        for future in futures:
-            name = type(future.request).__wire_name__
-            error = ProtocolError(f"{name} was not read by the peer: {why}")
-            self.end_call(future, None, error)
-        if not futures:
+            calls = [c for c in self._calls.values() if c.size and str(c.size) == event.length]
+            for call in calls:
+                del self._calls[call.id]
+        for call in calls:
+            error = ProtocolError(f"{call.kind.__wire_name__} was not read by the peer: {why}")
+            self.end_call(call, None, error)
+        if not calls:
             self._take_notification(event.notification)
 
     def _rejected(self, event: events.Rejected) -> None:

@@ -31,7 +31,7 @@ from ..protocol.envelopes import (
 from .bells import wake
 from .closing import Closing
 from .crew import Crew
-from .deadlines import Deadlines, Reminder, is_lingering
+from .deadlines import Deadlines, Reminder
 from .dispatching import Dispatching, Received
 from .jobs import CallJob
 from .junk import JunkLines
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ..futures import ResponseFuture
     from ..session import IpcSession
     from ..transports.base import Transport
+    from .calls import Call
     from .contracts import Host, Stats
     from .options import Options
     from .solo import Solo
@@ -156,7 +156,7 @@ class Engine(Sending, Dispatching):
             assert isinstance(self.outlet, PolledOutlet)
             self.solo.read_while_full(self.outlet)
         self.closing = Closing(self)
-        self.lingering: set[ResponseFuture[Any]] = set()
+        self.lingering: set[Call] = set()
         """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
         self._pid = os.getpid()
         self._foreign = False  # see forget_after_fork()
@@ -387,28 +387,28 @@ class Engine(Sending, Dispatching):
             self._deadlines.add(served.deadline, reminder)
             self.crew.deadline_added(served.deadline)
 
-    def _expire(self, futures: list[Any], known_to_peer: bool = True) -> None:
+    def _expire(self, calls: list[Any], known_to_peer: bool = True) -> None:
         """Fail requests whose time is over, and tell the peer if it has heard of them."""
-        for future in futures:
-            if isinstance(future, Reminder):
-                self.call_soon(future.callbacks())
+        for call in calls:
+            if isinstance(call, Reminder):
+                self.call_soon(call.callbacks())
                 continue
-            if future is self._junk:
+            if call is self._junk:
                 if time.monotonic() >= self._junk.due:  # not so for a line before this one
                     self._junk.end_line()
                 continue
-            known = self._forget(future)
-            if not (known or is_lingering(future)):
+            known = self._forget(call)
+            if not (known or call.lingers):
                 continue
             error = RequestTimeoutError(
-                f"no reply to {type(future.request).__wire_name__} (request {future.id!r}) "
-                f"within {future.timeout:g} s{self._came_instead(future.timeout)}"
+                f"no reply to {call.kind.__wire_name__} (request {call.id!r}) "
+                f"within {call.timeout:g} s{self._came_instead(call.timeout)}"
             )
             # Where the peer has not read for long, cancels would pile up. It knows the
             # deadlines of what it has read, and will see those of what it is going to read.
             if known and known_to_peer and self.writer.backlog <= _NOT_READ:
-                self._send_control(Cancel(future.id))
-            self.settle(future, None, error)
+                self._send_control(Cancel(call.id))
+            self.settle(call, None, error)
 
     def _came_instead(self, seconds: float) -> str:
         # Where nothing else has come at all, what stood there before the request counts too.
@@ -460,7 +460,7 @@ class Engine(Sending, Dispatching):
     def _write_failed(self, error: Exception) -> None:
         self.closing.write_failed(error)
 
-    def take_calls(self) -> list[ResponseFuture[Any]]:
+    def take_calls(self) -> list[Call]:
         """Take out and return all pending requests."""
         with self.lock:
             calls = list(self._calls.values())
@@ -507,8 +507,8 @@ class Engine(Sending, Dispatching):
         self.crew_wakeup.close_after_fork()
         self.reader_wakeup.close_after_fork()
         self.outlet.close_after_fork()
-        for future in self.take_calls():
-            future.abandon_after_fork(reason())
+        for call in self.take_calls():
+            call.abandon_after_fork(reason())
         for served in list(self.connection.served.values()):
             if isinstance(served, Served):  # not so while it is on its way from the reader
                 served.forget_after_fork()

@@ -10,9 +10,8 @@ from ..handlers import SLOW_SECONDS
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
-    from ..futures import ResponseFuture
+    from .calls import Listener
     from .engine import Engine
 
 __all__ = ["CallJob", "CallbacksJob", "NotificationsJob", "WriteJob"]
@@ -104,9 +103,7 @@ class CallbacksJob:
     is_errand = True
     is_handler = False
 
-    def __init__(
-        self, future: ResponseFuture[Any], report: Callable[[BaseException], None]
-    ) -> None:
+    def __init__(self, future: Listener, report: Callable[[BaseException], None]) -> None:
         self.by_watcher = False
         self._future = future
         self._report = report

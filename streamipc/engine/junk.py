@@ -41,8 +41,7 @@ _ECHO = MAGIC + b"^"
 class JunkLines:
     """Cuts junk into lines.
 
-    It stands among the futures whose deadlines are kept, while a line waits for its end, and looks
-    like one whose reply is there and which is not done (see ``deadlines.py``).
+    It stands among the calls whose deadlines are kept, while a line waits for its end.
 
     Args:
         lock: the engine's; guards the beginning of a line.
@@ -56,7 +55,6 @@ class JunkLines:
     """
 
     id = None
-    on_reply = True
 
     def __init__(self, lock: threading.Lock, take: Callable[[str], object]) -> None:
         self._lock = lock
@@ -84,9 +82,10 @@ class JunkLines:
             self._hand_out(line)
         return begins
 
-    def ready(self) -> bool:
-        """Tell whether nothing waits."""
-        return not self.waits
+    @property
+    def lingers(self) -> bool:
+        """Whether a line waits."""
+        return bool(self.waits)
 
     def end_line(self) -> None:
         """Hand out what there is of a line: a frame follows it, or nothing, or it took too long."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from ..futures import ResponseFuture
+    from .calls import Call
     from .engine import Engine
 
 __all__ = ["ProgressCalls"]
@@ -25,7 +25,7 @@ class ProgressCalls:
 
     Args:
         engine: whose request it is.
-        future: of the request.
+        call: the request.
         callback: the user's, run in a copy of the context in which the request was made.
         window: items that the peer may send before more are granted.
     """
@@ -34,17 +34,19 @@ class ProgressCalls:
     is_errand = True
     is_handler = False
     by_watcher = False
+    passes_on_reply = True
+    taker: int | None = None
     may_be_left = True  # when the session ends: there may be thousands, each with many items
 
     def __init__(
         self,
         engine: Engine,
-        future: ResponseFuture[Any],
+        call: Call,
         callback: Callable[[Any], object],
         window: int,
     ) -> None:
         self._engine = engine
-        self._future = future
+        self._call = call
         self._callback = callback
         self._window = window
         self._context = contextvars.copy_context()
@@ -54,19 +56,19 @@ class ProgressCalls:
         self._count = 0  # items that the peer has sent
         self._allowed = window  # items that it may have sent since the start
         self._failed = False
-        future.wants_items = True
-        future.on_item = self._item
-        future.on_reply = self._reply
+        call.items = self
 
-    def _item(self, item: Any) -> bool:
+    def arrived(self, item: Any) -> bool:
+        """Queue an item for the callback."""
         if self._count >= self._allowed:
             return False
         self._count += 1
         self._add((False, item, None))
         return True
 
-    def _reply(self, value: Any, error: BaseException | None) -> None:
-        self._engine.lingering.add(self._future)
+    def replied(self, value: Any, error: BaseException | None) -> None:
+        """Queue the outcome behind the items."""
+        self._engine.lingering.add(self._call)
         self._add((True, value, error))
 
     def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
@@ -75,6 +77,9 @@ class ProgressCalls:
             if not self._queued:
                 self._queued = True
                 self._engine.crew.submit_locked(self)
+
+    def ended(self) -> None:
+        """Do nothing: the items that are left are not passed on."""
 
     def took(self, seconds: float) -> None:
         """Learn nothing: the callback is the user's, and always gets a worker."""
@@ -88,9 +93,9 @@ class ProgressCalls:
                     return
                 is_reply, value, error = self._items.popleft()
             if is_reply:
-                self._engine.lingering.discard(self._future)
-                self._engine.settle(self._future, value, error)
-            elif not self._future.ready():
+                self._engine.lingering.discard(self._call)
+                self._engine.settle(self._call, value, error)
+            elif not self._call.ready():
                 self._pass_on(value)
 
     def _pass_on(self, item: Any) -> None:
@@ -104,4 +109,4 @@ class ProgressCalls:
         if self._owed * 2 >= self._window:
             owed, self._owed = self._owed, 0
             self._allowed += owed
-            self._engine.credit(self._future, owed)
+            self._engine.credit(self._call, owed)

@@ -8,6 +8,7 @@ from .._forks import at_home, look_for_fork
 from ..exceptions import IpcError, ProtocolError, RequestTimeoutError, SessionClosedError
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
 from ..protocol.framing import HEADER_SIZE
+from .calls import CANCELLED, Call
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, WriteJob
 from .lifetimes import park_at_exit
 from .serving import Served, error_frame
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from ..futures import ResponseFuture
     from ..messages import Message
     from ..protocol.connection import Connection
     from ..protocol.envelopes import RequestId
@@ -45,23 +45,11 @@ bytes where the smallest request takes 42.
 """
 
 
+_MOMENT = 0.01
+"""Seconds: more than a thread needs that has taken a reply and not settled its call yet."""
+
 _ALWAYS_TAKEN = 1 << 10
 """Bytes: the least ``max_frame_size``, so that no smaller frame is too large for a peer."""
-
-
-def _import_future(*arguments: Any) -> Any:
-    """Make the first future, and leave the next ones to its class.
-
-    Who only answers needs none, and :mod:`concurrent.futures` imports a lot.
-    """
-    global _make_future
-    from ..futures import ResponseFuture
-
-    _make_future = ResponseFuture
-    return ResponseFuture(*arguments)
-
-
-_make_future: Callable[..., Any] = _import_future
 
 
 class Sending:
@@ -90,6 +78,8 @@ class Sending:
     _control_bytes: int
     _stalled_at: int | None
     _expire: Callable[..., None]
+    wait: Callable[[Any, float | None], bool]
+    failing: Callable[[], None]
     _report_soon: Callable[[Exception], None]
 
     def request(
@@ -99,9 +89,9 @@ class Sending:
         metadata: Mapping[str, str] | None = None,
         keeps: object = None,
         window: int = 0,
-        prepare: Callable[[ResponseFuture[Any]], Any] | None = None,
-    ) -> ResponseFuture[Any]:
-        """Send a request; return the future of its reply.
+        prepare: Callable[[Call], Any] | None = None,
+    ) -> Call:
+        """Send a request.
 
         Args:
             message: what to ask.
@@ -109,22 +99,68 @@ class Sending:
             metadata: goes along.
             keeps: what must live as long as the request is pending.
             window: items that the peer may send before it is granted more.
-            prepare: called with the future before a reply can come.
+            prepare: called with the call before a reply can come.
         """
+        call = self._send_request(message, timeout, metadata, keeps, window, prepare)
+        deadline = call.deadline
+        if deadline is not None:
+            try:
+                # Now: the peer is at work meanwhile, and sending has kept it so far.
+                with self.lock:
+                    self._deadlines.add(deadline, call)
+                    self.crew.deadline_added(deadline)
+            except BaseException:
+                self.give_up(call)  # an interrupt, such as Ctrl-C: nobody will have the call
+                raise
+        return call
+
+    def call(
+        self, message: Message, timeout: float | None, metadata: Mapping[str, str] | None = None
+    ) -> Any:
+        """Send a request, wait for the reply, and return it.
+
+        It needs no future, and whoever waits sees to the deadline himself.
+        """
+        call = self._send_request(message, timeout, metadata, None, 0, None)
+        outcome = call.outcome
+        try:
+            while not (outcome or self.wait(call, call.deadline) or outcome):
+                self._expire([call])
+                if not outcome:  # another thread has the reply, and is about to say so
+                    self.wait(call, time.monotonic() + _MOMENT)
+        except BaseException:
+            self.give_up(call)
+            raise
+        value, error = outcome[0]
+        if error is None:
+            return value
+        self.failing()
+        try:
+            raise error
+        finally:
+            del error, outcome, call  # or the traceback and this frame would keep each other alive
+
+    def _send_request(
+        self,
+        message: Message,
+        timeout: float | None,
+        metadata: Mapping[str, str] | None,
+        keeps: object,
+        window: int,
+        prepare: Callable[[Call], Any] | None,
+    ) -> Call:
         if not at_home[0] or self._guarded:
             self.check_caller()
         if self._refusal is not None or not self._started:
             self._start_for(message)
         id = self._next_id()  # noqa: A001
         frame = self.encode(Request(id, message, timeout, metadata, window))
-        future: ResponseFuture[Any] = _make_future(self, id, message)
-        future.keeps = keeps
-        future.timeout = timeout
-        if len(frame) > 1 or len(frame[0]) > _ALWAYS_TAKEN:
-            future.size = sum(map(len, frame)) - HEADER_SIZE
-        if prepare is not None:
-            prepare(future)
         deadline = None if timeout is None else time.monotonic() + timeout
+        call = Call(self, id, type(message), timeout, deadline, keeps)
+        if len(frame) > 1 or len(frame[0]) > _ALWAYS_TAKEN:
+            call.size = sum(map(len, frame)) - HEADER_SIZE
+        if prepare is not None:
+            prepare(call)
         refused = False
         try:
             with self.lock:
@@ -134,27 +170,29 @@ class Sending:
                         f"the id generator gave {id!r}, the id of a pending request"
                     )
                 if not refused:
-                    self._calls[id] = future
+                    self._calls[id] = call
             if not refused:
                 try:
                     # Large buffers are the caller's own: they are written before it goes on.
                     self.writer.send(frame, deadline, HIGH_WATER if len(frame) == 1 else 0)
                 except WriteTimeoutError as late:
-                    self._expire([future], known_to_peer=not late.withdrawn)
+                    self._expire([call], known_to_peer=not late.withdrawn)
                 except SessionClosedError:
-                    pass  # the session is about to end, and the future with it
-                if deadline is not None:
-                    # Now: the peer is at work meanwhile, and send() has kept it so far.
-                    with self.lock:
-                        self._deadlines.add(deadline, future)
-                        self.crew.deadline_added(deadline)
+                    pass  # the session is about to end, and the call with it
         except BaseException:
-            future.cancel()  # an interrupt, such as Ctrl-C: nobody will have the future
+            self.give_up(call)  # an interrupt, such as Ctrl-C: nobody will have the call
             raise
         if refused:
             # Raises; not above, since the error waits for the child's exit status.
             self._start_for(message)
-        return future
+        return call
+
+    def give_up(self, call: Call) -> None:
+        """Cancel a request whose reply nobody wants any more."""
+        if call.future is not None:
+            call.future.cancel()
+        elif call.settle(None, CANCELLED):
+            self.cancel(call)
 
     def notify(
         self,
@@ -229,22 +267,22 @@ class Sending:
         if self.writer.bytes_sent < end:
             raise _not_in_time(message, withdrawn=False)
 
-    def cancel(self, future: Any) -> None:
+    def cancel(self, call: Call) -> None:
         """Forget a request and tell the peer."""
-        if not self.is_foreign() and self._forget(future):
-            self._send_control(Cancel(future.id))
+        if not self.is_foreign() and self._forget(call):
+            self._send_control(Cancel(call.id))
 
-    def _forget(self, future: Any) -> bool:
+    def _forget(self, call: Call) -> bool:
         """Take a request off the table; tell whether it stood there, and has no reply yet."""
-        id_ = future.id
+        id_ = call.id
         with self.lock:  # no other request enters under its id meanwhile
-            known = self._calls.get(id_) is future
+            known = self._calls.get(id_) is call
             return known and self._calls.pop(id_, None) is not None  # the reply may be faster
 
-    def credit(self, future: Any, count: int) -> None:
+    def credit(self, call: Call, count: int) -> None:
         """Grant the peer ``count`` more items of a request."""
         if not self.is_foreign():
-            self._send_control(Credit(future.id, count))
+            self._send_control(Credit(call.id, count))
 
     def send_item(self, served: Served, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""

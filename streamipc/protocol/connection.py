@@ -11,20 +11,22 @@ so a request can't be answered twice, and a reply can't reach another's request.
 What an envelope from the peer does depends only on whether its id stands in the table it
 speaks of:
 
-====================  ==========  ===========================  ==============================
-envelope              table       id is there                  id is not there
-====================  ==========  ===========================  ==============================
-Request               served      violation: duplicate id      enters; RequestReceived
-Response, Error       calls       leaves; ReplyReceived        LateReply
-Progress, wanted      calls       ProgressReceived             ignored (late)
-Progress, unwanted    calls       violation                    ignored (late)
-Progress, unreadable  calls       ItemFailed                   ignored (late)
-Credit                served      CreditReceived               ignored (it crossed the reply)
-Credit, not positive  served      violation                    violation
-Cancel                served      CancelReceived               ignored (it crossed the reply)
-Notification          none        NotificationReceived         NotificationReceived
-====================  ==========  ===========================  ==============================
+====================  ==========  ============================  =================================
+envelope              table       id is there                   id is not there
+====================  ==========  ============================  =================================
+Request               served      Violation: duplicate id       enters; the request
+Response, Error       calls       leaves; the envelope          Late
+… unreadable          calls       leaves; ReplyFailed           Late
+Progress, wanted      calls       the envelope                  Late
+Progress, unwanted    calls       Violation                     Late
+Progress, unreadable  calls       ItemFailed                    Late
+Credit                served      the envelope                  ignored (it crossed the reply)
+Credit, not positive  served      Violation                     Violation
+Cancel                served      the envelope                  ignored (it crossed the reply)
+Notification          none        the envelope                  the envelope
+====================  ==========  ============================  =================================
 
+An event that is an envelope about a request of ours has that as its ``call``.
 A request whose window or metadata is beyond the limits is refused and does not enter.
 
 A violation never ends the session: it is reported, and the stream goes on behind it.
@@ -72,21 +74,15 @@ from .envelopes import (
     fault_of,
 )
 from .events import (
-    CancelReceived,
-    CreditReceived,
     ItemFailed,
-    JunkReceived,
-    LateReply,
+    Late,
     Mismatch,
-    NotificationReceived,
     PeerSkipped,
-    ProgressReceived,
     Rejected,
-    ReplyReceived,
-    RequestReceived,
+    ReplyFailed,
     Skipped,
     Undecodable,
-    ViolationReceived,
+    Violation,
 )
 from .framing import Apart, FrameDecoder, Junk, Oversized, encode_frame
 from .mismatch import format_of, is_request, notice, own_formats
@@ -139,7 +135,7 @@ class Connection:
         self.undecoded: list[Item] = []
         """What was read beside what :meth:`received` returned."""
         self.calls: dict[RequestId, Any] = {}
-        """Our requests: id -> the caller's object. It has ``wants_items``."""
+        """Our requests: id -> the caller's object. Its ``items`` are ``None`` if it wants none."""
         self.served: dict[RequestId, Any] = {}
         """The peer's requests: id -> what :meth:`receive` put there, then the server's."""
 
@@ -287,7 +283,7 @@ class Connection:
         """Apply what was decoded to the tables; return what it means, if anything."""
         rule = _RULES.get(type(decoded))
         if rule is None:  # a serializer of the user's own
-            return ViolationReceived(
+            return Violation(
                 SerializationError(
                     f"decode() of the serializer returned {type(decoded).__name__}, no envelope"
                 )
@@ -295,17 +291,12 @@ class Connection:
         event: Event | None = rule(self, decoded)
         return event
 
-    def _response(self, envelope: Response) -> Event:
+    def _response(self, envelope: Response | ErrorResponse) -> Event:
         call = self.calls.pop(envelope.id, None)
         if call is None:
-            return LateReply(envelope.id)
-        return ReplyReceived(call, envelope.value)
-
-    def _error_response(self, envelope: ErrorResponse) -> Event:
-        call = self.calls.pop(envelope.id, None)
-        if call is None:
-            return LateReply(envelope.id)
-        return ReplyReceived(call, None, error_from(envelope))
+            return Late(envelope.id)
+        envelope.call = call
+        return envelope
 
     def _request(self, envelope: Request) -> Event:
         if envelope.id in self.served:
@@ -322,7 +313,7 @@ class Connection:
                 error = _too_much_metadata(f"request {envelope.id!r}", size)
                 return Rejected(refusal_of(envelope.id, error, "protocol"), error)
         self.served[envelope.id] = envelope
-        return RequestReceived(envelope)
+        return envelope
 
     def _notification(self, envelope: Notification) -> Event:
         if envelope.metadata:
@@ -331,24 +322,25 @@ class Connection:
             size = _metadata_size(envelope.metadata)
             if size > MAX_METADATA:
                 name = type(envelope.message).__wire_name__
-                return ViolationReceived(_too_much_metadata(f"notification {name}", size))
-        return NotificationReceived(envelope)
+                return Violation(_too_much_metadata(f"notification {name}", size))
+        return envelope
 
     def _progress(self, envelope: Progress) -> Event:
         call = self.calls.get(envelope.id)
         if call is None:
-            return LateReply(envelope.id)
-        if not call.wants_items:
-            return ViolationReceived(
+            return Late(envelope.id)
+        if call.items is None:
+            return Violation(
                 ProtocolError(
                     f"the peer sent an item for request {envelope.id!r}, which takes none"
                 )
             )
-        return ProgressReceived(call, envelope.item)
+        envelope.call = call
+        return envelope
 
     def _credit(self, envelope: Credit) -> Event | None:
         if not 0 < envelope.count <= MAX_WINDOW:
-            return ViolationReceived(
+            return Violation(
                 ProtocolError(
                     f"the peer granted {shown(envelope.count)} items for request {envelope.id!r}, "
                     "not from 1 to 2**31-1"
@@ -356,15 +348,15 @@ class Connection:
             )
         if envelope.id not in self.served:
             return None
-        return CreditReceived(envelope.id, envelope.count)
+        return envelope
 
     def _cancel(self, envelope: Cancel) -> Event | None:
         if envelope.id not in self.served:
             return None
-        return CancelReceived(envelope.id)
+        return envelope
 
     def _junk(self, junk: Junk) -> Event:
-        return JunkReceived(junk.data)
+        return junk
 
     def _undecodable(self, decoded: Undecodable) -> Event:
         error = decoded.error
@@ -384,20 +376,20 @@ class Connection:
         if isinstance(envelope, Progress):
             call = self.calls.get(envelope.id)
             if call is None:
-                return LateReply(envelope.id)
-            return ItemFailed(call, error) if call.wants_items else ViolationReceived(error)
+                return Late(envelope.id)
+            return ItemFailed(call, error) if call.items is not None else Violation(error)
         if isinstance(envelope, (Response, ErrorResponse)):
             call = self.calls.pop(envelope.id, None)
             if call is None:
-                return LateReply(envelope.id)
-            return ReplyReceived(call, None, error)
-        return ViolationReceived(error)
+                return Late(envelope.id)
+            return ReplyFailed(call, error)
+        return Violation(error)
 
 
 _RULES: dict[type, Any] = {
     Request: Connection._request,
     Response: Connection._response,
-    ErrorResponse: Connection._error_response,
+    ErrorResponse: Connection._response,
     Notification: Connection._notification,
     Progress: Connection._progress,
     Credit: Connection._credit,
@@ -437,9 +429,9 @@ def _name(envelope: Envelope) -> str:
     return kinds.get(type(envelope), type(envelope).__name__)
 
 
-def _duplicate(id: RequestId) -> ViolationReceived:  # noqa: A002
+def _duplicate(id: RequestId) -> Violation:  # noqa: A002
     error = ProtocolError(f"the peer used the request id {id!r} twice at a time")
-    return ViolationReceived(error)
+    return Violation(error)
 
 
 def _metadata_size(metadata: Mapping[str, str]) -> int:

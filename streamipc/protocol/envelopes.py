@@ -102,7 +102,14 @@ class Request(_Record):
         self.window = window
 
 
-class Response(_Record):
+class _ForCall(_Record):
+    """What a connection that has received it finds the request of ours for: its ``call``."""
+
+    __slots__ = ("call",)
+    call: Any
+
+
+class Response(_ForCall):
     """The reply to a request: a Message, or any value that the serializer carries."""
 
     __slots__ = ("id", "value")
@@ -112,7 +119,7 @@ class Response(_Record):
         self.value = value
 
 
-class ErrorResponse(_Record):
+class ErrorResponse(_ForCall):
     """The request failed.
 
     Args:
@@ -152,7 +159,7 @@ class Notification(_Record):
         self.metadata = metadata
 
 
-class Progress(_Record):
+class Progress(_ForCall):
     """One item of a request that is still running: a Message or any value."""
 
     __slots__ = ("id", "item")

@@ -1,7 +1,8 @@
-"""What happens in a connection: one class for each event that bytes from the peer become.
+"""What bytes from the peer become: events.
 
-:meth:`~streamipc.protocol.connection.Connection.receive` returns them; its module tells which
-envelope becomes which.
+Mostly the envelope itself is the event. A class here stands for what no envelope says, which is to
+say, for what went wrong. :meth:`~streamipc.protocol.connection.Connection.receive` returns them;
+its module tells which envelope becomes which.
 """
 
 from __future__ import annotations
@@ -14,66 +15,31 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ..exceptions import IpcError
-    from .envelopes import ErrorResponse, Notification, Request, RequestId
+    from .envelopes import ErrorResponse, Notification, RequestId
 
 __all__ = [
-    "CancelReceived",
-    "CreditReceived",
     "Decoded",
     "Event",
     "ItemFailed",
-    "JunkReceived",
-    "LateReply",
+    "Late",
     "Mismatch",
-    "NotificationReceived",
     "PeerSkipped",
-    "ProgressReceived",
     "Rejected",
-    "ReplyReceived",
-    "RequestReceived",
+    "ReplyFailed",
     "Skipped",
     "Undecodable",
-    "ViolationReceived",
+    "Violation",
 ]
 
 
-class RequestReceived:
-    """The peer asks; ``request`` stands in ``served`` until it is answered."""
+class ReplyFailed:
+    """The reply to ``call`` can't be read; the call is over."""
 
-    __slots__ = ("request",)
+    __slots__ = ("call", "error")
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
-
-
-class NotificationReceived:
-    """The peer tells."""
-
-    __slots__ = ("notification",)
-
-    def __init__(self, notification: Notification) -> None:
-        self.notification = notification
-
-
-class ReplyReceived:
-    """``call`` is over: with ``value``, or with ``error`` if that is not ``None``."""
-
-    __slots__ = ("call", "error", "value")
-
-    def __init__(self, call: Any, value: Any, error: IpcError | None = None) -> None:
+    def __init__(self, call: Any, error: IpcError) -> None:
         self.call = call
-        self.value = value
         self.error = error
-
-
-class ProgressReceived:
-    """``call`` has one more item."""
-
-    __slots__ = ("call", "item")
-
-    def __init__(self, call: Any, item: Any) -> None:
-        self.call = call
-        self.item = item
 
 
 class ItemFailed:
@@ -86,26 +52,7 @@ class ItemFailed:
         self.error = error
 
 
-class CreditReceived:
-    """The peer takes ``count`` more items of the request ``id``."""
-
-    __slots__ = ("count", "id")
-
-    def __init__(self, id: RequestId, count: int) -> None:  # noqa: A002
-        self.id = id
-        self.count = count
-
-
-class CancelReceived:
-    """The peer no longer wants the reply to the request ``id``."""
-
-    __slots__ = ("id",)
-
-    def __init__(self, id: RequestId) -> None:  # noqa: A002
-        self.id = id
-
-
-class LateReply:
+class Late:
     """A reply, or an item, to a request that has ended here."""
 
     __slots__ = ("id",)
@@ -114,16 +61,7 @@ class LateReply:
         self.id = id
 
 
-class JunkReceived:
-    """Bytes between frames."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-class ViolationReceived:
+class Violation:
     """The peer broke a rule; the session goes on."""
 
     __slots__ = ("error",)
@@ -173,16 +111,12 @@ class Rejected:
 
 
 Event = (
-    RequestReceived
-    | NotificationReceived
-    | ReplyReceived
-    | ProgressReceived
+    Envelope
+    | Junk
+    | ReplyFailed
     | ItemFailed
-    | CreditReceived
-    | CancelReceived
-    | LateReply
-    | JunkReceived
-    | ViolationReceived
+    | Late
+    | Violation
     | Mismatch
     | Skipped
     | PeerSkipped

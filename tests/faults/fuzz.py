@@ -38,7 +38,7 @@ from streamipc import IpcPeer, LogMessage, Message
 from streamipc.engine.serving import error_message_from
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification, Request, Response
-from streamipc.protocol.events import NotificationReceived, Undecodable
+from streamipc.protocol.events import Undecodable
 
 if __package__:
     from .fuzz_corpus import SERIALIZERS, Corpus, frame
@@ -111,8 +111,7 @@ def understands(connection: Connection, serializer: Any, rng: random.Random, mar
     """Feed a good frame; return whether it was understood."""
     good = frame(b"".join(serializer.encode(Notification(LogMessage(mark)))))
     return any(
-        isinstance(event, NotificationReceived)
-        and event.notification == Notification(LogMessage(mark))
+        isinstance(event, Notification) and event == Notification(LogMessage(mark))
         for _, event in fed(connection, good, rng)
     )
 

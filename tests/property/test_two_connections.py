@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
+from calls import make_future
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -43,15 +44,17 @@ from streamipc import (
 )
 from streamipc.engine.serving import Served
 from streamipc.protocol import events
-from streamipc.protocol.connection import Connection
+from streamipc.protocol.connection import Connection, error_from
 from streamipc.protocol.envelopes import (
     Cancel,
     Credit,
     ErrorResponse,
     Notification,
+    Progress,
     Request,
     Response,
 )
+from streamipc.protocol.framing import Junk
 
 
 class Call:
@@ -62,7 +65,7 @@ class Call:
         self.key = f"{side.name} {id}"
         self.window = window
         self.planned = planned  # items that the other side is going to send
-        self.future: ResponseFuture[Any] = ResponseFuture(side, id, LogMessage(self.key))
+        self.future: ResponseFuture[Any] = make_future(side, id, LogMessage(self.key))
         self.stream = ResponseStream(self.future, window) if window else None
         self.arrived = 0  # items
         self.taken: list[Any] = []
@@ -208,7 +211,7 @@ class TwoConnections(RuleBasedStateMachine):
             return
         call = Call(side, next(self.ids[side]), window, planned)
         side.calls[call.key] = call
-        side.connection.calls[call.id] = call.future
+        side.connection.calls[call.id] = call.future._call
         call.cut_off = not side.other.open
         side.send(Request(call.id, LogMessage(call.key), 30.0, {"key": call.key}, window))
 
@@ -227,8 +230,8 @@ class TwoConnections(RuleBasedStateMachine):
     def time_out(self, index: int) -> None:
         """As the engine does at a deadline."""
         for call in self.one_of((c for c in self.all_calls if not c.future.done()), index):
-            call.side.cancel(call.future)
-            assert call.future.settle(None, RequestTimeoutError(call.key))
+            call.side.cancel(call.future._call)
+            assert call.future._call.settle(None, RequestTimeoutError(call.key))
 
     @rule(number=side_numbers)
     def notify(self, number: int) -> None:
@@ -251,27 +254,30 @@ class TwoConnections(RuleBasedStateMachine):
         """As ``Dispatching`` does, less the threads."""
         event = side.connection.receive(decoded)
         served: Served | None
-        if type(event) is events.RequestReceived:
-            request = event.request
+        if type(event) is Request:
+            request = event
             key = request.message.message
             assert request.metadata == {"key": key}
             assert key not in side.received, "a request has arrived twice"
             served = Served(side, request, (), request.id, None, request.window)
             side.connection.served[request.id] = side.received[key] = served
-        elif type(event) is events.ReplyReceived:
+        elif type(event) in (Response, ErrorResponse):
             call = self.call_of(side, event.call)
             call.replies += 1
-            assert event.call.settle(event.value, event.error), "a call has ended twice"
-        elif type(event) is events.ProgressReceived:
-            assert event.call.on_item(event.item), "more items than were granted"
+            ended = (
+                (None, error_from(event)) if type(event) is ErrorResponse else (event.value, None)
+            )
+            assert event.call.settle(*ended), "a call has ended twice"
+        elif type(event) is Progress:
+            assert event.call.items.arrived(event.item), "more items than were granted"
             self.call_of(side, event.call).arrived += 1
-        elif type(event) is events.CreditReceived:
+        elif type(event) is Credit:
             side.connection.served[event.id].granted(event.count)
-        elif type(event) is events.CancelReceived:
+        elif type(event) is Cancel:
             side.connection.served[event.id].cancel()
-        elif type(event) is events.NotificationReceived:
-            side.notifications.append(int(event.notification.message.level))
-        elif type(event) is events.LateReply:
+        elif type(event) is Notification:
+            side.notifications.append(int(event.message.level))
+        elif type(event) is events.Late:
             assert side.calls[f"{side.name} {event.id}"].future.done(), "late, for whom?"
         else:
             assert event is None, f"{side.name} saw {event!r} of a well-behaved peer"
@@ -287,7 +293,7 @@ class TwoConnections(RuleBasedStateMachine):
         other = side.other
         other.ended = True
         rest = [other.connection.receive(decoded) for decoded in other.connection.finish()]
-        assert all(type(event) is events.JunkReceived for event in rest)
+        assert all(type(event) is Junk for event in rest)
         for future in other.connection.calls.values():
             assert future.settle(None, SessionClosedError())
         other.connection.calls.clear()
@@ -352,7 +358,9 @@ class TwoConnections(RuleBasedStateMachine):
     @invariant()
     def a_call_stands_in_the_table_until_it_has_ended(self) -> None:
         for call in self.all_calls:
-            assert (call.side.connection.calls.get(call.id) is call.future) != call.future.done()
+            assert (
+                call.side.connection.calls.get(call.id) is call.future._call
+            ) != call.future.done()
             assert call.replies <= 1
 
     @invariant()

@@ -142,8 +142,8 @@ class Gate:
     def __init__(self, future: Any) -> None:
         self.reached = threading.Event()
         self.opened = threading.Event()
-        future.wakers = _Wakers()
-        future.wakers.gate = self
+        future._call.wakers = _Wakers()
+        future._call.wakers.gate = self
 
 
 class _Wakers(list[Any]):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from streamipc import JsonMessageSerializer, LogMessage
+from streamipc.engine.calls import Call
 from streamipc.engine.polling import Wakeup
 from streamipc.engine.reading import Reader
 from streamipc.futures import ResponseFuture
@@ -53,8 +54,8 @@ class Wakers(list[Any]):
             self.gate.pass_through()
 
 
-class Reply(ResponseFuture[str]):
-    """A future that the bench settles when a notification with its name is read."""
+class Reply(Call):
+    """A call that the bench settles when a notification with its name is read."""
 
     wakers: Wakers
     on_look: Callable[[], None] | None = None
@@ -70,14 +71,15 @@ class Caller:
     """A thread that waits for a reply."""
 
     def __init__(self, bench: Bench, name: str, timeout: float | None) -> None:
-        self.reply = Reply(bench, name, LogMessage(name))  # type: ignore[arg-type]
+        self.reply = Reply(bench, name, LogMessage)
         self.reply.wakers = Wakers()
+        self.future: Any = ResponseFuture(bench, self.reply, LogMessage(name))  # type: ignore[arg-type]
         self.outcome: object = None
         self.thread = threading.Thread(target=self._run, args=(timeout,), daemon=True)
 
     def _run(self, timeout: float | None) -> None:
         try:
-            self.outcome = self.reply.result(timeout)
+            self.outcome = self.future.result(timeout)
         except BaseException as error:
             self.outcome = error
 

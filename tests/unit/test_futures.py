@@ -12,6 +12,7 @@ import traceback
 from typing import Any
 
 import pytest
+from calls import make_future
 from shared_messages import Greeting
 
 from streamipc import (
@@ -40,10 +41,10 @@ class Owner:
         self.on_wait()
         return bool(awaited.ready())
 
-    def cancel(self, future: Any) -> None:
-        self.cancelled.append(future)
+    def cancel(self, call: Any) -> None:
+        self.cancelled.append(call)
 
-    def credit(self, future: Any, count: int) -> None:
+    def credit(self, call: Any, count: int) -> None:
         self.granted += count
 
     def drop(self, future: Any) -> None: ...
@@ -59,7 +60,7 @@ def owner() -> Owner:
 
 @pytest.fixture
 def future(owner: Owner) -> ResponseFuture[str]:
-    return ResponseFuture(owner, 7, LogMessage("ask"))
+    return make_future(owner, 7, LogMessage("ask"))
 
 
 def test_it_is_a_future_of_the_standard_library(future: ResponseFuture[str]) -> None:
@@ -67,13 +68,13 @@ def test_it_is_a_future_of_the_standard_library(future: ResponseFuture[str]) -> 
     assert future.id == 7
     assert future.request == LogMessage("ask")
     assert not future.done()
-    assert not future.ready()
+    assert not future._call.ready()
 
 
 def test_a_reply_that_is_there_is_returned_without_waiting(
     future: ResponseFuture[str], owner: Owner
 ) -> None:
-    assert future.settle("reply", None)
+    assert future._call.settle("reply", None)
 
     assert future.result() == "reply"
     assert future.exception() is None
@@ -82,7 +83,7 @@ def test_a_reply_that_is_there_is_returned_without_waiting(
 
 def test_an_error_is_raised_and_returned(future: ResponseFuture[str]) -> None:
     error = ValueError("x")
-    future.settle(None, error)
+    future._call.settle(None, error)
 
     with pytest.raises(ValueError, match="x"):
         future.result()
@@ -107,7 +108,7 @@ ERRORS = [
 def test_the_traceback_of_an_error_does_not_grow_each_time_it_is_raised(
     future: ResponseFuture[str], error: Exception
 ) -> None:
-    future.settle(None, error)
+    future._call.settle(None, error)
     stream: ResponseStream[str] = ResponseStream(future, window=1)
 
     async def ask() -> str:
@@ -138,7 +139,7 @@ def test_what_is_raised_says_all_that_the_error_says(
     future: ResponseFuture[str], error: Exception
 ) -> None:
     error.__dict__["__notes__"] = ["a note"]  # add_note(), from Python 3.11 on
-    future.settle(None, error)
+    future._call.settle(None, error)
     with pytest.raises(type(error)) as caught:
         future.result()
     raised = caught.value
@@ -156,7 +157,7 @@ def test_what_is_raised_says_all_that_the_error_says(
 def test_threads_that_raise_the_same_outcome_have_each_a_traceback_of_their_own(
     future: ResponseFuture[str],
 ) -> None:
-    future.settle(None, RemoteError("no", "ValueError"))
+    future._call.settle(None, RemoteError("no", "ValueError"))
     start = threading.Barrier(4)
     seen: list[set[str]] = []
 
@@ -195,7 +196,7 @@ def test_a_forgotten_result_is_named(future: ResponseFuture[str]) -> None:
         with pytest.raises(AttributeError, match=r"no attribute 'text': .* call result\(\)") as one:
             future.text  # type: ignore[attr-defined]  # noqa: B018
         assert (one.value.name, one.value.obj) == ("text", future)
-        future.settle(Greeting("hello"), None)
+        future._call.settle(Greeting("hello"), None)
     with pytest.raises(AttributeError, match=r"iterate over it .* call result\(\)"):
         ResponseStream(future, 1).text  # type: ignore[attr-defined]  # noqa: B018
 
@@ -212,21 +213,21 @@ def test_protocols_that_look_for_private_names_find_what_they_would(
         assert not hasattr(thing, "text")
         assert repr(thing)
         dir(thing)
-    future.settle("reply", None)
+    future._call.settle("reply", None)
 
 
 def test_its_repr_says_what_it_is_of_and_how_it_stands(owner: Owner) -> None:
-    one, other, third = (ResponseFuture[Any](owner, n, LogMessage("x")) for n in (7, "a", 9))
+    one, other, third = (make_future(owner, n, LogMessage("x")) for n in (7, "a", 9))
     stream = ResponseStream(other, window=4)
     assert repr(one) == "<ResponseFuture of streamipc.LogMessage, request 7: pending>"
-    one.settle(Greeting("hello"), None)
+    one._call.settle(Greeting("hello"), None)
     assert repr(one) == "<ResponseFuture of streamipc.LogMessage, request 7: returned Greeting>"
 
-    other.on_item("item")  # type: ignore[misc]
+    other._call.items.arrived("item")  # type: ignore[misc]
     assert repr(stream) == (
         "<ResponseStream of streamipc.LogMessage, request 'a': pending, 1 items not taken>"
     )
-    other.settle(None, RemoteError("x"))
+    other._call.settle(None, RemoteError("x"))
     assert repr(stream) == (
         "<ResponseStream of streamipc.LogMessage, request 'a': raised RemoteError, "
         "1 items not taken>"
@@ -239,7 +240,7 @@ def test_its_repr_says_what_it_is_of_and_how_it_stands(owner: Owner) -> None:
 def test_waiting_is_left_to_the_owner(
     future: ResponseFuture[str], owner: Owner, method: str
 ) -> None:
-    owner.on_wait = lambda: future.settle("reply", None)
+    owner.on_wait = lambda: future._call.settle("reply", None)
 
     assert getattr(future, method)() in ("reply", None)
     assert owner.waits == [None]
@@ -252,13 +253,13 @@ def test_a_bounded_wait_says_that_the_request_goes_on(
     with pytest.raises(RequestTimeoutError, match=r"LogMessage \(request 7\) within 0.5 s; the"):
         getattr(future, method)(timeout=0.5)
     assert not future.done()
-    assert future.settle("late", None)
+    assert future._call.settle("late", None)
     assert future.result() == "late"
 
 
 def test_the_first_outcome_stays(future: ResponseFuture[str]) -> None:
-    assert future.settle("first", None)
-    assert not future.settle("second", None)
+    assert future._call.settle("first", None)
+    assert not future._call.settle("second", None)
     assert future.result() == "first"
 
 
@@ -266,15 +267,15 @@ def test_cancelling_tells_the_owner_once(future: ResponseFuture[str], owner: Own
     assert future.cancel()
     assert future.cancel()
 
-    assert owner.cancelled == [future]
+    assert owner.cancelled == [future._call]
     assert future.cancelled()
-    assert not future.settle("late", None)
+    assert not future._call.settle("late", None)
     with pytest.raises(concurrent.futures.CancelledError):
         future.result()
 
 
 def test_a_reply_that_is_there_cant_be_cancelled(future: ResponseFuture[str], owner: Owner) -> None:
-    future.settle("reply", None)
+    future._call.settle("reply", None)
 
     assert not future.cancel()
     assert owner.cancelled == []
@@ -283,28 +284,28 @@ def test_a_reply_that_is_there_cant_be_cancelled(future: ResponseFuture[str], ow
 def test_settling_leaves_the_callbacks_to_others(future: ResponseFuture[str]) -> None:
     called: list[object] = []
     future.add_done_callback(called.append)
-    future.settle("reply", None)
+    future._call.settle("reply", None)
 
     assert called == []
-    assert future.callbacks
+    assert future.has_callbacks()
     future.run_callbacks()
     assert called == [future]
 
 
 def test_a_callback_that_comes_too_late_is_called_at_once(future: ResponseFuture[str]) -> None:
     called: list[object] = []
-    future.settle("reply", None)
+    future._call.settle("reply", None)
     future.add_done_callback(called.append)
 
     assert called == [future]
 
 
 def test_wait_and_as_completed_see_replies_errors_and_cancellations(owner: Owner) -> None:
-    futures = [ResponseFuture[str](owner, n, LogMessage("x")) for n in range(3)]
+    futures = [make_future(owner, n, LogMessage("x")) for n in range(3)]
 
     def settle() -> None:
-        futures[0].settle("reply", None)
-        futures[1].settle(None, ValueError("x"))
+        futures[0]._call.settle("reply", None)
+        futures[1]._call.settle(None, ValueError("x"))
         futures[2].cancel()
 
     thread = threading.Thread(target=settle)
@@ -317,11 +318,11 @@ def test_wait_and_as_completed_see_replies_errors_and_cancellations(owner: Owner
 
 
 def test_sleepers_are_woken_by_every_end(owner: Owner) -> None:
-    for end in (lambda f: f.settle("x", None), lambda f: f.cancel()):
-        future = ResponseFuture[str](owner, 1, LogMessage("x"))
+    for end in (lambda f: f._call.settle("x", None), lambda f: f.cancel()):
+        future = make_future(owner, 1, LogMessage("x"))
         lock = threading.Lock()
         lock.acquire()
-        future.wakers.append(lock)
+        future._call.wakers.append(lock)
         end(future)
         assert not lock.locked()
 
@@ -337,7 +338,7 @@ def test_awaiting_without_asyncio_is_an_error(
 def test_it_can_be_awaited(future: ResponseFuture[str]) -> None:
     async def ask() -> str:
         threading.Timer(
-            0.01, lambda: (future.settle("reply", None), future.run_callbacks())
+            0.01, lambda: (future._call.settle("reply", None), future.run_callbacks())
         ).start()
         return await future
 
@@ -349,7 +350,7 @@ def test_waiting_for_the_result_of_an_endless_stream_is_bounded(
 ) -> None:
     """There is always one more item, so the wait for an item never runs out of time."""
     stream = ResponseStream(future, window=1)
-    owner.on_wait = lambda: future.on_item("item")  # type: ignore[misc]
+    owner.on_wait = lambda: future._call.items.arrived("item")  # type: ignore[misc]
 
     for timeout in (0.01, 1, 10):  # a busy machine may take it all for the first item
         owner.waits.clear()
@@ -366,12 +367,12 @@ def test_an_item_that_comes_as_the_wait_for_the_result_ends_is_not_lost(
 ) -> None:
     """If it were, its credit would be too, and the peer would wait for it for ever."""
     stream = ResponseStream(future, window=1)
-    owner.on_wait = lambda: future.on_item("item") and time.sleep(0.02)  # type: ignore[misc]
+    owner.on_wait = lambda: future._call.items.arrived("item") and time.sleep(0.02)  # type: ignore[misc]
     with pytest.raises(RequestTimeoutError):
         stream.result(timeout=0.01)
     assert owner.granted == 0
 
-    owner.on_wait = lambda: future.settle("reply", None)
+    owner.on_wait = lambda: future._call.settle("reply", None)
     assert stream.result() == "reply"
     assert owner.granted == 1
 
@@ -408,7 +409,7 @@ def test_an_item_that_comes_while_a_coroutine_begins_to_wait_is_taken(
     class Listeners(list[Any]):
         def append(self, listener: Any) -> None:
             super().append(listener)
-            future.on_item("item")  # type: ignore[misc]
+            future._call.items.arrived("item")  # type: ignore[misc]
 
     stream._items.listeners = listeners = Listeners()
 
@@ -420,12 +421,12 @@ def test_garbage_that_settles_futures_may_be_collected_while_a_condition_is_made
     owner: Owner, future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As of a session without threads that is dropped with a request pending."""
-    other: ResponseFuture[str] = ResponseFuture(owner, 8, LogMessage("ask"))
+    other: ResponseFuture[str] = make_future(owner, 8, LogMessage("ask"))
     make = threading.Condition
 
     def collect_and_make() -> threading.Condition:
         monkeypatch.setattr(threading, "Condition", make)
-        other.settle("collected", None)
+        other._call.settle("collected", None)
         return make()
 
     asking = threading.Thread(target=future.done, daemon=True)
@@ -446,7 +447,7 @@ def test_an_interrupted_cancellation_wakes_who_waits(
     monkeypatch.setattr(owner, "cancel", interrupt)
     asleep = threading.Lock()
     asleep.acquire()
-    future.wakers.append(asleep)
+    future._call.wakers.append(asleep)
 
     with pytest.raises(KeyboardInterrupt):
         future.cancel()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from calls import make_future
 from handover import (
     LONG,
     Caller,
@@ -24,7 +25,6 @@ from shared_messages import Echo, Note
 from streamipc import IpcPeer, RequestContext, SessionClosedError
 from streamipc.engine import crew as crew_module
 from streamipc.engine.jobs import CallbacksJob, CallJob
-from streamipc.futures import ResponseFuture
 from streamipc.transports import pipe
 from streamipc.transports.pipe import FdTransport
 
@@ -182,9 +182,9 @@ def test_what_waits_behind_a_callback_that_got_stuck_is_run_by_others(sides: Sid
     right.start()
     crew, report = right._engine.crew, right._engine.report
     of_its_kind, of_another_kind, done = (threading.Event() for _ in range(3))
-    future: Any = ResponseFuture(None, 1, Quick())  # type: ignore[arg-type]
+    future: Any = make_future(None, 1, Quick())  # type: ignore[arg-type]
     future.add_done_callback(lambda _: of_another_kind.set())
-    future.settle("reply", None)
+    future._call.settle("reply", None)
 
     def wait_for_both() -> None:
         crew.submit(CallbacksJob(future, report))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from streamipc import LogMessage
+from streamipc.engine.calls import Call
 from streamipc.engine.deadlines import Deadlines
-from streamipc.futures import ResponseFuture
 
 Calls = dict[Any, Any]
 
@@ -19,11 +19,11 @@ def calls() -> Calls:
     return {}
 
 
-def ask(deadlines: Deadlines, calls: Calls, id_: int, deadline: float) -> ResponseFuture[Any]:
-    future = ResponseFuture[Any](None, id_, LogMessage("x"))  # type: ignore[arg-type]
-    calls[id_] = future
-    deadlines.add(deadline, future)
-    return future
+def ask(deadlines: Deadlines, calls: Calls, id_: int, deadline: float) -> Call:
+    call = Call(None, id_, LogMessage)
+    calls[id_] = call
+    deadlines.add(deadline, call)
+    return call
 
 
 def test_the_earliest_is_that_of_a_pending_request(calls: Calls) -> None:

@@ -176,7 +176,7 @@ def test_a_reply_that_is_faster_than_the_deadline_stays_and_the_peer_hears_nothi
     future = left.request(Echo("in time"), timeout=LONG)
     assert future.result(LONG) == "in time"
     sent = left.stats.frames_sent
-    left._engine._expire([future])
+    left._engine._expire([future._call])
 
     assert future.result() == "in time"
     assert left.stats.frames_sent == sent

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from calls import make_future
 
 from streamipc import LogMessage
 from streamipc.engine.jobs import CallbacksJob, CallJob
-from streamipc.futures import ResponseFuture
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt()])
@@ -26,13 +26,13 @@ def test_what_a_called_function_raises_is_reported(error: BaseException) -> None
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 def test_what_concurrent_futures_lets_out_of_a_callback_is_reported(error: BaseException) -> None:
     reported: list[BaseException] = []
-    future: Any = ResponseFuture(None, 1, LogMessage("x"))  # type: ignore[arg-type]
+    future: Any = make_future(None, 1, LogMessage("x"))  # type: ignore[arg-type]
 
     def fail(_: Any) -> None:
         raise error
 
     future.add_done_callback(fail)
-    future.settle("reply", None)
+    future._call.settle("reply", None)
 
     CallbacksJob(future, reported.append).run()
 

@@ -8,10 +8,10 @@ from collections import deque
 from typing import Any
 
 import pytest
+from calls import make_future
 
 from streamipc import LogMessage
 from streamipc.engine.progress import ProgressCalls
-from streamipc.futures import ResponseFuture
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -31,11 +31,11 @@ class Engine:
         assert self.lock.locked()
         self.jobs.append(job)
 
-    def credit(self, future: Any, count: int) -> None:
+    def credit(self, call: Any, count: int) -> None:
         self.credits.append(count)
 
-    def settle(self, future: Any, value: Any, error: BaseException | None) -> None:
-        future.settle(value, error)
+    def settle(self, call: Any, value: Any, error: BaseException | None) -> None:
+        call.settle(value, error)
 
     def report(self, error: BaseException) -> None:
         self.reported.append(error)
@@ -51,16 +51,16 @@ def engine() -> Engine:
 
 
 def request(engine: Engine, callback: Any, window: int = 4) -> Any:
-    future = ResponseFuture[Any](None, 1, LogMessage("x"))  # type: ignore[arg-type]
-    ProgressCalls(engine, future, callback, window)  # type: ignore[arg-type]
+    future = make_future(None, 1, LogMessage("x"))  # type: ignore[arg-type]
+    ProgressCalls(engine, future._call, callback, window)  # type: ignore[arg-type]
     return future
 
 
 def test_nothing_is_called_on_the_thread_that_reads(engine: Engine) -> None:
     items: list[Any] = []
     future = request(engine, items.append)
-    future.on_item(1)
-    future.on_reply("reply", None)
+    future._call.items.arrived(1)
+    future._call.items.replied("reply", None)
 
     assert items == []
     assert not future.done()
@@ -71,8 +71,8 @@ def test_items_come_in_order_and_before_the_reply(engine: Engine) -> None:
     seen: list[Any] = []
     future = request(engine, lambda item: seen.append((item, future.done())))
     for number in range(3):
-        assert future.on_item(number)
-    future.on_reply("reply", None)
+        assert future._call.items.arrived(number)
+    future._call.items.replied("reply", None)
     engine.run()
 
     assert seen == [(0, False), (1, False), (2, False)]
@@ -82,8 +82,8 @@ def test_items_come_in_order_and_before_the_reply(engine: Engine) -> None:
 def test_an_error_comes_last_too(engine: Engine) -> None:
     items: list[Any] = []
     future = request(engine, items.append)
-    future.on_item(1)
-    future.on_reply(None, KeyError("x"))
+    future._call.items.arrived(1)
+    future._call.items.replied(None, KeyError("x"))
     engine.run()
 
     assert items == [1]
@@ -96,15 +96,15 @@ def test_items_that_arrive_while_it_runs_belong_to_the_same_run(engine: Engine) 
     def callback(item: Any) -> None:
         items.append(item)
         if item < 3:
-            future.on_item(item + 1)
+            future._call.items.arrived(item + 1)
 
     future = request(engine, callback)
-    future.on_item(1)
+    future._call.items.arrived(1)
     engine.run()
 
     assert items == [1, 2, 3]
     assert not engine.jobs
-    future.on_item(4)
+    future._call.items.arrived(4)
     assert len(engine.jobs) == 1
 
 
@@ -116,7 +116,7 @@ def test_credit_is_granted_when_half_of_the_window_is_used(
 ) -> None:
     future = request(engine, lambda item: None, window)
     for number in range(6):
-        assert future.on_item(number)
+        assert future._call.items.arrived(number)
         engine.run()
 
     assert engine.credits == granted
@@ -126,10 +126,10 @@ def test_an_item_beyond_the_window_is_not_taken(engine: Engine) -> None:
     items: list[Any] = []
     future = request(engine, items.append, window=2)
 
-    assert [future.on_item(number) for number in range(4)] == [True, True, False, False]
+    assert [future._call.items.arrived(number) for number in range(4)] == [True, True, False, False]
     engine.run()
     assert items == [0, 1]
-    assert [future.on_item(number) for number in range(3)] == [True, True, False]
+    assert [future._call.items.arrived(number) for number in range(3)] == [True, True, False]
 
 
 def test_a_callback_that_raises_is_reported_once_and_not_called_again(engine: Engine) -> None:
@@ -141,8 +141,8 @@ def test_a_callback_that_raises_is_reported_once_and_not_called_again(engine: En
 
     future = request(engine, callback, window=2)
     for number in range(2):
-        future.on_item(number)
-    future.on_reply("reply", None)
+        future._call.items.arrived(number)
+    future._call.items.replied("reply", None)
     engine.run()
 
     assert [str(error) for error in engine.reported] == ["0"]
@@ -154,10 +154,10 @@ def test_a_callback_that_raises_is_reported_once_and_not_called_again(engine: En
 def test_nothing_is_passed_on_once_the_future_is_done(engine: Engine) -> None:
     items: list[Any] = []
     future = request(engine, items.append)
-    future.on_item(1)
-    future.settle(None, TimeoutError())
-    future.on_item(2)
-    future.on_reply("late", None)
+    future._call.items.arrived(1)
+    future._call.settle(None, TimeoutError())
+    future._call.items.arrived(2)
+    future._call.items.replied("late", None)
     engine.run()
 
     assert items == []
@@ -169,7 +169,7 @@ def test_the_callback_runs_in_a_copy_of_the_context_of_the_request(engine: Engin
     token = variable.set("when asked")
     future = request(engine, lambda item: seen.append(variable.get()))
     variable.reset(token)
-    future.on_item(1)
+    future._call.items.arrived(1)
     engine.run()
 
     assert seen == ["when asked"]

@@ -234,7 +234,7 @@ def test_ready_after_the_last_look_and_before_the_waker_is_there_ends_the_wait(
     gate.wait_until_reached()
     assert not second.reply.wakers
     bench.answer("second")  # the first caller reads it, and finds nobody to wake
-    bench.until(second.reply.done)
+    bench.until(second.future.done)
     gate.open()
     assert second.returned() == "reply to second"
     assert bench.is_held_by(first)
@@ -246,7 +246,7 @@ def test_ready_after_the_very_last_look_and_before_the_sleep_ends_the_wait(bench
     second.thread.start()
     gate.wait_until_reached()
     bench.answer("second")
-    bench.until(second.reply.done)
+    bench.until(second.future.done)
     gate.open()
     assert second.returned() == "reply to second"
     assert bench.is_held_by(first)

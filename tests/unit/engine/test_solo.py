@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from streamipc import JsonMessageSerializer, LogMessage
+from streamipc.engine.calls import Call
 from streamipc.engine.deadlines import Deadlines
 from streamipc.engine.polling import Wakeup
 from streamipc.engine.reading import Reader
 from streamipc.engine.solo import Solo
-from streamipc.futures import ResponseFuture
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification
 
@@ -68,10 +68,10 @@ class Bench:
         for item in decoded:
             self.solo.submit(Job(lambda item=item: self.seen.append(item.message.message)))
 
-    def expire(self, futures: list[Any]) -> None:
-        self.expired += futures
-        for future in futures:
-            del self.calls[future.id]
+    def expire(self, calls: list[Any]) -> None:
+        self.expired += calls
+        for call in calls:
+            del self.calls[call.id]
 
     def flush(self) -> None:
         self.flushes += 1
@@ -81,12 +81,12 @@ class Bench:
             os.write(self.write_fd, part)
 
     def ask(self, seconds: float) -> Any:
-        future = ResponseFuture[Any](None, len(self.calls) + 1, LogMessage("x"))  # type: ignore[arg-type]
+        call = Call(None, len(self.calls) + 1, LogMessage)
         with self.lock:
-            self.calls[future.id] = future
-            self.deadlines.add(time.monotonic() + seconds, future)
+            self.calls[call.id] = call
+            self.deadlines.add(time.monotonic() + seconds, call)
             self.solo.deadline_added(time.monotonic() + seconds)
-        return future
+        return call
 
     def until(self, count: int) -> Awaited:
         return Awaited(lambda: len(self.seen) >= count)

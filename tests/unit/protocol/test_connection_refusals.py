@@ -28,10 +28,9 @@ from streamipc.protocol.envelopes import (
 )
 from streamipc.protocol.events import (
     ItemFailed,
-    LateReply,
+    Late,
     Rejected,
-    RequestReceived,
-    ViolationReceived,
+    Violation,
 )
 from streamipc.protocol.framing import MAGIC
 
@@ -44,7 +43,7 @@ class Call:
     """Stands for a future."""
 
     def __init__(self, wants_items: bool) -> None:
-        self.wants_items = wants_items
+        self.items = [] if wants_items else None
 
 
 class Large(Message, wire_name="tests.Large"):
@@ -92,7 +91,7 @@ def test_a_request_with_too_much_metadata_is_told_so_on_both_sides(connection: C
 def test_a_notification_with_too_much_metadata_is_named(connection: Connection) -> None:
     event = only(connection, Notification(MESSAGE, TOO_MUCH))
 
-    assert type(event) is ViolationReceived
+    assert type(event) is Violation
     assert str(event.error) == f"the metadata of notification streamipc.LogMessage {TOO_MUCH_TEXT}"
 
 
@@ -111,10 +110,10 @@ def test_a_request_that_cant_be_read_is_told_why(connection: Connection) -> None
 def test_a_request_that_cant_be_read_and_has_the_id_of_another_is_not_answered(
     connection: Connection,
 ) -> None:
-    assert type(only(connection, Request(7, MESSAGE))) is RequestReceived
+    assert type(only(connection, Request(7, MESSAGE))) is Request
     event = only(connection, UNREADABLE_REQUEST)
 
-    assert type(event) is ViolationReceived
+    assert type(event) is Violation
     assert str(event.error) == "the peer used the request id 7 twice at a time"
     assert list(connection.served) == [7]
 
@@ -134,7 +133,7 @@ def test_an_item_that_cant_be_read_and_nobody_wants_is_a_violation(connection: C
     call = connection.calls[7] = Call(wants_items=False)
     event = only(connection, UNREADABLE_ITEM)
 
-    assert type(event) is ViolationReceived
+    assert type(event) is Violation
     assert "no.such" in str(event.error)
     assert connection.calls == {7: call}
 
@@ -142,7 +141,7 @@ def test_an_item_that_cant_be_read_and_nobody_wants_is_a_violation(connection: C
 def test_an_item_that_cant_be_read_may_be_late(connection: Connection) -> None:
     event = only(connection, UNREADABLE_ITEM)
 
-    assert type(event) is LateReply
+    assert type(event) is Late
     assert event.id == 7
 
 

@@ -1,0 +1,168 @@
+"""What this side has asked and is not answered yet: one record for each request.
+
+A call has one outcome, the first that anybody gives it: the reply, its deadline, a cancellation,
+the end of the session. ``outcome`` is a list to which each of them appends, in one step that
+neither another thread nor an interrupt can divide; what stands first counts. All that follows
+(:meth:`Call.announce`) reads it from there, and may be done by anybody, twice as well as once.
+"""
+
+from __future__ import annotations
+
+from ..exceptions import RequestCancelledError
+from .bells import wake
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    from ..messages import Message
+    from ..protocol.envelopes import RequestId
+else:
+    from .._typing import Protocol
+
+__all__ = ["CANCELLED", "Call"]
+
+CANCELLED = RequestCancelledError("the request was cancelled here")
+"""The error of a call that this side has cancelled; only its identity counts."""
+
+
+class Listener(Protocol):
+    """Whoever holds the future of a call."""
+
+    def mirror(self) -> None:
+        """Show the outcome of the call, if that is not done yet."""
+        ...
+
+    def has_callbacks(self) -> bool:
+        """Tell whether there are callbacks that :meth:`run_callbacks` would call."""
+        ...
+
+    def run_callbacks(self) -> None:
+        """Call what was given to ``add_done_callback``."""
+        ...
+
+    def cancel(self) -> object:
+        """Cancel the call."""
+        ...
+
+    def renew_after_fork(self) -> None:
+        """Replace the locks, in a forked child."""
+        ...
+
+
+class ItemSink(Protocol):
+    """Whoever takes the items of a call."""
+
+    taker: int | None
+    """Identifier of the thread that takes items, once that has asked for one."""
+
+    passes_on_reply: bool
+    """Whether :meth:`replied` settles the call, behind the items that it has still to pass on."""
+
+    def arrived(self, item: Any, /) -> bool:
+        """Take an item; return whether the peer was allowed to send it."""
+        ...
+
+    def replied(self, value: Any, error: BaseException | None, /) -> None:
+        """Take the outcome, if ``passes_on_reply``."""
+        ...
+
+    def ended(self) -> None:
+        """Learn that the call is over."""
+        ...
+
+
+class Call:
+    """One request of ours.
+
+    Args:
+        engine: whose.
+        id: of the request.
+        kind: the class of its message.
+        timeout: seconds that were given for it, for texts; ``None``: no limit.
+        deadline: in :func:`time.monotonic` seconds, or ``None``.
+        keeps: what must live as long as the request is pending: its session.
+
+    Attributes:
+        outcome: ``(value, error)`` of each end it was given; empty: it is pending.
+        wakers: locks of threads that wait for it.
+        future: shows it to its user; ``None``: whoever asked waits for it himself.
+        items: takes its items; ``None``: none are wanted.
+        size: bytes of its payload, unless it is small.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "deadline",
+        "engine",
+        "future",
+        "id",
+        "items",
+        "keeps",
+        "kind",
+        "outcome",
+        "size",
+        "timeout",
+        "wakers",
+    )
+
+    def __init__(
+        self,
+        engine: object,
+        id: RequestId,  # noqa: A002
+        kind: type[Message],
+        timeout: float | None = None,
+        deadline: float | None = None,
+        keeps: object = None,
+    ) -> None:
+        self.engine = engine
+        self.id = id
+        self.kind = kind
+        self.timeout = timeout
+        self.deadline = deadline
+        self.keeps = keeps
+        self.outcome: list[tuple[Any, BaseException | None]] = []
+        self.wakers: list[Any] = []
+        self.future: Listener | None = None
+        self.items: ItemSink | None = None
+        self.size = 0
+
+    def ready(self) -> bool:
+        """Tell whether it is over."""
+        return bool(self.outcome)
+
+    @property
+    def lingers(self) -> bool:
+        """Whether its reply is there, or may be, and ``on_progress`` has not seen all items yet."""
+        items = self.items
+        return items is not None and items.passes_on_reply and not self.outcome
+
+    def settle(self, value: Any, error: BaseException | None) -> bool:
+        """Give it an outcome unless it has one; return whether it was the first.
+
+        The callbacks of its future are the user's code, and are left to whoever may call that.
+        """
+        mine = (value, error)
+        outcome = self.outcome
+        outcome.append(mine)
+        if outcome[0] is not mine:
+            return False
+        self.announce()
+        return True
+
+    def announce(self) -> None:
+        """Tell everybody who wants to know that it is over."""
+        self.keeps = None
+        if self.future is not None:
+            self.future.mirror()
+        if self.items is not None:
+            self.items.ended()
+        if self.wakers:
+            for lock in tuple(self.wakers):
+                wake(lock)
+
+    def abandon_after_fork(self, error: BaseException) -> None:
+        """Fail in a forked child, where nobody will read the reply."""
+        if self.future is not None:
+            self.future.renew_after_fork()
+        self.settle(None, error)
