@@ -117,6 +117,7 @@ class PolledOutlet:
     def __init__(self, transport: Any, on_wait: Callable[[], None]) -> None:
         self.write_some = transport.write_some
         self._written: list[int] = transport.written
+        self.log = self._written
         self.forget_written: Callable[[], object] = transport.written.clear
         self._transport = transport
         self._lock = threading.Lock()  # guards _wakeup, _aborted and waiting

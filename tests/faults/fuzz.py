@@ -61,7 +61,7 @@ LIMITS = (16 << 10, 16 << 10, 16 << 10, 300 << 10)
 class Call:
     """Stands for a request of ours that waits for its reply."""
 
-    wants_items = True
+    items = True
 
 
 WATCHED = ("import", "exec", "compile", "open", "os.", "subprocess.", "socket.", "ctypes.", "code.")

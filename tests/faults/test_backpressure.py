@@ -317,8 +317,8 @@ def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
     eventually(lambda: left._engine.crew.blocked_jobs == 2)
     assert left._engine.reader.paused
     # Nested requests can't be answered while their session does not read: they are cancelled.
-    for future in list(left._engine.connection.calls.values()):
-        future.cancel()
+    for call in list(left._engine.connection.calls.values()):
+        call.future.cancel()
     leave.set()
     flooder.join(20)
     assert not flooder.is_alive()

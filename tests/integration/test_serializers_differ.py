@@ -228,7 +228,7 @@ def test_a_bad_word_of_a_skipped_frame_loses_no_request(pair: Pair) -> None:
     told = threading.Event()
     there.on_request(Hold)(lambda _: told.wait(30))
     small, large = here.request(Hold("")), here.request(Hold("x" * 5000))
-    for size in (0, large.size):
+    for size in (0, large._call.size):
         there.notify(
             ErrorMessage("skipped", "ProtocolError"), metadata={"streamipc.skipped": str(size)}
         )

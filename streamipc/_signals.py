@@ -1,0 +1,83 @@
+"""What the handler of a signal has raised, and how that is told from any other error.
+
+Python runs the handlers of signals in its main thread, between two steps of whatever that does. What
+a handler raises (``KeyboardInterrupt``, a ``TimeoutError`` of the user's, the soft time limit of
+Celery) looks as if the code that was interrupted had raised it. Code that expects errors, be it
+``OSError`` from a system call, must let such a one through.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+__all__ = ["interrupt_in"]
+
+
+def interrupt_in(error: BaseException) -> BaseException | None:
+    """Return what the handler of a signal has raised: ``error``, or what it was made from.
+
+    Args:
+        error: that was caught; code in between may have wrapped the first one.
+
+    Returns:
+        What is to be raised; ``None``: no signal has to do with it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    here = sys._getframe(1)
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        if _is_interrupt(one):
+            return one
+        one = one.__cause__ or one.__context__
+        if one is not None and not _was_caught_below(one, here):
+            return None  # it was there before: whoever called us is handling it
+    return None
+
+
+def _was_caught_below(error: BaseException, here: FrameType) -> bool:
+    """Tell whether an exception was caught by what the code in ``here`` has called, or by that."""
+    traceback = error.__traceback__
+    frame = None if traceback is None else traceback.tb_frame
+    while frame is not None:
+        if frame is here:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    if isinstance(error, KeyboardInterrupt):  # raised without a frame by Python's own handler
+        return True
+    traceback = error.__traceback__
+    while traceback is not None:
+        if _is_handler(traceback.tb_frame):
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _is_handler(frame: FrameType) -> bool:
+    """Tell whether a frame is that of a signal's handler.
+
+    It was called with the number of the signal and the frame that was interrupted, which is the
+    one below it. No other call looks so.
+    """
+    below = frame.f_back
+    if below is None or frame.f_code.co_argcount + bool(frame.f_code.co_flags & _VARARGS) < 1:
+        return False
+    values = list(frame.f_locals.values())
+    for value in tuple(values):
+        if isinstance(value, tuple):  # *args
+            values += value
+    return any(value is below for value in values)
+
+
+_VARARGS = 0x04  # inspect.CO_VARARGS

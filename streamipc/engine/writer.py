@@ -1,0 +1,480 @@
+"""The writer: frames go out whole, in order, and as many as possible at a time.
+
+It owns the queue of frames on their way out, and what is known of how far they are.
+
+A frame is a list of buffers. It stands in the queue until its last byte is with the operating
+system; then it leaves the queue and is emptied, in one step. So an empty frame is one that is out
+(or was withdrawn), whoever wrote it, and nothing else has to be kept about it.
+
+Flat combining: who sends appends its frame and *tries* to take the turn to write. Whoever has the
+turn writes all there is, and looks once more when it has given it back; so a frame is seen by the
+one who has the turn, or by its sender. Nobody waits for the turn, which is held for as long as
+writes take that do not block: so a finalizer, or a signal's handler, that sends in the midst of it
+has its frame written by the very code that it interrupted.
+
+Invariant: the bytes still to be written are those of the frames in the queue, less the first
+``sum(log)``. Every write adds what it took to ``log`` in the same call into C
+(``FdTransport.write_some``). An interrupt finds that true at any moment, and whoever writes next
+goes on from there.
+
+Who has to see its frame out waits: one for room, the others to be woken. A queue that holds
+something while there is no room, and nobody waits for any, is *handed over*: ``on_backlog`` was
+called. Waits are cut into slices of ``_LOOK``, since an interrupt may have kept somebody from
+waking somebody else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from .._forks import renew
+from .._signals import interrupt_in
+from ..exceptions import IpcError, SessionClosedError
+from .bells import wake
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from ..serializers.base import Buffer
+    from .outlets import PolledOutlet
+
+    Frame = list[Buffer]
+
+__all__ = ["HIGH_WATER", "WriteTimeoutError", "Writer"]
+
+HIGH_WATER = 1 << 18
+"""Bytes in the queue beyond which a request waits for its turn to be written. Below
+them it leaves its frame to whoever writes and goes on."""
+
+_CLOGGED_AT = 1 << 16
+"""Bytes that may wait for room before the thread that reads leaves requests to workers, each of
+which waits for room with its answer."""
+
+_MANY = 1 << 12
+"""Frames that count as beyond any mark: their bytes are not added up."""
+
+_JOIN_LIMIT = 1 << 16
+"""Bytes of small frames that are joined for one write: a copy costs less than their bookkeeping."""
+
+_BATCH = 64
+"""Buffers for one write; Linux allows 1,024 in one writev(2), POSIX guarantees 16."""
+
+_LOOK = 0.05
+"""Seconds after which one who waits looks whether there is still a reason."""
+
+
+class WriteTimeoutError(IpcError):
+    """The frame was not written in time.
+
+    Args:
+        withdrawn: nothing of it will be written.
+    """
+
+    def __init__(self, withdrawn: bool) -> None:
+        super().__init__("the frame was not written in time")
+        self.withdrawn = withdrawn
+
+
+class _Sleeper:
+    """One who waits for its frame to be out while another waits for room."""
+
+    __slots__ = ("frame", "lock")
+
+    def __init__(self, frame: Frame) -> None:
+        self.frame = frame
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+
+class Writer:
+    """Queues frames and writes them.
+
+    Args:
+        outlet: where bytes go.
+        on_backlog: called when bytes are left that there is no room for: somebody who may block
+            must call :meth:`flush`.
+        on_error: called once with the error that ended writing.
+    """
+
+    def __init__(
+        self,
+        outlet: PolledOutlet,
+        on_backlog: Callable[[], object],
+        on_error: Callable[[Exception], object],
+    ) -> None:
+        self._outlet = outlet
+        self._write_some = outlet.write_some
+        self._log: list[int] = outlet.log
+        self._on_backlog = on_backlog
+        self._on_error = on_error
+        self._queue: deque[Frame] = deque()
+        self._turn = threading.Lock()  # to write; held for an instant, tried and never waited for
+        self._writing = 0  # identifier of the thread that has it
+        self._room = threading.Lock()  # held by the one who waits for room
+        self._sleepers: list[_Sleeper] = []
+        self._begun: Frame | None = None  # the first in the queue, if a part of it is out
+        self._is_full = False  # the last write found no room
+        self._broken = False
+        self.bytes_sent = 0
+        self.frames_sent = 0
+
+    # What waits.
+
+    @property
+    def backlog(self) -> int:
+        """Bytes queued and not yet written, as far as they are counted."""
+        frames = tuple(self._queue)
+        if len(frames) > _MANY:
+            return _MANY * _JOIN_LIMIT
+        return sum(len(part) for frame in frames for part in tuple(frame))
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing waits to be written."""
+        return not self._queue
+
+    def is_clogged(self) -> bool:
+        """Tell whether much waits for room: the peer does not read what we write."""
+        return self._is_full and self.backlog > _CLOGGED_AT
+
+    def is_writing(self) -> bool:
+        """Tell whether a thread is inside a write, or waits for room."""
+        return self._turn.locked() or self._room.locked()
+
+    def is_broken(self) -> bool:
+        """Tell whether nothing more can be written."""
+        return self._broken
+
+    # Sending.
+
+    def send(self, frame: Frame, deadline: float | None = None, tolerated: int = 0) -> None:
+        """Queue a frame and return once it is with the operating system.
+
+        From code that has interrupted the writing of this very thread (a finalizer, the handler
+        of a signal) it returns at once: the thread goes on with it later.
+
+        Args:
+            frame: its buffers, which must not change until they are written.
+            deadline: in :func:`time.monotonic` seconds; ``None``: wait as long as it takes.
+            tolerated: bytes. While the queue holds no more than this, leave the frame to others
+                if it can't be written now, and return at once.
+
+        Raises:
+            WriteTimeoutError: the deadline passed. A frame of which nothing was written
+                is withdrawn; one that was begun will be finished by others.
+            SessionClosedError: the stream broke.
+        """
+        if self._broken:
+            raise _broken()
+        try:
+            self._queue.append(frame)
+            if not self._write() and self._queue:
+                if frame:
+                    self._see_out(frame, deadline, tolerated)
+                else:
+                    self._hand_over()
+        except WriteTimeoutError:
+            raise
+        except BaseException:
+            self._abandon(frame)
+            raise
+        if self._broken and frame:
+            raise _broken()
+
+    def queue(self, frame: Frame) -> None:
+        """Queue a frame that a later flush of this thread will write."""
+        if not self._broken:
+            self._queue.append(frame)
+
+    def offer(self, frame: Frame) -> None:
+        """Queue a frame and write what can be written without blocking.
+
+        For the thread that reads, which must never wait for room: what is left is handed over.
+        Raises nothing, as :meth:`flush`.
+        """
+        if not self._broken:
+            self._queue.append(frame)
+            if not self._write():
+                self._hand_over()
+
+    def flush_some(self) -> None:
+        """Write what can be written without blocking; hand the rest over."""
+        if self._queue and not self._write():
+            self._hand_over()
+
+    def flush(self, deadline: float | None = None) -> None:
+        """Write everything that is queued; blocks as long as it takes or until ``deadline``.
+
+        Raises nothing: a stream that broke is reported to ``on_error``.
+        """
+        self._write()
+        for frame in tuple(self._queue)[-1:]:
+            self._wait_until_out(frame, deadline)
+
+    def see_out(self, frame: Frame, deadline: float) -> bool:
+        """Wait until a frame that was offered is out; return ``False`` if time was over first."""
+        self._write()
+        return self._wait_until_out(frame, deadline)
+
+    # The end.
+
+    def end(self, deadline: float | None) -> bool:
+        """Write everything that is queued, and refuse everything from then on.
+
+        Args:
+            deadline: in :func:`time.monotonic` seconds; ``None``: wait as long as it takes.
+
+        Returns:
+            ``False`` if something was still to be written at the deadline; nothing is refused then.
+        """
+        while not self._broken:
+            self.flush(deadline)
+            if not self._queue:
+                self._broken = True  # what is appended from now on is dropped by its sender
+            elif _left(deadline) == 0:
+                return False
+        return True
+
+    def fail(self) -> None:
+        """Drop the queue and refuse everything from now on."""
+        self._broken = True
+        self._write()  # which drops it, or whoever has the turn does
+        for sleeper in tuple(self._sleepers):
+            wake(sleeper.lock)
+
+    def forget_after_fork(self) -> None:
+        """Write nothing more, in a forked child: what is queued is the parent's to write."""
+        renew(self._turn)
+        renew(self._room)
+        self._log = []  # of a write that the parent goes on with
+        self.fail()
+
+    # The turn.
+
+    def _write(self) -> bool:
+        """Write as far as there is room, unless another thread is at it, which then does.
+
+        Returns:
+            ``False`` if there is no room, so that somebody must wait for it. Also if another thread
+            is at it: it may not have room either, and may look away before it sees our frame.
+        """
+        while self._queue:
+            taken: list[bool] = []
+            room = True
+            try:
+                # One call into C that also notes the result: see ``finally``.
+                taken.extend(map(self._turn.acquire, (False,)))
+                if not taken[0]:
+                    return False
+                self._writing = threading.get_ident()
+                room = self._write_in_turn()
+            finally:
+                # Nothing comes between an exception and the first call in here.
+                if taken and taken[0]:
+                    self._writing = 0
+                    self._turn.release()
+            if self._sleepers:
+                self._wake_sleepers()
+            if not room:
+                return False
+        return True
+
+    def _write_in_turn(self) -> bool:
+        """Write until nothing is left, or there is no room; return ``False`` for the latter."""
+        queue, log = self._queue, self._log
+        while True:
+            if log:
+                self._count_written()
+            if self._broken:
+                queue.clear()
+            while queue and not queue[0]:
+                queue.popleft()  # was withdrawn
+            if not queue:
+                self._is_full = False
+                return True
+            buffers: Sequence[Buffer] = queue[0]
+            if len(queue) > 1:
+                buffers = self._gather()
+            try:
+                count = self._write_some(buffers)
+            except (OSError, ValueError) as error:  # ValueError: of a file that was closed
+                if log or interrupt_in(error) is not None:
+                    raise
+                self._break(error)
+                continue
+            if not count:
+                self._is_full = True
+                return False
+
+    def _gather(self) -> list[Buffer]:
+        """Return the buffers of the first frames, small ones joined."""
+        buffers: list[Buffer] = []
+        small: list[Buffer] = []
+        size = 0
+        for frame in tuple(self._queue):
+            for part in frame:
+                size += len(part)
+                small.append(part)
+            if size > _JOIN_LIMIT:
+                if buffers:
+                    break
+                return small[:_BATCH]
+            buffers += small
+            small = []
+            if len(buffers) >= _BATCH:
+                break
+        return [b"".join(buffers)] if len(buffers) > 1 else buffers
+
+    def _count_written(self) -> None:
+        """Take what is written off the front of the queue.
+
+        CPython lets an interrupt in behind a call or at the turn of a loop, never between stores.
+        So each round changes all at once, with its one call at its end.
+        """
+        queue, log = self._queue, self._log
+        while log:
+            if not queue:  # the session failed meanwhile
+                log.clear()
+                return
+            written, first = sum(log), queue[0]
+            size = sum(map(len, first))
+            if written < size:
+                rest, sent = _without(first, written), self.bytes_sent + written
+                self.bytes_sent, self._begun, first[:] = sent, first, rest
+                log.clear()
+            else:
+                rest_of_log = (written - size,) if written > size else ()
+                sent, frames = self.bytes_sent + size, self.frames_sent + bool(first)
+                self.bytes_sent, self.frames_sent, self._begun = sent, frames, None
+                log[:], first[:] = rest_of_log, ()
+                queue.popleft()
+
+    # Waiting.
+
+    def _see_out(self, frame: Frame, deadline: float | None, tolerated: int) -> None:
+        """See to a frame that was not written at once."""
+        if tolerated and len(self._queue) <= _MANY and self.backlog <= tolerated:
+            self._hand_over()
+            return
+        if not self._wait_until_out(frame, deadline) and not self._broken:
+            withdrawn = self._take_back(frame)
+            if withdrawn is not None:
+                raise WriteTimeoutError(withdrawn)
+
+    def _wait_until_out(self, frame: Frame, deadline: float | None) -> bool:
+        """Wait until a frame is out, or nothing can be written; ``False``: time was over first."""
+        if not frame:
+            return True
+        if self._writing == threading.get_ident():
+            # We have interrupted our own writing, which goes on behind us. What is the caller's
+            # may have changed by then.
+            frame[:] = [bytes(part) for part in frame]
+            return True
+        sleeper = _Sleeper(frame)
+        try:
+            with self._outlet.handler_waits():
+                self._sleepers.append(sleeper)
+                while frame and not self._broken:
+                    left = _left(deadline)
+                    if left == 0:
+                        return False
+                    if not self._wait_for_room(frame, left):
+                        sleeper.lock.acquire(timeout=_LOOK if left is None else min(left, _LOOK))
+                    self._write()
+            return True
+        finally:
+            if sleeper in self._sleepers:
+                self._sleepers.remove(sleeper)
+            if self._queue:
+                self._hand_over()
+
+    def _wait_for_room(self, frame: Frame, left: float | None) -> bool:
+        """Wait for room, unless another thread does; return whether it was ours to wait."""
+        taken: list[bool] = []
+        try:
+            taken.extend(map(self._room.acquire, (False,)))
+            if taken[0] and frame:
+                self._outlet.wait_for_room(left)
+            return taken[0]
+        except OSError as error:
+            if interrupt_in(error) is not None:
+                raise
+            self._break(error)
+            return True
+        finally:
+            if taken and taken[0]:
+                self._room.release()
+
+    def _wake_sleepers(self) -> None:
+        """Wake those whose frames are out."""
+        for sleeper in tuple(self._sleepers):
+            if not sleeper.frame:
+                wake(sleeper.lock)
+
+    def _hand_over(self) -> None:
+        """Have somebody wait for room, if nobody does."""
+        if self._room.locked() or self._turn.locked() or self._broken:
+            return
+        for sleeper in tuple(self._sleepers):
+            if sleeper.frame:
+                wake(sleeper.lock)
+                return
+        self._on_backlog()
+
+    # Taking back.
+
+    def _take_back(self, frame: Frame) -> bool | None:
+        """Have nothing of a frame written; return ``False`` if it was begun, ``None`` if it is out.
+
+        One that was begun is finished by others, from a copy, for its buffers are its sender's.
+        """
+        taken: list[bool] = []
+        try:
+            while not (taken and taken[-1]):  # it is held for an instant
+                taken.extend(map(self._turn.acquire, (True,), (_LOOK,)))
+            if self._log:
+                self._count_written()
+            if not frame:
+                return None
+            if self._begun is frame:
+                frame[:] = [bytes(part) for part in frame]
+                return False
+            frame[:] = ()
+            return True
+        finally:
+            if taken and taken[-1]:
+                self._turn.release()
+
+    def _abandon(self, frame: Frame) -> None:
+        """See to a frame whose sender was interrupted, and to those of others."""
+        if frame and self._writing != threading.get_ident():
+            self._take_back(frame)
+        if self._queue:
+            self._hand_over()
+
+    def _break(self, error: Exception) -> None:
+        first = not self._broken
+        self.fail()
+        if first:
+            self._on_error(error)
+
+
+def _without(frame: Frame, count: int) -> list[Any]:
+    """Return what is left of ``frame`` behind the first ``count`` bytes."""
+    rest: list[Any] = list(frame)
+    while count >= len(rest[0]):
+        count -= len(rest.pop(0))
+    if count:
+        rest[0] = memoryview(rest[0])[count:]
+    return rest
+
+
+def _broken() -> SessionClosedError:
+    return SessionClosedError("the peer no longer reads: the stream is broken")
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())

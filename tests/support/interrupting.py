@@ -1,0 +1,49 @@
+"""Interrupts at each place where a signal may come, one after the other.
+
+CPython runs the handler of a signal behind calls, at the entry of functions, and where a loop
+turns. A profile function is called at the same places, but for the last, and what it raises comes
+out there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupt", "interrupted_at"]
+
+
+class Interrupt(BaseException):
+    """What the handler of a signal raises."""
+
+
+def interrupted_at(k: int, files: tuple[str, ...], function: Callable[[], object]) -> bool:
+    """Call ``function``, with an interrupt at the ``k``-th place within ``files``, from 1.
+
+    Returns:
+        Whether there was such a place; the interrupt came out of ``function``, or was swallowed,
+        which is an error.
+    """
+    left = k
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal left
+        if event == "c_call" or not frame.f_code.co_filename.endswith(files):
+            return
+        left -= 1
+        if left == 0:
+            sys.setprofile(None)
+            raise Interrupt
+
+    came_out = False
+    sys.setprofile(profile)
+    try:
+        function()
+    except Interrupt:
+        came_out = True
+    finally:
+        sys.setprofile(None)
+    assert came_out == (left <= 0), f"the interrupt at {k} was swallowed"
+    return came_out
