@@ -10,11 +10,8 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import sys
 import threading
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["OnSigterm"]
 

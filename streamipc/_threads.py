@@ -18,13 +18,10 @@ import _signal  # type: ignore[import-not-found]
 import os
 import threading
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from ._patches import are_threads_greenlets
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any
 
 __all__ = ["make_thread", "start_thread"]
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 import types
+import warnings
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import streamipc
 
 from ._arguments import (
     DEFAULT,
@@ -18,34 +26,27 @@ from ._host import SessionHost
 from ._registering import Registering
 from ._terminating import OnSigterm
 from ._threads import make_thread, start_thread
+from .engine.contracts import Stats
 from .engine.engine import Engine
+from .engine.options import Options
 from .exceptions import SessionClosedError
+from .futures import ResponseFuture, ResponseStream
 from .handlers import current, has_returned
-from .messages import Message
+from .messages import Message, Request
+from .transports.base import Transport
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
-    from typing import Any, TypeVar, overload
-
-    from typing_extensions import Self
-
-    from .engine.contracts import Stats
-    from .engine.options import Options
-    from .futures import ResponseFuture, ResponseStream
-    from .messages import Request
-    from .peer import IpcPeer
-    from .transports.base import Transport
-    from .transports.process import ProcessTransport
+if sys.version_info >= (3, 11):
+    from typing import Self, overload
 else:
-    from ._typing import TypeVar, overload
+    from typing_extensions import Self, overload
+
+if TYPE_CHECKING:
+    from .transports.process import ProcessTransport
 
 __all__ = ["IpcSession", "ProcessSession"]
 
 R = TypeVar("R")
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _numbers = itertools.count(1)
 
@@ -60,7 +61,9 @@ class IpcSession(Registering):
 
     _threads = True
 
-    def __init__(self, peer: IpcPeer, transport: Transport, options: Options | None = None) -> None:
+    def __init__(
+        self, peer: streamipc.IpcPeer, transport: Transport, options: Options | None = None
+    ) -> None:
         self._peer = peer
         super().__init__()
         self._engine = Engine(
@@ -201,8 +204,6 @@ class IpcSession(Registering):
         Raises:
             As :meth:`request`.
         """
-        from .futures import ResponseStream
-
         check_message(message, "stream")
         checked_window(window)
         streams: list[ResponseStream[Any]] = []
@@ -368,7 +369,7 @@ class IpcSession(Registering):
         return self._engine.stats()
 
     @property
-    def peer(self) -> IpcPeer:
+    def peer(self) -> streamipc.IpcPeer:
         """The peer that made this session."""
         return self._peer
 
@@ -388,8 +389,6 @@ class IpcSession(Registering):
         engine = getattr(self, "_engine", None)
         if engine is None or engine.is_foreign() or not self._needs_closing():
             return
-        import warnings
-
         try:
             warnings.warn(
                 f"unclosed {self!r}: use 'with', or call close()", ResourceWarning, source=self

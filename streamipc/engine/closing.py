@@ -16,17 +16,17 @@ stops the crew, and closes descriptors when no thread can be using them any more
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+from typing import TYPE_CHECKING, Any
 
 from .._threads import make_thread, start_thread
+from ..futures import ResponseFuture
 from .jobs import CallJob
 from .serving import Served
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..exceptions import SessionClosedError
     from .engine import Engine
 
@@ -205,10 +205,6 @@ class Closing:
         It left the table for a frame that is gone. So the garbage collector is asked, which
         knows it as long as anybody does.
         """
-        import gc
-
-        from ..futures import ResponseFuture
-
         engine = self._engine
         futures = [one for one in gc.get_objects() if type(one) is ResponseFuture]
         for future in futures:

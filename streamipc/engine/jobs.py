@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home, look_for_fork
 from ..handlers import SLOW_SECONDS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from ..futures import ResponseFuture
     from .engine import Engine
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home, look_for_fork
 from ..exceptions import IpcError, ProtocolError, RequestTimeoutError, SessionClosedError
+from ..futures import ResponseFuture
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
 from ..protocol.framing import HEADER_SIZE
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, WriteJob
@@ -13,14 +18,7 @@ from .lifetimes import park_at_exit
 from .serving import Served, error_frame
 from .writing import HIGH_WATER, Writer, WriteTimeoutError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
-    from collections import deque
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    from ..futures import ResponseFuture
     from ..messages import Message
     from ..protocol.connection import Connection
     from ..protocol.envelopes import RequestId
@@ -47,21 +45,6 @@ bytes where the smallest request takes 42.
 
 _ALWAYS_TAKEN = 1 << 10
 """Bytes: the least ``max_frame_size``, so that no smaller frame is too large for a peer."""
-
-
-def _import_future(*arguments: Any) -> Any:
-    """Make the first future, and leave the next ones to its class.
-
-    Who only answers needs none, and :mod:`concurrent.futures` imports a lot.
-    """
-    global _make_future
-    from ..futures import ResponseFuture
-
-    _make_future = ResponseFuture
-    return ResponseFuture(*arguments)
-
-
-_make_future: Callable[..., Any] = _import_future
 
 
 class Sending:
@@ -117,7 +100,8 @@ class Sending:
             self._start_for(message)
         id = self._next_id()  # noqa: A001
         frame = self.encode(Request(id, message, timeout, metadata, window))
-        future: ResponseFuture[Any] = _make_future(self, id, message)
+        # Sending is a part of Engine, which is an Owner.
+        future: ResponseFuture[Any] = ResponseFuture(self, id, message)  # type: ignore[arg-type]
         future.keeps = keeps
         future.timeout = timeout
         if len(frame) > 1 or len(frame[0]) > _ALWAYS_TAKEN:

@@ -11,10 +11,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]
 import os
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["Keys", "is_by_hand", "is_in_foreground", "say_what_this_is"]
 
