@@ -7,9 +7,8 @@ what they mean in every program.
 
 from __future__ import annotations
 
-# What the module signal wraps in enums, which a child that only answers would import for this.
-import _signal  # type: ignore[import-not-found]
 import os
+import signal
 import sys
 from typing import Any
 
@@ -82,9 +81,9 @@ class Keys:
 
         characters: list[Any] = termios.tcgetattr(fd)[6]
         self._signals = {
-            characters[termios.VINTR]: _signal.SIGINT,
-            characters[termios.VQUIT]: _signal.SIGQUIT,
-            characters[termios.VSUSP]: _signal.SIGTSTP,
+            characters[termios.VINTR]: signal.SIGINT,
+            characters[termios.VQUIT]: signal.SIGQUIT,
+            characters[termios.VSUSP]: signal.SIGTSTP,
         }
         self._end = characters[termios.VEOF]
         self._last = b""
