@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import atexit
 import sys
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False  # importing the real one takes longer than all of this package
 if TYPE_CHECKING:
-    from typing import Any
-
     from . import envelopes
     from ._python import python_command
     from .engine.contracts import Stats

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from .messages import Message, Request
 from .protocol.envelopes import MAX_METADATA, MAX_WINDOW
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
 
 __all__ = [
     "DEFAULT",
@@ -71,9 +69,7 @@ def checked_metadata(metadata: Mapping[str, str] | None) -> Mapping[str, str] | 
     """Return metadata as a dict of its own, or ``None`` if there is none."""
     if metadata is None:
         return None
-    from collections.abc import Mapping as AnyMapping
-
-    if not isinstance(metadata, AnyMapping):
+    if not isinstance(metadata, Mapping):
         raise TypeError(f"metadata must be a mapping of text to text, not {metadata!r:.200}")
     size = 0
     texts: dict[str, str] = {}

@@ -22,10 +22,7 @@ import os
 import sys
 import threading
 import weakref
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["at_home", "forgets", "forkable_lock", "look_for_fork", "renew", "steady"]
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ._forks import forgets
 from ._log import LogLimit, log_error, log_warning
 from ._registering import Registries
-from ._signatures import parameters_of
 from .engine.lifetimes import is_exiting
 from .exceptions import SessionClosedError, text_of
-from .handlers import Handler
+from .handlers import Handler, positional_of, signature_of
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
     from .engine.engine import Engine
     from .peer import IpcPeer
     from .session import IpcSession
@@ -148,11 +145,11 @@ class SessionHost:
         function: Callable[..., Any],
         report: Callable[[BaseException], None] | None = None,
     ) -> None:
-        parameters = parameters_of(function)
+        signature = signature_of(function)
         try:
-            if parameters is None:
+            if signature is None:
                 _call_unreadable(function, session)
-            elif any(p.is_required for p in parameters.positional):
+            elif any(p.default is p.empty for p in positional_of(signature)):
                 function(session)
             else:
                 function()

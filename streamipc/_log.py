@@ -1,21 +1,19 @@
 """What the library has to say to nobody in particular: the logger ``streamipc``.
 
 What is said there comes from threads that others rely on, in moments when things go wrong.
-So saying it never raises, also where no descriptor or no memory is left to import
-:mod:`logging` with, or where a handler of the user's fails.
+So saying it never raises, also where no descriptor or no memory is left, or where a handler of
+the user's fails.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
+from collections.abc import Hashable
 
 from .exceptions import IpcError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Hashable
 
 __all__ = ["LogLimit", "log_error", "log_warning"]
 
@@ -87,8 +85,6 @@ def log_warning(text: str) -> None:
 
 def _log(level: str, text: str, error: BaseException | None) -> None:
     try:
-        import logging
-
         getattr(logging.getLogger("streamipc"), level)("%s", text, exc_info=error)
     except Exception as failure:
         try:

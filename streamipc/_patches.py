@@ -14,10 +14,7 @@ from __future__ import annotations
 
 import sys
 import threading
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["Patches", "are_threads_greenlets", "check_patches"]
 

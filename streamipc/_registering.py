@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 from ._forks import look_for_fork, renew
-from ._signatures import check_function
-from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes
+from .handlers import ExceptionTypes, HandlerRegistry, MessageTypes, check_function
 from .messages import Message
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, NoReturn, TypeVar, overload
+if sys.version_info >= (3, 11):
+    from typing import overload
 else:
-    from ._typing import TypeVar, overload
+    from typing_extensions import overload
 
 __all__ = ["Registering", "Registries"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Registries:

@@ -8,11 +8,9 @@ or may have a terminal do something.
 
 from __future__ import annotations
 
+import enum
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["escaped", "harmless", "name_of_type", "reason", "shown"]
 
@@ -146,8 +144,7 @@ def _other(cls: Any, value: Any, limit: int, depth: int) -> str:
     name = name_of_type(cls)
     if isinstance(value, type):
         return f"<class {name_of_type(value)!r}>"
-    enum = sys.modules.get("enum")
-    if enum is not None and isinstance(value, enum.Enum):
+    if isinstance(value, enum.Enum):
         return f"<{name}.{escaped(str(value._name_))}>"
     # Not by the methods of the subclass: those are another's code.
     if isinstance(value, str):

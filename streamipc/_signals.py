@@ -1,8 +1,8 @@
 """What the handler of a signal has raised, and how that is told from any other error.
 
-Python runs the handlers of signals in its main thread, between two steps of whatever that does. What
-a handler raises (``KeyboardInterrupt``, a ``TimeoutError`` of the user's, the soft time limit of
-Celery) looks as if the code that was interrupted had raised it. Code that expects errors, be it
+Python runs the handlers of signals in its main thread, between two steps of whatever that does.
+What a handler raises (``KeyboardInterrupt``, a ``TimeoutError`` of the user's, the soft time limit
+of Celery) looks as if the code that was interrupted had raised it. Code that expects errors, be it
 ``OSError`` from a system call, must let such a one through.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import sys
 import threading
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 

@@ -6,15 +6,11 @@ the terminal at the same time: of a child and its parent, one traceback is enoug
 
 from __future__ import annotations
 
-# What the module signal wraps in enums, which a child that only answers would import for this.
-import _signal  # type: ignore[import-not-found]
+import signal
 import sys
 import threading
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["OnSigterm"]
 
@@ -41,23 +37,23 @@ class OnSigterm:
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        if _signal.getsignal(_signal.SIGTERM) != _signal.SIG_DFL:
+        if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
             return
         try:
-            _signal.signal(_signal.SIGTERM, self._handler)
+            signal.signal(signal.SIGTERM, self._handler)
         except ValueError:
             pass  # a subinterpreter, which gets no signals
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if self._is_child and isinstance(error, KeyboardInterrupt):
             _say_nothing_of(error)
-        if _signal.getsignal(_signal.SIGTERM) is self._handler:
-            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) is self._handler:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _first(self, *_: object) -> None:
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if not self._stop():
-            _signal.raise_signal(_signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
 
 def _say_nothing_of(interrupt: KeyboardInterrupt) -> None:

@@ -13,18 +13,14 @@ waiting to be taken before they let signals in again.
 
 from __future__ import annotations
 
-# What the module signal wraps in enums, which a child that only answers would import for this.
-import _signal  # type: ignore[import-not-found]
 import os
+import signal
 import threading
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from ._patches import are_threads_greenlets
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any
 
 __all__ = ["make_thread", "start_thread"]
 
@@ -34,7 +30,7 @@ _PATIENCE = 0.1
 _LOOK = 0.001
 """Seconds between two looks at whether it has."""
 
-_CAN_BLOCK = hasattr(_signal, "pthread_sigmask")  # not on Windows
+_CAN_BLOCK = hasattr(signal, "pthread_sigmask")  # not on Windows
 
 
 def make_thread(
@@ -50,7 +46,7 @@ def make_thread(
     """
     if not _may_take_signals():
         return threading.Thread(target=target, args=args, name=name, daemon=daemon)
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     return threading.Thread(target=_run, args=(mask, target, args), name=name, daemon=daemon)
 
 
@@ -63,7 +59,7 @@ def start_thread(thread: threading.Thread) -> None:
     if not _may_take_signals():
         thread.start()
         return
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         thread.start()
     finally:
@@ -90,6 +86,6 @@ def _run(mask: Iterable[int], target: Callable[..., object], args: Any) -> None:
 def _let_in(mask: Iterable[int]) -> None:
     """Set this thread's mask, once the main thread has taken what is waiting for it."""
     end = time.monotonic() + _PATIENCE
-    while _signal.sigpending().difference(mask) and time.monotonic() < end:
+    while signal.sigpending().difference(mask) and time.monotonic() < end:
         time.sleep(_LOOK)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)

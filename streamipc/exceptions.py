@@ -8,9 +8,7 @@ library still handles it.
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from .protocol.envelopes import Envelope
+import streamipc
 
 __all__ = [
     "IpcError",
@@ -50,7 +48,9 @@ class SerializationError(IpcError):
             payload but not its body, so that a request still gets an answer.
     """
 
-    def __init__(self, message: str, *, envelope: Envelope | None = None) -> None:
+    def __init__(
+        self, message: str, *, envelope: streamipc.envelopes.Envelope | None = None
+    ) -> None:
         super().__init__(message)
         self.envelope = envelope
 

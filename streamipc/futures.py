@@ -6,23 +6,16 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ._forks import at_home, forkable_lock, look_for_fork
-from .engine.calls import CANCELLED
+from .engine.calls import CANCELLED, Call
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from types import TracebackType
-    from typing import Any, Generic, Protocol, TypeVar
-
-    from .engine.calls import Call
-else:
-    from ._typing import Generic, Protocol, TypeVar
 
 __all__ = ["ResponseFuture", "ResponseStream"]
 

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
 import threading
 import time
+import typing
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from types import UnionType
+from types import FunctionType, SimpleNamespace, UnionType
+from typing import TYPE_CHECKING, Any, TypeVar, Union
+
+import streamipc
 
 from ._forks import look_for_fork, renew
-from ._signatures import (
-    check_function,
-    is_class,
-    members_of,
-    name_of,
-    parameters_of,
-    resolve,
-)
 from .exceptions import RequestCancelledError
 from .messages import Message
+from .protocol.envelopes import RequestId
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
-    from ._signatures import Parameter
     from .engine.serving import Served
-    from .protocol.envelopes import RequestId
-    from .session import IpcSession
 
 __all__ = ["Handler", "HandlerRegistry", "RequestContext", "current_request"]
 
@@ -50,11 +43,11 @@ class RequestContext:
 
     __slots__ = ("_served",)
 
-    def __init__(self, served: Served) -> None:
-        self._served = served
+    def __init__(self, served: Any) -> None:
+        self._served: Served = served
 
     @property
-    def session(self) -> IpcSession:
+    def session(self) -> streamipc.IpcSession:
         """The session that the message came by."""
         return self._served.session
 
@@ -224,7 +217,11 @@ class HandlerRegistry:
         if target is not None and not _is_type(target):
             self._add(target, None, inline)
             return target  # type: ignore[no-any-return]
-        if target is not None and not _is_any(target, self._base) and not self._types(target):
+        if (
+            target is not None
+            and not _is_any(target, self._base)
+            and not _types_of(target, self._base)
+        ):
             raise TypeError(f"{self._kind}: {target!r} is not a {self._base.__name__} type")
 
         def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -243,7 +240,7 @@ class HandlerRegistry:
         with self._lock:
             kept = tuple(handler for handler in self._handlers if handler.function != function)
             if len(kept) == len(self._handlers):
-                raise ValueError(f"{name_of(function)} is not registered with {self._kind}")
+                raise ValueError(f"{_name_of(function)} is not registered with {self._kind}")
             self._handlers = kept
             self._by_type = {}
 
@@ -263,10 +260,10 @@ class HandlerRegistry:
         check_function(function, self._kind)
         first, second = _arguments(function, self._kind)
         taken = first if target is None else target
-        types = self._types(taken)
-        if not types and taken is not None and not _is_any(taken, self._base):
+        types = _types_of(taken, self._base)
+        if not types and not _is_any(taken, self._base):
             raise TypeError(
-                f"{self._kind}: the first parameter of {name_of(function)} is annotated "
+                f"{self._kind}: the first parameter of {_name_of(function)} is annotated "
                 f"{taken!r}, which is not a {self._base.__name__} type"
             )
         look_for_fork()
@@ -274,40 +271,107 @@ class HandlerRegistry:
             self._handlers = (*self._handlers, Handler(function, types, second, inline))
             self._by_type = {}
 
-    def _types(self, annotation: Any) -> tuple[type, ...]:
-        return _types_of(annotation, self._base)
+
+# Signatures
+
+
+def signature_of(function: Any) -> inspect.Signature | None:
+    """Return what ``function`` takes; ``None``: a function in C that doesn't tell."""
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+
+
+def positional_of(signature: inspect.Signature) -> list[inspect.Parameter]:
+    """Return the parameters that may be given by position, in order."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter for parameter in signature.parameters.values() if parameter.kind in kinds]
+
+
+def check_function(function: Any, kind: str) -> None:
+    """Raise if ``function`` can't be a handler.
+
+    Args:
+        function: what was given.
+        kind: the decorator's name, for the text.
+
+    Raises:
+        TypeError: it can't be called, or is a coroutine function or a method of no object.
+    """
+    if isinstance(function, classmethod) or (callable(function) and _is_unbound(function)):
+        name = getattr(function, "__name__", "handler")
+        raise TypeError(
+            f"{kind}: {_name_of(function)} is a method that no object is bound to yet, so it would "
+            f"get the message as its first parameter: register it once there is an object, such "
+            f"as by session.{kind}(self.{name}) in __init__()"
+        )
+    if not callable(function):
+        raise TypeError(f"{kind} takes a function or a type, not {function!r}")
+    if _is_coroutine_function(function):
+        raise TypeError(
+            f"{kind}: {_name_of(function)} is a coroutine function, and streamipc has no event "
+            "loop to run it in: write a plain function; it runs on a thread of its own and may "
+            "block, or call asyncio.run() in it"
+        )
+
+
+def _is_unbound(function: Any) -> bool:
+    """Tell whether it is a method as its class has it, decorated in the class body for one."""
+    owner = str(getattr(function, "__qualname__", "")).rpartition(".")[0]
+    if not owner or owner.endswith("<locals>") or getattr(function, "__self__", None) is not None:
+        return False
+    signature = signature_of(function)
+    first = positional_of(signature)[:1] if signature is not None else []
+    return any(p.name in ("self", "cls") and p.annotation is p.empty for p in first)
+
+
+def _is_coroutine_function(function: Any) -> bool:
+    call = function if inspect.isroutine(function) else getattr(function, "__call__", None)  # noqa: B004
+    return any(
+        inspect.iscoroutinefunction(candidate) or inspect.isasyncgenfunction(candidate)
+        for candidate in (function, call)
+    )
 
 
 def _arguments(function: Any, kind: str) -> tuple[Any, str]:
-    """Return the first parameter's annotation (or None) and what the second one is."""
-    parameters = parameters_of(function)
-    if parameters is None:
-        return None, ""  # a builtin that tells nothing about itself
-    positional = parameters.positional
-    required = [parameter for parameter in positional if parameter.is_required]
-    if not (positional or parameters.rest) or len(required) > 2 or parameters.needs_keywords:
+    """Return the first parameter's annotation (or ``Any``) and what the second one is."""
+    signature = signature_of(function)
+    if signature is None:
+        return Any, ""
+    positional = positional_of(signature)
+    others = [p for p in signature.parameters.values() if p not in positional]
+    required = [p for p in positional if p.default is p.empty]
+    if (
+        not (positional or any(p.kind is p.VAR_POSITIONAL for p in others))
+        or len(required) > 2
+        or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in others)
+    ):
         raise TypeError(
-            f"{kind}: {name_of(function)} must take the message, and if it likes the context, "
+            f"{kind}: {_name_of(function)} must take the message, and if it likes the context, "
             "as positional parameters, and no other that is required"
         )
     if not positional:
-        return None, ""
-    first = resolve(positional[0].annotation, function)
-    if isinstance(first, NameError):
+        return Any, ""
+    try:
+        first = _resolved(positional[0], function)
+    except NameError as error:
         raise TypeError(
-            f"{kind}: the annotation {positional[0].annotation!r} of {name_of(function)} can't "
-            f"be resolved ({first}); register with the type, as in @session.{kind}(MyMessage)"
-        ) from first
+            f"{kind}: the annotation {positional[0].annotation!r} of {_name_of(function)} can't "
+            f"be resolved ({error}); register with the type, as in @session.{kind}(MyMessage)"
+        ) from error
     return first, _second(positional[1], function) if len(positional) > 1 else ""
 
 
-def _second(parameter: Parameter, function: Any) -> str:
+def _second(parameter: inspect.Parameter, function: Any) -> str:
     """Return what a handler's second parameter is to be given."""
-    annotation = parameter.annotation
-    resolved = resolve(annotation, function)
-    if not isinstance(resolved, NameError):
-        parts = [part for part in members_of(resolved) if part is not type(None)]
-        annotation = parts[0] if len(parts) == 1 else resolved
+    try:
+        annotation = _resolved(parameter, function)
+    except NameError:
+        annotation = parameter.annotation
+    parts = [part for part in _members_of(annotation) if part is not type(None)]
+    if len(parts) == 1:
+        annotation = parts[0]
     if isinstance(annotation, str):
         # A name imported for type checkers alone: go by what it says.
         is_session = annotation.rpartition(".")[2].endswith("Session")
@@ -319,48 +383,95 @@ def _second(parameter: Parameter, function: Any) -> str:
     if is_session:
         return "session"
     # A parameter with a default is the handler's own business, unless it says otherwise.
-    return "context" if is_context or parameter.is_required else ""
+    return "context" if is_context or parameter.default is parameter.empty else ""
 
 
 def _types_of(annotation: Any, base: type) -> tuple[type, ...]:
     """Return the types that an annotation names; empty: any."""
-    if annotation is None or annotation is base or _is_typing_any(annotation):
+    if annotation is base or annotation is Any:
         return ()
-    if is_class(annotation):
-        return (annotation,) if issubclass(annotation, base) else ()
-    members = members_of(annotation)
+    members = _members_of(annotation)
     if members:
         parts = [_types_of(part, base) for part in members]
         return tuple(cls for part in parts for cls in part) if all(parts) else ()
-    import typing
-
-    if isinstance(annotation, typing.TypeVar):
-        return _types_of(annotation.__bound__, base)
-    cls = typing.get_origin(annotation)
-    if isinstance(cls, type) and issubclass(cls, base):
-        return (cls,)
-    return ()
+    cls = typing.get_origin(annotation) or annotation
+    return (cls,) if isinstance(cls, type) and issubclass(cls, base) else ()
 
 
 def _is_any(annotation: Any, base: type) -> bool:
     """Tell whether an annotation without types means any message, rather than a mistake."""
-    if annotation is base or annotation is object or _is_typing_any(annotation):
+    if annotation is base or annotation is object or annotation is Any:
         return True
-    if is_class(annotation):
-        return False
-    import typing
-
-    return isinstance(annotation, typing.TypeVar) or base in members_of(annotation)
-
-
-def _is_typing_any(annotation: Any) -> bool:
-    # Who has not imported typing can't have written its Any.
-    typing = sys.modules.get("typing")
-    return typing is not None and annotation is typing.Any
+    return isinstance(annotation, TypeVar) or base in _members_of(annotation)
 
 
 def _is_type(target: Any) -> bool:
-    if is_class(target) or isinstance(target, UnionType):
-        return True
-    typing = sys.modules.get("typing")
-    return typing is not None and typing.get_origin(target) is not None
+    return isinstance(target, (type, UnionType)) or typing.get_origin(target) is not None
+
+
+# Annotations
+
+
+def _resolved(parameter: inspect.Parameter, function: Any) -> Any:
+    """Return the type that a parameter is annotated with; ``Any`` if it is not.
+
+    Only this annotation is looked at: others may name what is imported for type checkers alone.
+
+    Raises:
+        NameError: something in it is not defined, or can't be evaluated.
+    """
+    if parameter.annotation is parameter.empty:
+        return Any
+    return _resolve(parameter.annotation, *_names_for(function))
+
+
+def _resolve(annotation: Any, names: dict[str, Any], local_names: dict[str, Any]) -> Any:
+    alone: Any = SimpleNamespace(__annotations__={"it": annotation})
+    try:
+        hint = typing.get_type_hints(alone, names, local_names)["it"]
+    except Exception as error:
+        raise NameError(f"{type(error).__name__}: {error}") from error
+    if isinstance(hint, TypeVar) and hint.__bound__ is not None:
+        return _resolve(hint.__bound__, names, local_names)
+    members = _members_of(hint)
+    if members:
+        return Union[tuple(_resolve(member, names, local_names) for member in members)]
+    return hint
+
+
+def _names_for(function: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the global and the local names that annotations of ``function`` may use."""
+    plain = _innermost(function)
+    # Classes defined inside a function stand in the frame that is registering.
+    frame = sys._getframe(1)
+    while frame.f_back and str(frame.f_globals.get("__name__")).startswith("streamipc."):
+        frame = frame.f_back
+    local_names = dict(frame.f_locals)
+    if isinstance(plain, FunctionType):
+        for name, cell in zip(plain.__code__.co_freevars, plain.__closure__ or (), strict=True):
+            try:
+                local_names[name] = cell.cell_contents
+            except ValueError:
+                pass  # a name that is given its value later
+    return getattr(plain, "__globals__", {}), local_names
+
+
+def _innermost(function: Any) -> Any:
+    """Return the function that a decorated, partial or callable object calls in the end."""
+    plain = inspect.unwrap(function)
+    while isinstance(plain, functools.partial):
+        plain = inspect.unwrap(plain.func)
+    if not inspect.isroutine(plain):
+        plain = type(plain).__call__
+    return getattr(plain, "__func__", plain)
+
+
+def _members_of(annotation: Any) -> tuple[Any, ...]:
+    """Return what a union is made of; empty: it is none."""
+    is_union = typing.get_origin(annotation) in (Union, UnionType)
+    return typing.get_args(annotation) if is_union else ()
+
+
+def _name_of(function: Any) -> str:
+    """Return the function's name for the text of an error."""
+    return f"{getattr(function, '__qualname__', function)!s}()"

@@ -17,23 +17,17 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABCMeta
+from dataclasses import Field, dataclass, field
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from ._dataclasses import defer_dataclass
 from ._shown import shown
 from .exceptions import MessageDefinitionError, SerializationError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from dataclasses import Field, field
-    from types import FrameType
-    from typing import Any, ClassVar, Generic, TypeVar
-
-    from typing_extensions import dataclass_transform
+if sys.version_info >= (3, 11):
+    from typing import dataclass_transform
 else:
-    from ._typing import Generic, TypeVar, dataclass_transform
-
-    Field = field = None
-
+    from typing_extensions import dataclass_transform
 
 __all__ = ["ErrorMessage", "LogMessage", "Message", "Request", "message_type", "wire_name_of"]
 
@@ -155,7 +149,7 @@ class Message(metaclass=MessageMeta, abstract=True):
     """
 
     __slots__ = ()
-    if TYPE_CHECKING:  # typing.get_type_hints() looks here too, and would want the names
+    if TYPE_CHECKING:  # else typing.get_type_hints() of each message would show them
         __wire_name__: ClassVar[str]
         __streamipc_layout__: ClassVar[Any]  # of the class, or of a base; _native_layout.py
         __wants_reply__: ClassVar[bool]  # faster than isinstance() with a metaclass
@@ -296,10 +290,7 @@ def _register(cls: type[Message]) -> None:
 def _as_dataclass(cls: Any, options: dict[str, Any], namespace: dict[str, Any]) -> Any:
     """Return ``cls`` as a dataclass, which with ``slots=True`` is a class made anew."""
     written = dict(cls.__dict__)
-    if options or not defer_dataclass(cls, namespace):
-        from dataclasses import dataclass
-
-        cls = dataclass(**options)(cls)
+    cls = dataclass(**options)(cls)
     cell = namespace.get("__classcell__")
     if cell is not None:  # what super() in its methods goes by
         cell.cell_contents = cls

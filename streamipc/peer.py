@@ -2,44 +2,42 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import subprocess
+import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
 
 from ._arguments import check_message, check_notification, checked_timeout
 from ._forks import forgets, look_for_fork, renew
 from ._patches import check_patches
 from ._registering import Registering
 from ._threads import make_thread, start_thread
+from .engine.engine import Engine
 from .engine.lifetimes import track
 from .engine.options import Options
 from .engine.polling import usable_cpus
 from .exceptions import IpcError, SessionClosedError
 from .messages import Message
+from .protocol.envelopes import IdGenerator
+from .serializers.base import MessageSerializer
 from .session import IpcSession, ProcessSession
+from .transports._command import StderrOption
+from .transports.base import Transport
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import os
-    import subprocess
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
-    from typing import Any, TypeVar
-
-    from typing_extensions import Self
-
-    from .engine.engine import Engine
-    from .protocol.envelopes import IdGenerator
-    from .serializers.base import MessageSerializer
-    from .transports.base import Transport
-    from .transports.process import StderrOption
+if sys.version_info >= (3, 11):
+    from typing import Self
 else:
-    from ._typing import TypeVar
+    from typing_extensions import Self
 
 __all__ = ["IpcPeer"]
 
-F = TypeVar("F", bound="Callable[..., Any]")
 S = TypeVar("S", bound=IpcSession)
 
 _SPIN = 100e-6
@@ -314,12 +312,6 @@ class IpcPeer(Registering):
 
     def _create_process_session(self, transport: Any, options: Options) -> ProcessSession:
         try:
-            # Who has a child asks it something. Here the import takes no time of its own, for
-            # the child is starting; and an interrupted import, such as Ctrl-C makes of one in
-            # the first request, would keep CPython's lock on the module for this thread: all
-            # other threads that ask would wait for ever.
-            from . import futures  # noqa: F401
-
             return self._make(self._session_type.for_processes(), transport, options)
         except BaseException:
             transport.shutdown(0)
@@ -524,8 +516,6 @@ def _check_serializer(serializer: Any) -> None:
 
 def _notify(notify: Callable[..., object], message: Message, deadline: float) -> None:
     """Call what a session type of the user's own has for ``notify``, in time if it lets us."""
-    import inspect
-
     try:
         inspect.signature(notify).bind(message, timeout=0.0)
     except (TypeError, ValueError):

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import time
 import types
+import warnings
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import streamipc
 
 from ._arguments import (
     DEFAULT,
@@ -18,51 +26,29 @@ from ._host import SessionHost
 from ._registering import Registering
 from ._terminating import OnSigterm
 from ._threads import make_thread, start_thread
+from .engine.contracts import Stats
 from .engine.engine import Engine
+from .engine.options import Options
 from .exceptions import SessionClosedError
+from .futures import ResponseFuture, ResponseStream
 from .handlers import current, has_returned
-from .messages import Message
+from .messages import Message, Request
+from .transports.base import Transport
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
-    from typing import Any, TypeVar, overload
-
-    from typing_extensions import Self
-
-    from .engine.contracts import Stats
-    from .engine.options import Options
-    from .futures import ResponseFuture, ResponseStream
-    from .messages import Request
-    from .peer import IpcPeer
-    from .transports.base import Transport
-    from .transports.process import ProcessTransport
+if sys.version_info >= (3, 11):
+    from typing import Self, overload
 else:
-    from ._typing import TypeVar, overload
+    from typing_extensions import Self, overload
+
+if TYPE_CHECKING:
+    from .transports.process import ProcessTransport
 
 __all__ = ["IpcSession", "ProcessSession"]
 
 R = TypeVar("R")
-F = TypeVar("F", bound="Callable[..., Any]")
+F = TypeVar("F", bound=Callable[..., Any])
 
 _numbers = itertools.count(1)
-
-
-def _import_futures(*arguments: Any) -> Any:
-    """Make the first future, and leave the next ones to its class.
-
-    Who only answers needs none, and :mod:`concurrent.futures` imports a lot.
-    """
-    global _make_future
-    from .futures import ResponseFuture
-
-    _make_future = ResponseFuture
-    return ResponseFuture(*arguments)
-
-
-_make_future: Callable[..., Any] = _import_futures
 
 
 class IpcSession(Registering):
@@ -80,7 +66,9 @@ class IpcSession(Registering):
         super().__init_subclass__(**options)
         cls._request_is_overridden = cls.request is not IpcSession.request
 
-    def __init__(self, peer: IpcPeer, transport: Transport, options: Options | None = None) -> None:
+    def __init__(
+        self, peer: streamipc.IpcPeer, transport: Transport, options: Options | None = None
+    ) -> None:
         self._peer = peer
         super().__init__()
         self._engine = Engine(
@@ -147,7 +135,7 @@ class IpcSession(Registering):
         engine = self._engine
         if on_progress is None:
             call = engine.request(message, timeout, metadata, self)
-            return _make_future(engine, call, message)  # type: ignore[no-any-return]
+            return ResponseFuture(engine, call, message)
         from .engine.progress import ProgressCalls
 
         callback = on_progress
@@ -159,7 +147,7 @@ class IpcSession(Registering):
             checked_window(window),
             lambda call: ProgressCalls(engine, call, callback, window),
         )
-        return _make_future(engine, call, message)  # type: ignore[no-any-return]
+        return ResponseFuture(engine, call, message)
 
     @overload
     def call(
@@ -231,8 +219,6 @@ class IpcSession(Registering):
         Raises:
             As :meth:`request`.
         """
-        from .futures import ResponseFuture, ResponseStream
-
         check_message(message, "stream")
         checked_window(window)
         engine = self._engine
@@ -401,7 +387,7 @@ class IpcSession(Registering):
         return self._engine.stats()
 
     @property
-    def peer(self) -> IpcPeer:
+    def peer(self) -> streamipc.IpcPeer:
         """The peer that made this session."""
         return self._peer
 
@@ -421,8 +407,6 @@ class IpcSession(Registering):
         engine = getattr(self, "_engine", None)
         if engine is None or engine.is_foreign() or not self._needs_closing():
             return
-        import warnings
-
         try:
             warnings.warn(
                 f"unclosed {self!r}: use 'with', or call close()", ResourceWarning, source=self

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from ._arguments import checked_timeout
 from ._terminating import OnSigterm
 from .engine import solo  # noqa: F401 - or a session without descriptors would look for it
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
-
-TYPE_CHECKING = False
 
 __all__ = ["SyncIpcSession", "SyncProcessSession"]
 

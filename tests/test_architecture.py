@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,20 +19,18 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     {
-        "_dataclasses",
         "_forks",
         "_log",
         "_patches",
         "_python",
         "_shown",
         "_threads",
-        "_typing",
         "exceptions",
     },
     {"messages"},
     {"envelopes", "protocol"},
     {"serializers"},
-    {"_signatures", "futures", "handlers", "engine"},
+    {"futures", "handlers", "engine"},
     {"_arguments", "_host", "_registering", "_terminating", "session", "sync"},
     {"peer"},
 )
@@ -41,7 +40,17 @@ BESIDE = {"transports"}
 """Known to the peer alone; they themselves may use the ground floor."""
 
 CONTRACTS = {"streamipc.serializers.base", "streamipc.transports.base"}
-"""The interfaces of both, which every floor may name; they import nothing themselves."""
+"""The interfaces of both, which every floor may name; they import nothing themselves but the
+package, for its name in annotations."""
+
+UPWARDS = {
+    "exceptions.py": {"streamipc.envelopes.Envelope"},
+    "handlers.py": {"streamipc.IpcSession"},
+    "serializers/base.py": {"streamipc.envelopes.Envelope"},
+    "session.py": {"streamipc.IpcPeer"},
+}
+"""What a file names in annotations though it stands above it. ``typing.get_type_hints()`` finds it
+by way of the package, which imports it then."""
 
 IO_MODULES = {
     "asyncio",
@@ -106,7 +115,27 @@ def test_a_contract_stands_by_itself(contract: str) -> None:
     files = [PACKAGE.joinpath(*folders, f"{name}.py"), PACKAGE.joinpath(*folders, "__init__.py")]
 
     used = [module for file in files for _, module in imports(file)]
-    assert [module for module in used if module.startswith("streamipc")] == []
+    assert [module for module in used if module.startswith("streamipc.")] == []
+
+
+def test_files_ask_the_package_for_these_names_alone_and_in_annotations_alone() -> None:
+    named: dict[str, set[str]] = {}
+    for file in FILES:
+        nodes = [*ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+        hints = [hint for node in nodes for hint in annotations_of(node)]
+        inside = {id(inner) for hint in hints for inner in ast.walk(hint)}
+        uses = [node for node in nodes if isinstance(node, ast.Name) and node.id == "streamipc"]
+        assert [node.lineno for node in uses if id(node) not in inside] == [], file
+        if uses:
+            texts = " ".join(map(ast.unparse, hints))
+            named[file.relative_to(PACKAGE).as_posix()] = {*re.findall(r"streamipc[.\w]+", texts)}
+
+    assert named == UPWARDS
+
+
+def annotations_of(node: ast.AST) -> list[ast.AST]:
+    found = (getattr(node, "annotation", None), getattr(node, "returns", None))
+    return [hint for hint in found if hint is not None]
 
 
 def may_import(mine: str, other: str) -> bool:

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["Bells", "wake"]
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .bells import wake
 from .jobs import WriteJob
 from .reading import Reader
 from .staff import Job, Member
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .bells import Bells
     from .polling import Inlet, Wakeup
 

@@ -8,17 +8,14 @@ neither another thread nor an interrupt can divide; what stands first counts. Al
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, Protocol
+
 from ..exceptions import RequestCancelledError
 from .bells import wake
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Protocol
-
     from ..messages import Message
     from ..protocol.envelopes import RequestId
-else:
-    from .._typing import Protocol
 
 __all__ = ["CANCELLED", "Call"]
 
@@ -31,23 +28,18 @@ class Listener(Protocol):
 
     def mirror(self) -> None:
         """Show the outcome of the call, if that is not done yet."""
-        ...
 
     def has_callbacks(self) -> bool:
         """Tell whether there are callbacks that :meth:`run_callbacks` would call."""
-        ...
 
     def run_callbacks(self) -> None:
         """Call what was given to ``add_done_callback``."""
-        ...
 
     def cancel(self) -> object:
         """Cancel the call."""
-        ...
 
     def renew_after_fork(self) -> None:
         """Replace the locks, in a forked child."""
-        ...
 
 
 class ItemSink(Protocol):
@@ -61,15 +53,12 @@ class ItemSink(Protocol):
 
     def arrived(self, item: Any, /) -> bool:
         """Take an item; return whether the peer was allowed to send it."""
-        ...
 
     def replied(self, value: Any, error: BaseException | None, /) -> None:
         """Take the outcome, if ``passes_on_reply``."""
-        ...
 
     def ended(self) -> None:
         """Learn that the call is over."""
-        ...
 
 
 class Call:

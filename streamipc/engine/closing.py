@@ -16,18 +16,17 @@ stops the crew, and closes descriptors when no thread can be using them any more
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+from typing import TYPE_CHECKING, Any
 
 from .._threads import make_thread, start_thread
 from .calls import Call
 from .jobs import CallJob
 from .serving import Served
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..exceptions import SessionClosedError
     from .engine import Engine
 
@@ -206,8 +205,6 @@ class Closing:
         It left the table for a frame that is gone. So the garbage collector is asked, which
         knows it as long as anybody does.
         """
-        import gc
-
         engine = self._engine
         for call in [one for one in gc.get_objects() if type(one) is Call]:
             if call.engine is engine and not call.ready() and call not in engine.lingering:

@@ -1,15 +1,11 @@
-"""What an engine and its session know of each other.
-
-Imported by type checkers, and when somebody asks for the counters.
-"""
+"""What an engine and its session know of each other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from .._registering import Registries
     from ..exceptions import SessionClosedError
     from ..handlers import Handler

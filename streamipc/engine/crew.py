@@ -45,6 +45,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .._threads import make_thread, start_thread
 from .bells import Bells
@@ -53,11 +55,7 @@ from .reading import Reader
 from .staff import IDLE_SECONDS, Job, Member, keep_own_seat, leave_seat, take_seat, working_member
 from .watching import Watching
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from .deadlines import Deadlines
     from .polling import Inlet, Wakeup
 

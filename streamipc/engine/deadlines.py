@@ -12,12 +12,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from ..protocol.envelopes import RequestId
     from .calls import Call
     from .junk import JunkLines

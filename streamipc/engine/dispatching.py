@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .._shown import escaped
 from ..exceptions import OverloadedError, ProtocolError, SerializationError
@@ -31,11 +33,7 @@ from .lifetimes import is_exiting
 from .reading import Reader
 from .serving import Served, closed_refusal
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from ..protocol.connection import Connection
     from ..protocol.events import Decoded
     from .calls import Call

@@ -16,6 +16,8 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home, look_for_fork, renew
 from .._patches import Patches
@@ -30,6 +32,7 @@ from ..protocol.envelopes import (
 )
 from .bells import wake
 from .closing import Closing
+from .contracts import Host, Stats
 from .crew import Crew
 from .deadlines import Deadlines, Reminder
 from .dispatching import Dispatching, Received
@@ -45,15 +48,10 @@ from .serving import Served
 from .staff import working_member
 from .writing import Writer
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from ..session import IpcSession
     from ..transports.base import Transport
     from .calls import Call
-    from .contracts import Host, Stats
     from .options import Options
     from .solo import Solo
 
@@ -257,8 +255,6 @@ class Engine(Sending, Dispatching):
 
     def stats(self) -> Stats:
         """Return the counters."""
-        from .contracts import Stats
-
         self.check_caller()
         writer = self.writer
         with self.lock:

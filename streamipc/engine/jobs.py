@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .._forks import at_home, look_for_fork
 from ..handlers import SLOW_SECONDS
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .calls import Listener
     from .engine import Engine
 

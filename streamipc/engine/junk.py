@@ -7,15 +7,12 @@ damages it; a child that is no session prints its usage. All that the caller wou
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
+from collections.abc import Callable
 
 from ..protocol.framing import MAGIC
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
 
 __all__ = ["PATIENCE", "JunkLines", "JunkSeen"]
 

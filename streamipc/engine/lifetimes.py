@@ -6,10 +6,10 @@ import threading
 import time
 import weakref
 from functools import partial
+from typing import TYPE_CHECKING
 
 from .._forks import forgets, look_for_fork
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .engine import Engine
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._forks import renew
 from ..handlers import current
 from .polling import Wakeup, milliseconds
 from .staff import working_member
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractContextManager
-    from typing import Any, Protocol
-
     from ..serializers.base import Buffer
     from ..transports.base import Transport
-else:
-    from .._typing import Protocol
 
 __all__ = ["BlockingOutlet", "Outlet", "PolledOutlet"]
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 
 from .._forks import renew, steady
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = [
     "Inlet",

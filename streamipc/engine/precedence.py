@@ -20,18 +20,16 @@ ends the crowding, or a burst, rings with the lock held.
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import TYPE_CHECKING, Any
 
 from ..handlers import current, has_returned
 from .bells import Bells
 from .jobs import MOST_NOTIFICATIONS
 from .staff import working_member
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
-    from typing import Any
-
     from .serving import Served
 
 __all__ = ["CROWDED_AT", "STRICT_AT", "Precedence"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextvars
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from .calls import Call
     from .engine import Engine
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ..serializers.base import Buffer
 
 __all__ = ["Frame", "FrameQueue"]

@@ -56,19 +56,15 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .bells import wake
 from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any, Protocol
-
     from ..protocol.connection import Connection
     from ..protocol.events import Decoded
-else:
-    from .._typing import Protocol
 
 __all__ = ["TICK", "Awaited", "Reader"]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home, look_for_fork
 from ..exceptions import IpcError, ProtocolError, RequestTimeoutError, SessionClosedError
@@ -14,13 +18,7 @@ from .lifetimes import park_at_exit
 from .serving import Served, error_frame
 from .writing import HIGH_WATER, Writer, WriteTimeoutError
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import threading
-    from collections import deque
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
     from ..messages import Message
     from ..protocol.connection import Connection
     from ..protocol.envelopes import RequestId

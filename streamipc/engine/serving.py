@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
+from collections.abc import Callable, Mapping
 from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._forks import forkable_lock, renew
 from ..exceptions import (
@@ -26,15 +29,9 @@ from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, Protocol
-
     from ..serializers.base import Buffer
     from ..session import IpcSession
-else:
-    from .._typing import Protocol
 
 __all__ = ["Answering", "Served", "error_frame", "error_message_from"]
 
@@ -450,10 +447,8 @@ def error_message_from(error: BaseException, tracebacks: bool = True) -> ErrorMe
     if not tracebacks:
         return ErrorMessage(text_of(error), name)
     try:
-        import traceback
-
         trace = "".join(traceback.format_exception(cls, error, error.__traceback__))
-    except Exception:  # of the exception's own, or no descriptor is left for the import
+    except Exception:  # of the exception's own
         trace = ""
     return ErrorMessage(text_of(error), name, trace)
 

@@ -23,15 +23,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .bells import Bells, wake
 from .reading import Awaited, Reader
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
-
     from .deadlines import Deadlines
     from .outlets import PolledOutlet
     from .staff import Job

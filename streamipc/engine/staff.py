@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING, Protocol
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from .crew import Crew
-else:
-    from .._typing import Protocol
 
 __all__ = [
     "IDLE_SECONDS",

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from ..handlers import SLOW_SECONDS
 from .calling import Calling
 from .reading import TICK
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from .deadlines import Deadlines
     from .polling import Inlet, Ready
     from .staff import Job, Member

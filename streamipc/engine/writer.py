@@ -28,16 +28,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
 from .._signals import interrupt_in
 from ..exceptions import IpcError, SessionClosedError
 from .bells import wake
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from ..serializers.base import Buffer
     from .outlets import PolledOutlet

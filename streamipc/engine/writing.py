@@ -18,16 +18,15 @@ from __future__ import annotations
 import errno
 import threading
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from .._forks import renew
 from ..exceptions import IpcError, SessionClosedError
 from .bells import Bells
 from .queueing import Frame, FrameQueue
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from ..serializers.base import Buffer
     from .outlets import Outlet
 

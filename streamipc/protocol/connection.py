@@ -46,6 +46,9 @@ such a method, so decoding, which takes long, happens outside of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
 from .._shown import reason, shown
 from ..exceptions import (
     IpcError,
@@ -87,11 +90,7 @@ from .events import (
 from .framing import Apart, FrameDecoder, Junk, Oversized, encode_frame
 from .mismatch import format_of, is_request, notice, own_formats
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
-
     from ..serializers.base import Buffer, MessageSerializer
     from .events import Decoded, Event
     from .framing import Item

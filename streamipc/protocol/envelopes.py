@@ -15,14 +15,11 @@ import itertools
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .._shown import shown
 from ..messages import ErrorMessage, Message
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
 
 __all__ = [
     "Cancel",
@@ -48,12 +45,11 @@ MAX_METADATA = 1 << 16
 MAX_WINDOW = 2**31 - 1
 """Largest window of a request, and largest count of a credit."""
 
-if TYPE_CHECKING:
-    IdGenerator = Callable[[], RequestId]
-    """Called once for each request; must be thread-safe, and should not repeat an id in a session.
+IdGenerator = Callable[[], RequestId]
+"""Called once for each request; must be thread-safe, and should not repeat an id in a session.
 
-    The late answer to a request that was cancelled would be taken for that to a new one of its id.
-    """
+The late answer to a request that was cancelled would be taken for that to a new one of its id.
+"""
 
 
 class _Record:

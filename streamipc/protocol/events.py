@@ -7,13 +7,12 @@ its module tells which envelope becomes which.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from .envelopes import Envelope
 from .framing import Junk
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..exceptions import IpcError
     from .envelopes import ErrorResponse, Notification, RequestId
 

@@ -13,21 +13,19 @@ what will be a ``bytes`` object, that part becomes one without another copy.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Union
 
 from ..exceptions import ProtocolError
 from .memory import ReservedBytes, reserve
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Union
-
     from ..serializers.base import Buffer
 
-    Item = Union[memoryview, "Apart", "Junk", "Oversized"]
-    """What a stream of bytes is cut into; a memoryview is a whole payload."""
-
 __all__ = ["HEADER_SIZE", "MAGIC", "Apart", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
+
+Item = Union[memoryview, "Apart", "Junk", "Oversized"]
+"""What a stream of bytes is cut into; a memoryview is a whole payload."""
 
 MAGIC = b"\xf3\x4a\x9d\xe2"
 _MAGIC_NUMBER = int.from_bytes(MAGIC, "big")

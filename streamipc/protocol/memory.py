@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["ReservedBytes", "reserve"]
 

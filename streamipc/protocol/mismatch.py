@@ -8,10 +8,11 @@ a foreign request is answered with a notification, which nobody answers in turn.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..messages import ErrorMessage
 from .envelopes import Cancel, Notification, Request
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..serializers.base import Buffer, MessageSerializer
 

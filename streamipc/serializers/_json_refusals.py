@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .._shown import escaped, reason, shown
 from ..exceptions import SerializationError
@@ -14,10 +14,7 @@ from ._json_codec import Bad, type_name
 from ._json_free import free_encode
 from ._json_records import record_of
 from ._json_text import find_surrogate, located
-from ._where import find_fault, items_of
-
-if TYPE_CHECKING:
-    from ._where import Step
+from ._where import Step, find_fault, items_of
 
 __all__ = ["unwritable", "with_type"]
 

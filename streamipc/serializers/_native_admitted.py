@@ -10,7 +10,12 @@ nothing is imported.
 from __future__ import annotations
 
 import copyreg
-import sys
+import enum
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any
 from weakref import WeakSet
 
 from .._shown import escaped, name_of_type, reason, shown
@@ -18,11 +23,6 @@ from ..exceptions import SerializationError
 from ..messages import Message, _registry, default_wire_name, names_beside
 from ._native_builders import ENUM, FLAG, NAMEDTUPLE, OBJECT, RECORD, need
 from ._native_layout import Layout
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
 
 __all__ = ["Admitted", "NotAdmittedError"]
 
@@ -184,8 +184,6 @@ class Admitted:
             raise SerializationError(f"{name} has no member {shown(member, 200)}") from None
 
     def build_flag(self, name: object, value: object) -> Any:
-        import enum
-
         cls = self._named(name, "enum").cls
         if not issubclass(cls, enum.Flag):
             raise SerializationError(f"{name} is no Flag")
@@ -336,8 +334,7 @@ def _described(cls: type) -> str:
 
 def _kind(cls: type) -> str | None:
     """Tell how an annotated class is sent; ``None`` if it is not of the user's making."""
-    enum = sys.modules.get("enum")
-    if enum is not None and issubclass(cls, enum.Enum):
+    if issubclass(cls, enum.Enum):
         return "enum"
     if issubclass(cls, Message):
         return None
@@ -350,15 +347,10 @@ def _kind(cls: type) -> str | None:
 
 def _hints(cls: type) -> tuple[list[Any], bool]:
     """Return the annotations of ``cls`` as types, and whether all could be resolved."""
-    import typing
-
     try:
         return list(typing.get_type_hints(cls).values()), True
     except Exception:
         pass  # one name that is not defined (yet) hides all others: try one by one
-    import inspect
-    from types import SimpleNamespace
-
     hints: list[Any] = []
     complete = True
     for base in cls.__mro__:
@@ -374,8 +366,6 @@ def _hints(cls: type) -> tuple[list[Any], bool]:
 
 def _parts(hint: Any) -> Iterator[Any]:
     """Yield the types that ``hint`` is made of."""
-    import typing
-
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
         for value in typing.get_args(hint):

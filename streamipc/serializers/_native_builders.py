@@ -8,14 +8,12 @@ those of the builders are part of the format.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from ..exceptions import SerializationError
 from ..messages import message_type
 from ._native_layout import layout_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
 
 __all__ = ["MODULE", "VOCABULARY", "Builder", "need"]
 

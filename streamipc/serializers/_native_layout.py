@@ -6,15 +6,13 @@ A message travels as the dict of its fields. It is rebuilt without ``__init__`` 
 
 from __future__ import annotations
 
-from .._dataclasses import MISSING, plain_fields_of
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 from .._shown import shown
 from ..exceptions import SerializationError
 from ..messages import wire_name_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
 
 __all__ = ["Layout", "layout_of"]
 
@@ -35,15 +33,7 @@ class Layout:
         self.cls = cls
         self.name = name
         self.wire = name.encode()
-        plain = plain_fields_of(cls)
-        self._defaults = (
-            _defaults_of(cls, name)
-            if plain is None
-            else {
-                field: None if default is MISSING else _Constant(default)
-                for field, (_, default) in plain.fields.items()
-            }
-        )
+        self._defaults = _defaults_of(cls, name)
         self.names = frozenset(self._defaults)
         self.direct = bool(cls.__dictoffset__) and not any(
             hasattr(_class_attribute(cls, name), "__set__") for name in self.names
@@ -110,8 +100,6 @@ class Layout:
 
 def _defaults_of(cls: Any, name: str) -> dict[str, Callable[[], Any] | None]:
     """Return what makes the default of each field, or ``None`` where it has none."""
-    import dataclasses
-
     if not dataclasses.is_dataclass(cls):
         raise SerializationError(f"{name} is no dataclass, so it has no fields to send")
     defaults: dict[str, Callable[[], Any] | None] = {}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from .._shown import escaped, shown
 from ..exceptions import SerializationError
 from ._native_builders import Builder, need
 from ._native_pickle import PickleBuffer
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
-
 __all__ = ["numpy_reducer"]
+
+Reducer = Callable[[Any], tuple[Builder, tuple[Any, ...]]]
 
 _MAX_DIMENSIONS = 64
 """As many as numpy has. Multiplying more, or longer, numbers takes quadratic time."""

@@ -1,7 +1,4 @@
-"""The pickler that is written in C, without :mod:`pickle`.
-
-That module has a second one in Python beside it, and imports regular expressions for it.
-"""
+"""The pickler that is written in C, without the second one in Python that :mod:`pickle` holds."""
 
 from __future__ import annotations
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from .._shown import escaped, reason, shown
 from ..exceptions import SerializationError
 from ._native_admitted import NotAdmittedError
-from ._where import find_fault, items_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
-
-    from ._where import Step
+from ._where import Step, find_fault, items_of
 
 __all__ = ["located", "refusal"]
 

@@ -26,15 +26,13 @@ last, as the unpickler will. :func:`check` walks through the rest in Python.
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..exceptions import SerializationError
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from typing import Any
 
 __all__ = ["check", "is_plain", "short_matcher"]
 
@@ -88,15 +86,11 @@ def _tupled(longest_text: int) -> bytes:
 
 
 def _loop(tokens: bytes) -> Callable[..., Any]:
-    import re
-
     return re.compile(_run(tokens), re.DOTALL).match
 
 
 def short_matcher() -> Callable[..., Any]:
     """Return what matches the most common small pickles whole: see :func:`is_plain`."""
-    import re
-
     return re.compile(b"\x80\x05" + _run(_untupled(32)) + b"\\.", re.DOTALL).fullmatch
 
 

@@ -29,6 +29,8 @@ laid over them.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .._shown import shown
 from ..exceptions import SerializationError
@@ -44,13 +46,7 @@ from ..protocol.envelopes import (
 from ._native_pickle import dumps as _dumps
 from ._native_pickle import loads as _loads
 from ._native_scan import is_plain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
-
-    from .base import Buffer
+from .base import Buffer
 
 __all__ = [
     "CANCEL",

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable
+from typing import Any
 
 from .._shown import escaped, shown
 from ..exceptions import SerializationError
@@ -19,14 +22,9 @@ from ._native_builders import Builder, need
 from ._native_numpy import numpy_reducer
 from ._native_pickle import PickleBuffer
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
-    Reducer = Callable[[Any], "tuple[Builder, tuple[Any, ...]]"]
-
 __all__ = ["LargeBytes", "standard_reducer"]
+
+Reducer = Callable[[Any], tuple[Builder, tuple[Any, ...]]]
 
 
 _OUT_OF_BAND = 64 * 1024
@@ -251,7 +249,6 @@ def _reduce_zone_info(obj: Any) -> tuple[Builder, tuple[Any, ...]]:
 
 
 def _build_zone_info(key: Any) -> Any:
-    import re
     import zoneinfo
 
     # The key becomes part of a file's path, and of the name of a package of tzdata.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterable, Sequence
 from struct import Struct
+from typing import Any
 
 from .._shown import escaped
 from ..exceptions import SerializationError
@@ -15,13 +17,7 @@ from ._native_pickle import PickleBuffer, Pickler, Unpickler
 from ._native_refusals import located, refusal
 from ._native_scan import check
 from ._native_standard import LargeBytes, standard_reducer
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from typing import Any
-
-    from .base import Buffer
+from .base import Buffer
 
 __all__ = ["LARGE", "ValueReader", "ValueWriter"]
 

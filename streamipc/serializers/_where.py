@@ -6,17 +6,15 @@ here calls itself: a value may be nested more deeply than Python's calls.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
 from ..exceptions import SerializationError
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
-
-    Step = tuple[str, Any]
-    """``"."`` and the name of a field, ``"["`` and an index or a key, or a text and ``None``."""
-
 __all__ = ["ATOMS", "find_fault", "items_of"]
+
+Step = tuple[str, Any]
+"""``"."`` and the name of a field, ``"["`` and an index or a key, or a text and ``None``."""
 
 ATOMS = frozenset((str, int, float, bool, complex, bytes, bytearray, type(None)))
 """Values of exactly these types hold no others and can always be sent."""

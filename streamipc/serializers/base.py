@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, Union, runtime_checkable
+from typing import Protocol, Union, runtime_checkable
 
-if TYPE_CHECKING:
-    from ..protocol.envelopes import Envelope
+import streamipc
 
 __all__ = ["Buffer", "MessageSerializer"]
 
@@ -25,7 +24,7 @@ class MessageSerializer(Protocol):
     Both are called from several threads at once.
     """
 
-    def encode(self, envelope: Envelope, /) -> Sequence[Buffer]:
+    def encode(self, envelope: streamipc.envelopes.Envelope, /) -> Sequence[Buffer]:
         """Return the payload as one or more buffers, to be sent one after the other.
 
         Large buffers are written as they are, never copied together. What is returned
@@ -37,7 +36,7 @@ class MessageSerializer(Protocol):
         """
         ...
 
-    def decode(self, payload: memoryview, /) -> Envelope:
+    def decode(self, payload: memoryview, /) -> streamipc.envelopes.Envelope:
         """Return the envelope that ``payload`` holds.
 
         The view is over memory that belongs to this payload alone and stays valid for

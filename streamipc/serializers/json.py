@@ -12,11 +12,9 @@ because most programs use the native one and shall not pay for this:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ..protocol.envelopes import Envelope
-    from .base import Buffer
+from ..protocol.envelopes import Envelope
+from .base import Buffer
 
 __all__ = ["JsonMessageSerializer"]
 

@@ -8,6 +8,8 @@ data. How a body is kept from doing harm is told in :mod:`~streamipc.serializers
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from .._shown import escaped, harmless, reason, shown
 from ..exceptions import SerializationError
@@ -52,14 +54,7 @@ from ._native_sections import (
     text_id,
     unpack_header,
 )
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from typing import Any
-
-    from ._native_values import ValueReader, ValueWriter
-    from .base import Buffer
+from .base import Buffer
 
 __all__ = ["NativeMessageSerializer"]
 
@@ -68,8 +63,8 @@ _ATOMS = frozenset((str, int, float, bool, type(None)))
 
 
 _WALKED = 16
-"""Small payloads that are read without regular expressions before these are compiled:
-importing and compiling them takes as long as a third of a child's start."""
+"""Small payloads that are read without regular expressions before these are compiled, which
+takes some milliseconds."""
 
 _walked = 0
 
@@ -141,9 +136,6 @@ class NativeMessageSerializer:
         TypeError: an element of ``allow`` is not a class.
         ValueError: two different classes in ``allow`` have the same name.
     """
-
-    _writer: ValueWriter
-    _reader: ValueReader
 
     def __init__(self, allow: Iterable[type] = ()) -> None:
         if allow != ():

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Callable
+from typing import IO, Any, Literal, Union
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+__all__ = ["Path", "StderrOption", "check_stderr", "checked_command", "explained"]
 
-__all__ = ["check_stderr", "checked_command", "explained"]
+Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
+
+StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
+"""What becomes of a child's standard error; see ``start_process``."""
 
 _STDERR = 'one of "forward", None, subprocess.PIPE, subprocess.DEVNULL, a file, a callable'
 
@@ -46,8 +50,6 @@ def check_stderr(stderr: Any) -> None:
         ValueError: it would go into the frames, or is a text that means nothing.
         TypeError: it is neither of the constants, a descriptor, a file, a callable.
     """
-    import subprocess
-
     if stderr is None or callable(stderr):
         return
     if isinstance(stderr, str):

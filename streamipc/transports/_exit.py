@@ -8,11 +8,9 @@ program that waits for every child (an init, a web server's master) takes it bef
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from contextlib import suppress
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import subprocess
 
 __all__ = ["ExitStatus"]
 
@@ -131,19 +129,13 @@ class ExitStatus:
         """Look, once, at a status that Popen has found."""
         if self._lock is None or hasattr(self._process, "_streamipc_status"):
             return
-        truth = "true"
-        if self._process.returncode == 0:
-            import _signal  # type: ignore[import-not-found]
-
-            # The kernel keeps no status then: the 0 is Popen's guess.
-            if _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN:
-                truth = "lost"
-        self._keep(self._process.returncode, truth)
+        code = self._process.returncode
+        # The kernel keeps no status where the signal is ignored: the 0 is Popen's guess.
+        lost = code == 0 and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+        self._keep(code, "lost" if lost else "true")
 
 
 def _signal_name(number: int) -> str:
-    import signal
-
     try:
         return signal.Signals(number).name
     except ValueError:  # a real-time signal

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from types import FrameType
 from zlib import crc32
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from types import FrameType
 
 __all__ = ["environment_of_child"]
 

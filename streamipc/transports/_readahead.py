@@ -9,14 +9,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 from ._sigpipe import SigpipeHeldBack
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-    from typing import Any
 
 __all__ = ["flush_pending", "raw_of_pair", "take_read_ahead"]
 

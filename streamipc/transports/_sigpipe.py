@@ -9,13 +9,10 @@ the write has brought up is taken away before it is let through again.
 
 from __future__ import annotations
 
-# What the module signal wraps in enums, which a child that only answers would import for this.
+# What the module signal wraps in enums, which every write would pay for.
 import _signal  # type: ignore[import-not-found]
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from collections.abc import Callable
+from typing import Any
 
 __all__ = ["SIGPIPE", "SigpipeHeldBack", "disposition_of"]
 

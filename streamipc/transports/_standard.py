@@ -12,12 +12,9 @@ import errno
 import io
 import os
 import sys
+from typing import Any
 
 from ._sigpipe import SigpipeHeldBack
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = ["LineByLine", "check_open", "flush_output", "take_read_ahead"]
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 from .._log import log_error
 from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["StderrSink", "quoted"]
 

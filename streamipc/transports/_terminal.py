@@ -7,14 +7,10 @@ what they mean in every program.
 
 from __future__ import annotations
 
-# What the module signal wraps in enums, which a child that only answers would import for this.
-import _signal  # type: ignore[import-not-found]
 import os
+import signal
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
+from typing import Any
 
 __all__ = ["Keys", "is_by_hand", "is_in_foreground", "say_what_this_is"]
 
@@ -85,9 +81,9 @@ class Keys:
 
         characters: list[Any] = termios.tcgetattr(fd)[6]
         self._signals = {
-            characters[termios.VINTR]: _signal.SIGINT,
-            characters[termios.VQUIT]: _signal.SIGQUIT,
-            characters[termios.VSUSP]: _signal.SIGTSTP,
+            characters[termios.VINTR]: signal.SIGINT,
+            characters[termios.VQUIT]: signal.SIGQUIT,
+            characters[termios.VSUSP]: signal.SIGTSTP,
         }
         self._end = characters[termios.VEOF]
         self._last = b""

@@ -9,21 +9,19 @@ until the last process that holds it open has ended; neither can be stopped befo
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from typing import IO, TYPE_CHECKING
 
 from .._forks import steady
 from .._threads import make_thread, start_thread
 from ._stderr import StderrSink
 from .pipe import can_poll, release_after_fork
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable
-    from typing import IO
-
     from ._exit import ExitStatus
 
 __all__ = ["ChildWatcher", "wait_for_exit"]

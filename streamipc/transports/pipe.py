@@ -11,16 +11,11 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from .._forks import forgets, steady
 from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Protocol
-else:
-    from .._typing import Protocol
 
 __all__ = ["Closable", "FdTransport", "can_poll", "make_raw", "release_after_fork"]
 

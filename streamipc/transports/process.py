@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import Any
 
 from .._forks import steady
 from ..exceptions import SessionClosedError
-from ._command import check_stderr, checked_command, explained
+from ._command import Path, StderrOption, check_stderr, checked_command, explained
 from ._exit import ExitStatus
 from ._lineage import environment_of_child
 from ._readahead import flush_pending, take_read_ahead
 from ._stderr import StderrSink, quoted
 from ._watch import ChildWatcher, wait_for_exit
 from .pipe import FdTransport
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import subprocess
-    from collections.abc import Callable, Iterable, Mapping
-    from typing import IO, Any, Literal, Union
-
-    _Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
-    StderrOption = Union[Literal["forward"], None, int, IO[Any], Callable[[str], object]]
-    """What becomes of a child's standard error; see :func:`start_process`."""
 
 __all__ = ["ProcessTransport", "start_process", "wrap_process"]
 
@@ -48,9 +41,9 @@ _UNKILLABLE = 5.0
 
 
 def start_process(
-    args: _Path | Iterable[_Path],
+    args: Path | Iterable[Path],
     *,
-    cwd: _Path | None = None,
+    cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     stderr: StderrOption = "forward",
     **popen_options: Any,
@@ -79,8 +72,6 @@ def start_process(
         RuntimeError: this process and its parents start one another without end.
         OSError: the child can't be started (``FileNotFoundError``, ``PermissionError``).
     """
-    import subprocess
-
     reserved = [name for name in _RESERVED if name in popen_options]
     if reserved:
         raise TypeError(
@@ -124,8 +115,6 @@ def start_process(
 
 def _popen_class() -> Any:
     """Return what to start a child with; what has taken the place of ``Popen`` goes first."""
-    import subprocess
-
     # gevent's, for one. It looks for the end of the child in ways of its own.
     if subprocess.Popen.__module__ != "subprocess" or not hasattr(os, "waitid"):
         return subprocess.Popen

@@ -6,18 +6,16 @@ import os
 import stat
 import sys
 import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 from .._forks import steady
 from ._standard import LineByLine, check_open, flush_output, take_read_ahead
 from ._terminal import Keys, is_by_hand, is_in_foreground, say_what_this_is
 from .pipe import FdTransport, make_raw
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-    from typing import Any
-
     from .base import Transport
 
 __all__ = ["NobodysTransport", "StdioTransport", "TerminalTransport", "open_stdio"]

@@ -50,8 +50,6 @@ CHILD = (
         raise ValueError("of the notification")
 
     session.start()
-    for name in ("logging", "traceback"):
-        sys.modules.pop(name, None)  # what measures coverage has imported it
     limit_descriptors(True)
     session.serve_forever()
 """

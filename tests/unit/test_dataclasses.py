@@ -1,4 +1,4 @@
-"""Messages are dataclasses to every observer, though dataclasses is imported late."""
+"""Messages are dataclasses to every observer, from the moment when the class is made."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import inspect
 import itertools
 import pickle
 import pydoc
-import subprocess
 import sys
-import threading
 from typing import Any
 
 import pytest
 
 from streamipc import Message
-from streamipc._dataclasses import plain_fields_of
 
 _numbers = itertools.count()
 
-PLAIN = {
+BODIES = {
     "no fields": "pass",
     "fields": "x: int\ny: str = 'a'\nz: list[int] | None = None",
     "forward references": "x: 'Later'\ny: 'Later | None' = None",
@@ -38,9 +35,6 @@ PLAIN = {
     "a private name": "__x: int\n_y: int = 1",
     "an enumeration's member": "x: Color = Color.RED",
     "a tuple and a function type": "x: tuple[int, ...] = ()\ny: type = int",
-}
-
-SPECIAL = {
     "ClassVar": "x: int\nlimit: ClassVar[int] = 10",
     "ClassVar in a module": "x: int\nlimit: typing.ClassVar[int] = 10",
     "ClassVar by another name": "x: int\nlimit: Shared[int] = 10",
@@ -157,36 +151,18 @@ def made(cls: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("future", [True, False], ids=["strings", "objects"])
-@pytest.mark.parametrize("what", [*PLAIN, *SPECIAL])
+@pytest.mark.parametrize("what", BODIES)
 def test_a_message_looks_like_the_dataclass_of_the_same_body(what: str, future: bool) -> None:
-    mine, plain = pair({**PLAIN, **SPECIAL}[what], future=future)
+    mine, plain = pair(BODIES[what], future=future)
 
     assert observed(mine) == observed(plain)
 
 
-@pytest.mark.parametrize("what", [*PLAIN, *SPECIAL])
+@pytest.mark.parametrize("what", BODIES)
 def test_a_message_behaves_like_the_dataclass_of_the_same_body(what: str) -> None:
-    mine, plain = pair({**PLAIN, **SPECIAL}[what])
+    mine, plain = pair(BODIES[what])
 
     assert made(mine) == made(plain)
-
-
-@pytest.mark.parametrize("what", PLAIN)
-def test_a_plain_body_is_not_given_to_dataclasses_before_somebody_looks(what: str) -> None:
-    mine, _ = pair(PLAIN[what])
-
-    assert plain_fields_of(mine) is not None
-    assert not isinstance(vars(mine)["__dataclass_fields__"], dict)
-    assert dataclasses.is_dataclass(mine)
-    assert isinstance(vars(mine)["__dataclass_fields__"], dict)
-
-
-@pytest.mark.parametrize("what", SPECIAL)
-def test_a_special_body_is_given_to_dataclasses_at_once(what: str) -> None:
-    mine, _ = pair(SPECIAL[what])
-
-    assert plain_fields_of(mine) is None
-    assert isinstance(vars(mine)["__dataclass_fields__"], dict)
 
 
 @pytest.mark.parametrize(
@@ -216,15 +192,10 @@ HEIRS = {
 }
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["base unseen", "base seen"])
 @pytest.mark.parametrize("what", HEIRS)
-def test_an_heir_has_the_fields_that_it_has_as_a_dataclass(what: str, seen: bool) -> None:
+def test_an_heir_has_the_fields_that_it_has_as_a_dataclass(what: str) -> None:
     base, heir = map(indented, HEIRS[what])
-    look = "\ndataclasses.fields(Base)" if seen else ""
-    mine = define(
-        f"import dataclasses\nclass Base(Message):\n{base}{look}\nclass Thing(Base):\n{heir}\n",
-        future=True,
-    )
+    mine = define(f"class Base(Message):\n{base}\nclass Thing(Base):\n{heir}\n", future=True)
     plain = define(
         f"@dataclass\nclass Base:\n{base}\n@dataclass\nclass Thing(Base):\n{heir}\n", future=True
     )
@@ -246,19 +217,17 @@ def test_a_mixin_that_is_a_dataclass_gives_its_fields() -> None:
     assert Tagged(["a"], "b").tags == ["a"]
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["unseen", "seen"])
 @pytest.mark.parametrize(
     "options", [{"frozen": True, "order": True}, {"slots": True}, {"eq": False}]
 )
 def test_an_explicit_dataclass_on_top_starts_from_what_is_written(
-    seen: bool, options: dict[str, bool]
+    options: dict[str, bool],
 ) -> None:
     class Mine(Message, wire_name=f"tests.top{next(_numbers)}"):
         x: int
         y: int = 0
 
-    if seen:
-        assert repr(Mine(1)).endswith("Mine(x=1, y=0)")
+    assert repr(Mine(1)).endswith("Mine(x=1, y=0)")
     top: Any = dataclasses.dataclass(**options)(Mine)  # type: ignore[call-overload]
 
     @dataclasses.dataclass(**options)  # type: ignore[call-overload]
@@ -346,70 +315,9 @@ def test_copy_replace_works() -> None:
     assert copy.replace(Fresh(1), y=2) == Fresh(1, 2)  # type: ignore[attr-defined]
 
 
-def test_threads_that_look_at_the_same_time_see_one_class() -> None:
-    for _ in range(30):
-
-        class Shared(Message):
-            x: int = 1
-
-        start = threading.Barrier(4)
-        seen: list[Any] = []
-
-        def look(cls: Any = Shared, start: threading.Barrier = start, seen: Any = seen) -> None:
-            start.wait(10)
-            seen.append((repr(cls()), cls() == cls(), [f.name for f in dataclasses.fields(cls)]))
-
-        threads = [threading.Thread(target=look) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-        assert len(seen) == 4
-        assert all(item[0].endswith("Shared(x=1)") for item in seen)
-        assert all(item[1:] == (True, ["x"]) for item in seen)
-
-
 def test_a_module_that_is_gone_takes_nothing_along() -> None:
     names = define("class Thing(Message):\n    x: int\n    y: int = 1\n", future=True)
     del sys.modules[names["__name__"]]
 
     assert repr(names["Thing"](2)) == "Thing(x=2, y=1)"
     assert [f.type for f in dataclasses.fields(names["Thing"])] == ["int", "int"]
-
-
-def test_sending_and_matching_need_no_dataclasses() -> None:
-    program = """
-import sys
-held = set(sys.modules)  # a tool that measures coverage may have imported much
-from streamipc import Message
-from streamipc.protocol.envelopes import Notification
-from streamipc.serializers.native import NativeMessageSerializer
-
-class Greeting(Message):
-    text: str
-    count: int = 1
-
-match NativeMessageSerializer().decode(
-    memoryview(b"".join(NativeMessageSerializer().encode(Notification(Greeting("hello")))))
-).message:
-    case Greeting(text, count):
-        print(text, count, "dataclasses" in set(sys.modules) - held)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-
-    assert (done.stdout, done.stderr) == ("hello 1 False\n", "")
-
-
-@pytest.mark.parametrize("name", ["__init__", "__repr__", "__eq__"])
-def test_one_who_looks_up_an_attribute_while_another_makes_it_gets_the_same(name: str) -> None:
-    class Shared(Message):
-        x: int = 1
-
-    found = Shared.__dict__[name]  # by a thread that is overtaken here
-    made = getattr(Shared, name)
-
-    assert found is not made
-    value = found.__get__(None, Shared)
-    assert Shared.__dict__[name] is made
-    assert value.__code__ == made.__code__

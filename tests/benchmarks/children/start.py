@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -33,8 +34,8 @@ def with_ours() -> Start:
     return start
 
 
-def with_interpreter() -> Start:
-    command = [sys.executable, "-c", "import os; os.write(1, b'x'); os.read(0, 1)"]
+def with_interpreter(imports: str = "os") -> Start:
+    command = [sys.executable, "-c", f"import {imports}; os.write(1, b'x'); os.read(0, 1)"]
 
     def start() -> Callable[[], object]:
         process = subprocess.Popen(
@@ -103,6 +104,8 @@ def with_rpyc() -> Start:
 LIBRARIES = {
     "streamipc": with_ours,
     "interpreter": with_interpreter,
+    # What ours imports of the standard library, mostly for its annotations.
+    "standard": partial(with_interpreter, "os, dataclasses, concurrent.futures, subprocess"),
     "multiprocessing": with_multiprocessing,
     "execnet": with_execnet,
     "rpyc": with_rpyc,

@@ -253,10 +253,11 @@ def test_a_class_whose_module_is_gone_hides_nothing() -> None:
     name = f"Holder{next(_numbers)}"
     namespace = {
         "__annotations__": {"a": "NeverDefined", "b": inner},
-        "__module__": "no_such_module",
+        "__module__": __name__,
         "__qualname__": name,
     }
     cls: Any = type(Message)(name, (Message,), namespace)
+    cls.__module__ = "no_such_module"
 
     assert cls.__module__ not in sys.modules
     assert there_and_back(inner.A) is inner.A
