@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .contracts import Host
     from .crew import Crew
     from .deadlines import Deadlines
-    from .outlets import BlockingOutlet, PolledOutlet
+    from .outlets import PolledOutlet
     from .precedence import Precedence
     from .solo import Solo
 
@@ -79,7 +79,7 @@ class Dispatching:
     reader: Reader
     crew: Crew | Solo
     solo: Solo | None
-    outlet: PolledOutlet | BlockingOutlet
+    outlet: PolledOutlet
     closing: Closing
     notifications: deque[Served]
     notifying: bool
