@@ -217,6 +217,8 @@ def test_a_transport_that_is_slow_bounds_the_sender_and_stops_no_reader(
     transport = make()
 
     assert 0 < fill(transport) < MOST
+    assert medium.in_write.wait(LONG)
+    assert fill(transport) < MOST  # for what the thread has taken meanwhile
     assert transport.write_some([memoryview(b"no room")]) == 0
     medium.incoming.put(b"read meanwhile")
     assert read_when_there(transport) == b"read meanwhile"
@@ -248,6 +250,15 @@ def test_a_write_that_fails_is_reported_before_it_is_seen(
     medium.incoming.put(b"reading goes on")
     assert read_when_there(made[0]) == b"reading goes on"
     made[0].close()
+
+
+def test_a_write_that_fails_with_nobody_to_tell_ends_the_thread(medium: Medium, make: Any) -> None:
+    medium.error = BrokenPipeError("gone")
+    transport = make()
+    transport.write(memoryview(b"lost"))
+
+    assert transport.wait_for_pump(LONG)
+    assert is_ready(transport.write_fd, 0)  # POLLHUP
 
 
 def test_a_failure_to_end_the_stream_is_reported_as_one_to_write_is(
