@@ -226,7 +226,7 @@ class Engine(Sending, Dispatching):
             getattr(self.transport, "session_starts", _nothing)()
             start_pump = getattr(self.endpoint, "start_pump", None)
             if start_pump is not None:
-                start_pump(self.writer.fail_with)
+                start_pump(self._pump_failed)
             self.crew.start()
             watch = getattr(self.transport, "watch", None)
             if watch is not None and self.solo is None:
@@ -459,6 +459,12 @@ class Engine(Sending, Dispatching):
 
     def _write_failed(self, error: Exception) -> None:
         self.closing.write_failed(error)
+
+    def _pump_failed(self, error: Exception) -> None:
+        """A transport that blocks has raised when it was written to, or told of the end."""
+        if self.writer.is_broken() and not isinstance(error, OSError):
+            self._report_soon(error)  # a mistake in its close_write(): nothing else will say it
+        self.writer.fail_with(error)
 
     def take_calls(self) -> list[ResponseFuture[Any]]:
         """Take out and return all pending requests."""

@@ -476,6 +476,26 @@ def test_what_was_sent_reaches_a_slow_transport_before_it_is_closed() -> None:
     assert len(b"".join(pieces)) == sent
 
 
+@pytest.mark.parametrize("error", [OSError("not connected"), ZeroDivisionError("a mistake")])
+def test_a_transport_that_fails_to_end_its_direction_is_closed_and_its_mistake_reported(
+    error: Exception,
+) -> None:
+    class Unending(Pipe):
+        def close_write(self) -> None:
+            raise error
+
+    transport = Unending(queue.Queue(), queue.Queue())
+    session = IpcPeer().create_session(transport)
+    reported: list[Exception] = []
+    session.on_exception(reported.append)
+    session.notify(Note())
+    session.close(timeout=20)
+
+    assert session.closed
+    assert transport.closed
+    assert reported == ([] if isinstance(error, OSError) else [error])
+
+
 def test_closing_twice_hurries_a_session_whose_peer_has_ended_and_takes_nothing() -> None:
     """The first end has no limit of its own: handlers have all the time to answer."""
     incoming: queue.Queue[bytes] = queue.Queue()
