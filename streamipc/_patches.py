@@ -16,13 +16,27 @@ import sys
 import threading
 from typing import Any
 
-__all__ = ["Patches", "are_threads_greenlets", "check_patches"]
+__all__ = ["Patches", "are_threads_greenlets", "check_patches", "check_sockets"]
 
 
 def are_threads_greenlets() -> bool:
     """Tell whether gevent has patched threads; whether it has all else, is not looked at."""
     monkey: Any = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def check_sockets() -> None:
+    """Raise if a thread that waits for a socket would stop all others.
+
+    Raises:
+        RuntimeError: threads are greenlets, and sockets are not patched.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if are_threads_greenlets() and not monkey.is_module_patched("socket"):
+        raise RuntimeError(
+            "gevent has patched threads and not socket: reading from a stream without a "
+            "descriptor would stop all greenlets. Patch both: gevent.monkey.patch_all()"
+        )
 
 
 def check_patches() -> None:

@@ -352,6 +352,15 @@ class IpcPeer(Registering):
         if self._closed:
             raise IpcError("the peer is closed: make a new IpcPeer")
 
+    @staticmethod
+    def endpoint_of(transport: Transport) -> Any:
+        """Return what the engine polls: the transport, or what stands before one that blocks."""
+        if getattr(transport, "pollable", False):
+            return transport
+        from .transports.pump import pumped
+
+        return pumped(transport)
+
     def keep(self, session: IpcSession) -> None:
         """Keep a session alive that is being started: its handlers may be all that uses it."""
         self._kept.add(session)  # one step: a start holds the engine's lock, and takes no other

@@ -71,13 +71,19 @@ class IpcSession(Registering):
     ) -> None:
         self._peer = peer
         super().__init__()
-        self._engine = Engine(
-            transport,
-            options or peer.options,
-            SessionHost(self, peer, transport),
-            f"streamipc-{next(_numbers)}",
-            self._threads,
-        )
+        endpoint = peer.endpoint_of(transport)
+        try:
+            self._engine = Engine(
+                transport,
+                endpoint,
+                options or peer.options,
+                SessionHost(self, peer, transport),
+                f"streamipc-{next(_numbers)}",
+                self._threads,
+            )
+        except BaseException:  # such as "too many open files"
+            endpoint.close()
+            raise
 
     # Sending.
 
@@ -243,6 +249,9 @@ class IpcSession(Registering):
         metadata: Mapping[str, str] | None = None,
     ) -> None:
         """Tell; return once the bytes are with the operating system.
+
+        If the transport blocks (one of your own, a stream without a descriptor), they are on their
+        way to it then.
 
         Blocks while the peer does not keep up; and while very many notifications wait for the
         handlers of this side, a second as a rule, unless a handler sends it.

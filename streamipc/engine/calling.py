@@ -28,7 +28,7 @@ class Calling:
 
     _lock: threading.Lock
     _reader: Reader
-    _inlet: Inlet | None
+    _inlet: Inlet
     _wakeup: Wakeup
     _limit: int
     _quick: deque[Job]

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .._threads import make_thread, start_thread
 from .calls import Call
 from .jobs import CallJob
+from .polling import make_poller
 from .serving import Served
 
 if TYPE_CHECKING:
@@ -227,11 +228,6 @@ class Closing:
             return
         engine = self._engine
         reader = engine.reader
-        if not reader.can_poll:
-            engine.transport.close()  # the read that blocks ends by it
-            self.ended.wait(_JOIN)
-            self._end(what)
-            return
         with engine.lock:
             reader.draining = True
         engine.outlet.abort()
@@ -307,7 +303,8 @@ class Closing:
         if engine.writer.end(self.until()):
             # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
             # whose number may be another file's a moment later, from under its write.
-            engine.transport.close_write()
+            engine.endpoint.close_write()
+            self._wait_for_pump()
         if self.ended.is_set():
             # Whoever watches the child goes with the transport: reap it before.
             getattr(engine.transport, "look_for_status", _nothing)()
@@ -327,6 +324,14 @@ class Closing:
             while engine.connection.calls and time.monotonic() < end:
                 if self.ended.wait(_SLICE):
                     break
+
+    def _wait_for_pump(self) -> None:
+        """See what was written through to a transport that blocks, and to its end."""
+        wait = getattr(self._engine.endpoint, "wait_for_pump", None)
+        while wait is not None and not wait(_SLICE):
+            until = self.until()  # again: close() may set it meanwhile
+            if until is not None and time.monotonic() >= until:
+                return
 
     def _wait_for_streams(self) -> None:
         """See streams in flight to their ends, for which credit must still go out.
@@ -406,13 +411,10 @@ class Closing:
 
     def _peer_is_gone(self) -> bool:
         """Tell whether nobody can read what we write: then no answer is wanted either."""
-        transport = self._engine.transport
-        fd = getattr(transport, "write_fd", -1)
-        if not self.ended.is_set() or fd < 0 or not getattr(transport, "pollable", False):
+        fd = self._engine.endpoint.write_fd
+        if not self.ended.is_set() or fd < 0:
             return False
-        import select
-
-        poll = select.poll()
+        poll = make_poller()
         poll.register(fd, 0)  # POLLERR and POLLHUP are always reported (poll(2))
         return bool(poll.poll(0))
 
@@ -426,7 +428,7 @@ class Closing:
                 self._run_leftovers,
                 self._engine.drop_notifications,
                 self._end_lingering,
-                self._engine.transport.close,
+                self._engine.endpoint.close,
                 self._engine.crew_wakeup.close,
                 self._engine.reader_wakeup.close,
                 self._engine.outlet.close,
@@ -444,8 +446,6 @@ class Closing:
         engine = self._engine
         engine.reader.wake_holder()
         engine.crew.stop()
-        if not engine.reader.can_poll:
-            engine.transport.close()  # a read that blocks ends by it
         if self._take_role():
             engine.reader.leave()
         end = time.monotonic() + _JOIN

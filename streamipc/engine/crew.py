@@ -69,8 +69,7 @@ class Crew(Watching):
         lock: the engine's.
         reader: whose role the watcher sees to.
         deadlines: of pending requests.
-        inlet: the watcher's own, to poll while it does not hold the role; ``None`` where
-            descriptors can't be polled.
+        inlet: the watcher's own, to poll while it does not hold the role.
         wakeup: ends that poll.
         limit: jobs that workers and the watcher run at the same time.
         name: of the threads.
@@ -85,7 +84,7 @@ class Crew(Watching):
         lock: threading.Lock,
         reader: Reader,
         deadlines: Deadlines,
-        inlet: Inlet | None,
+        inlet: Inlet,
         wakeup: Wakeup,
         limit: int,
         name: str,
@@ -126,11 +125,9 @@ class Crew(Watching):
     # From outside.
 
     def start(self) -> None:
-        """Start the watcher, and a timekeeper where the watcher's reading blocks."""
+        """Start the watcher."""
         with self._lock:
             self._hire()
-            if self._inlet is None:
-                self._hire()
 
     def submit(self, job: Job) -> None:
         """Queue a job; run it here if the crew is gone."""
@@ -160,16 +157,12 @@ class Crew(Watching):
     def submit_locked(self, job: Job) -> None:
         """As :meth:`submit`, with the lock held, and while the session lives."""
         watcher = self._watcher
-        if job.is_slow or (self._inlet is None and not self._reads_here()):
-            # Nothing wakes a watcher whose reading blocks.
+        if job.is_slow:
             self._give_to_worker(job)
             return
         self._quick.append(job)
         if watcher is not None and (watcher.sleeps_until != 0.0 or watcher.polling):
             self._rouse(watcher)
-
-    def _reads_here(self) -> bool:
-        return self._reader.holder == threading.get_ident()
 
     def submit_and_wake(self, job: Job) -> None:
         """Queue a job for a worker; run it here if the crew is gone."""
@@ -192,11 +185,11 @@ class Crew(Watching):
 
     def deadline_added(self, deadline: float) -> None:
         """See to it, with the lock held, that someone is awake at ``deadline``."""
-        keeper = self._watcher
-        if self._inlet is None:
-            keeper = self._standby or keeper
-        if keeper is not None and (keeper.sleeps_until is None or deadline < keeper.sleeps_until):
-            self._rouse(keeper)
+        watcher = self._watcher
+        if watcher is not None and (
+            watcher.sleeps_until is None or deadline < watcher.sleeps_until
+        ):
+            self._rouse(watcher)
 
     def jobs(self) -> int:
         """Return, with the lock held, how many jobs run or wait to run."""
@@ -307,8 +300,7 @@ class Crew(Watching):
             if self._watcher is None or self._watcher is me:
                 self._watcher = me
                 self._call_workers()  # it may have been rung for what waits there
-            elif self._standby is me or (self._standby is None and self._inlet is None):
-                self._standby = me
+            elif self._standby is me:
                 duty = self._stand_by
             elif self._errands and self._may_run_errand(self._errands[0]):
                 job = me.job = self._errands.popleft()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .contracts import Host
     from .crew import Crew
     from .deadlines import Deadlines
-    from .outlets import BlockingOutlet, PolledOutlet
+    from .outlets import PolledOutlet
     from .precedence import Precedence
     from .solo import Solo
 
@@ -85,7 +85,7 @@ class Dispatching:
     reader: Reader
     crew: Crew | Solo
     solo: Solo | None
-    outlet: PolledOutlet | BlockingOutlet
+    outlet: PolledOutlet
     closing: Closing
     notifications: deque[Served]
     notifying: bool

@@ -39,7 +39,7 @@ from .dispatching import Dispatching, Received
 from .jobs import CallJob
 from .junk import JunkLines
 from .lifetimes import park_at_exit
-from .outlets import BlockingOutlet, PolledOutlet
+from .outlets import PolledOutlet
 from .polling import Inlet, two_wakeups
 from .precedence import Precedence
 from .reading import Reader
@@ -72,38 +72,40 @@ class Engine(Sending, Dispatching):
 
     Args:
         transport: moves the bytes; the engine owns it.
+        endpoint: the transport itself, if it can be polled, or what stands before it.
         options: settings.
         host: the session's side.
         name: of the threads.
         threads: ``False``: whoever waits reads and runs handlers; see ``solo.py``.
 
     Raises:
-        ValueError: without threads, the transport must be one that can be polled.
+        ValueError: the transport blocks, and there are no threads to wait for it.
     """
 
     def __init__(
         self,
         transport: Transport,
+        endpoint: Any,
         options: Options,
         host: Host,
         name: str,
         threads: bool = True,
     ) -> None:
         self.transport = transport
+        self.endpoint = endpoint
         self.host = host
         self._options = options
         self._next_id = options.next_id or itertools.count(1).__next__
         self.patches = Patches()
         self.lock = threading.Lock()
-        pollable = bool(getattr(transport, "pollable", False))
-        fds: tuple[int, ...] = transport.read_fds if pollable else ()  # type: ignore[attr-defined]
-        if not (pollable or threads):
+        if endpoint is not transport and not threads:
             raise ValueError(
                 "a session without threads needs a transport that can be polled (pipes, sockets, "
-                "terminals on a POSIX system); use IpcSession for this one"
+                "terminals on a POSIX system), for threads copy from and to any other; use "
+                "IpcSession for this one"
             )
-        sources = len(getattr(transport, "read_fds", (0,)))
-        self.connection = Connection(options.serializer, options.max_frame_size, sources)
+        fds: tuple[int, ...] = endpoint.read_fds
+        self.connection = Connection(options.serializer, options.max_frame_size, len(fds))
         self.encode = self.connection.encode
         self._calls = self.connection.calls
         self._deadlines = Deadlines(self._calls)
@@ -111,18 +113,14 @@ class Engine(Sending, Dispatching):
         self.reader = Reader(
             self.lock,
             self.connection,
-            transport.read_into,
+            endpoint.read_into,
             fds,
             self.reader_wakeup,
             options.spin,
             self._dispatch,
             self._stream_ended,
         )
-        self.outlet: PolledOutlet | BlockingOutlet = (
-            PolledOutlet(transport, self._go_on_reading)
-            if pollable
-            else BlockingOutlet(transport, self._go_on_reading)
-        )
+        self.outlet = PolledOutlet(endpoint, self._go_on_reading)
         self.writer = Writer(self.outlet, self._backlog, self._write_failed)
         self.crew: Crew | Solo
         self.solo: Solo | None = None
@@ -131,7 +129,7 @@ class Engine(Sending, Dispatching):
                 self.lock,
                 self.reader,
                 self._deadlines,
-                Inlet(fds, self.crew_wakeup.fileno()) if fds else None,
+                Inlet(fds, self.crew_wakeup.fileno()),
                 self.crew_wakeup,
                 options.handler_threads,
                 name,
@@ -151,7 +149,6 @@ class Engine(Sending, Dispatching):
                 self._write_out,
                 self._other_solos,
             )
-            assert isinstance(self.outlet, PolledOutlet)
             self.solo.read_while_full(self.outlet)
         self.closing = Closing(self)
         self.lingering: set[Call] = set()
@@ -211,7 +208,7 @@ class Engine(Sending, Dispatching):
             raise self._refusal()
         if threading.Lock is not self.patches.lock:
             self.patches.check_lock()
-        prefix: list[int] = list(getattr(self.transport, "prefix", ()))
+        prefix: list[int] = list(getattr(self.endpoint, "prefix", ()))
         with self.lock:
             if self._refusal is not None:
                 raise self._refusal()
@@ -225,6 +222,9 @@ class Engine(Sending, Dispatching):
             self._read_prefix(prefix)
         try:
             getattr(self.transport, "session_starts", _nothing)()
+            start_pump = getattr(self.endpoint, "start_pump", None)
+            if start_pump is not None:
+                start_pump(self._pump_failed)
             self.crew.start()
             watch = getattr(self.transport, "watch", None)
             if watch is not None and self.solo is None:
@@ -456,6 +456,12 @@ class Engine(Sending, Dispatching):
     def _write_failed(self, error: Exception) -> None:
         self.closing.write_failed(error)
 
+    def _pump_failed(self, error: Exception) -> None:
+        """A transport that blocks has raised when it was written to, or told of the end."""
+        if self.writer.is_broken() and not isinstance(error, OSError):
+            self._report_soon(error)  # a mistake in its close_write(): nothing else will say it
+        self.writer.fail_with(error)
+
     def take_calls(self) -> list[Call]:
         """Take out and return all pending requests."""
         with self.lock:
@@ -497,9 +503,9 @@ class Engine(Sending, Dispatching):
         self.closing.forget_after_fork()
         self.writer.forget_after_fork()
         self.crew.forget_after_fork()
-        forget = getattr(self.transport, "close_after_fork", None)
-        if forget is not None:
-            forget()
+        getattr(self.transport, "close_after_fork", _nothing)()
+        if self.endpoint is not self.transport:
+            self.endpoint.close_after_fork()
         self.crew_wakeup.close_after_fork()
         self.reader_wakeup.close_after_fork()
         self.outlet.close_after_fork()
@@ -516,7 +522,7 @@ class Engine(Sending, Dispatching):
         """Read, holding the role, what was read ahead of the session: no poll reports it."""
         try:
             for source in sources:
-                while source in self.transport.prefix:  # type: ignore[attr-defined]
+                while source in self.endpoint.prefix:
                     self.reader.read_source(source)
         finally:
             self.reader.leave()

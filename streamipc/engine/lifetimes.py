@@ -63,7 +63,7 @@ def close_all() -> None:
         engine.refuse(partial(engine.host.closed_error, "the interpreter is ending"))
         engine.closing.leave_output()
         try:
-            engine.transport.close_write()
+            engine.endpoint.close_write()
         except Exception:
             pass
     end = time.monotonic() + _EXIT_SECONDS

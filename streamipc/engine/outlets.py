@@ -7,50 +7,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
 from ..handlers import current
-from .polling import Wakeup, milliseconds
+from .polling import POLLIN, POLLOUT, Wakeup, make_poller, milliseconds
 from .staff import working_member
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
-    from ..transports.base import Transport
 
-__all__ = ["BlockingOutlet", "Outlet", "PolledOutlet"]
+__all__ = ["PolledOutlet"]
 
 _LOOK = 0.05
 """Seconds after which one who can't be woken looks around."""
-
-
-class Outlet(Protocol):
-    """What the writer asks of each of them."""
-
-    @property
-    def blocks(self) -> bool:
-        """Whether :meth:`write_some` may block, for want of a better way."""
-        ...
-
-    def write_some(self, buffers: Sequence[Buffer], /) -> int:
-        """Write without blocking; return how many bytes went out, 0 if there is no room."""
-        ...
-
-    def wait_for_room(self, timeout: float | None, /) -> bool:
-        """Wait until there is room; return ``False`` when the time was over first."""
-        ...
-
-    def handler_waits(self) -> AbstractContextManager[None]:
-        """Return what to enter while waiting to write: reading goes on for a handler's sake."""
-        ...
-
-    def written(self) -> int | None:
-        """Return how many bytes a write that was interrupted has written, if known."""
-        ...
-
-    def forget_written(self) -> object:
-        """What :meth:`written` would return is counted: return 0 until the next write."""
-        ...
 
 
 class _Waits:
@@ -101,21 +71,19 @@ def _is_handlers() -> bool:
 
 
 class PolledOutlet:
-    """A transport whose descriptor can be polled: a write never blocks by itself.
+    """The descriptor to write to, which is polled: a write never blocks by itself.
 
     Args:
-        transport: with ``write_fd`` and ``write_some``.
+        endpoint: with ``write_fd`` and ``write_some``.
         on_wait: called by a handler that is going to wait.
     """
 
-    blocks = False
-
-    def __init__(self, transport: Any, on_wait: Callable[[], None]) -> None:
-        self.write_some = transport.write_some
-        self._written: list[int] = transport.written
+    def __init__(self, endpoint: Any, on_wait: Callable[[], None]) -> None:
+        self.write_some: Callable[[Sequence[Buffer]], int] = endpoint.write_some
+        self._written: list[int] = endpoint.written
         self.log = self._written
-        self.forget_written: Callable[[], object] = transport.written.clear
-        self._transport = transport
+        self.forget_written: Callable[[], object] = endpoint.written.clear
+        self._endpoint = endpoint
         self._lock = threading.Lock()  # guards _wakeup, _aborted and waiting
         self._wakeup: Wakeup | None = None  # most sessions never wait for room
         self._aborted = False
@@ -160,25 +128,23 @@ class PolledOutlet:
         Raises:
             OSError: the session has ended meanwhile.
         """
-        import select
-
         with self._lock:
             self._check_aborted()
             wakeup = self._wakeup_fd()
         # A new poll object each time: this is rare, and several threads may be here.
-        poll = select.poll()
-        write_fd = self._transport.write_fd
-        poll.register(write_fd, select.POLLOUT)
+        poll = make_poller()
+        write_fd = self._endpoint.write_fd
+        poll.register(write_fd, POLLOUT)
         if wakeup >= 0:
-            poll.register(wakeup, select.POLLIN)
+            poll.register(wakeup, POLLIN)
         if read_fd == write_fd:  # a socket
-            poll.register(read_fd, select.POLLIN | select.POLLOUT)
+            poll.register(read_fd, POLLIN | POLLOUT)
         elif read_fd >= 0:
-            poll.register(read_fd, select.POLLIN)
+            poll.register(read_fd, POLLIN)
         found = dict(poll.poll(milliseconds(timeout)) if wakeup >= 0 else self._look(poll, timeout))
         self._check_aborted()
-        room = found.get(write_fd, 0) & ~select.POLLIN
-        return bool(room), bool(found.get(read_fd, 0) & ~select.POLLOUT)
+        room = found.get(write_fd, 0) & ~POLLIN
+        return bool(room), bool(found.get(read_fd, 0) & ~POLLOUT)
 
     def _wakeup_fd(self) -> int:
         """Return, with the lock held, what :meth:`abort` makes readable; -1: none is to be had."""
@@ -202,8 +168,8 @@ class PolledOutlet:
         if self._aborted:
             raise OSError(errno.EPIPE, "the session has ended")
 
-    def written(self) -> int | None:
-        """Return what the last, interrupted, write has written; ``None``: unknown."""
+    def written(self) -> int:
+        """Return what the last, interrupted, write has written."""
         return sum(self._written)
 
     def abort(self) -> None:
@@ -224,53 +190,3 @@ class PolledOutlet:
         renew(self._waits.lock)
         if self._wakeup is not None:
             self._wakeup.close_after_fork()
-
-
-class BlockingOutlet:
-    """A transport that can only be written to by blocking.
-
-    Args:
-        transport: whose ``write`` blocks.
-        on_wait: called by a handler that is going to wait.
-    """
-
-    blocks = True
-
-    def __init__(self, transport: Transport, on_wait: Callable[[], None]) -> None:
-        self._transport = transport
-        self._waits = _Waits(on_wait)
-
-    def write_some(self, buffers: Sequence[Buffer]) -> int:
-        """Write some of the first buffer, blocking as long as the transport does."""
-        with self.handler_waits():
-            return self._transport.write(memoryview(buffers[0]))
-
-    @property
-    def handlers_waiting(self) -> int:
-        """How many handlers are in a write, or wait for their turn."""
-        return self._waits.handlers
-
-    def handler_waits(self) -> AbstractContextManager[None]:
-        """Return what to enter while waiting."""
-        return self._waits if _is_handlers() else _NO_HANDLER
-
-    def wait_for_room(self, timeout: float | None) -> bool:
-        """Return at once: the next write will wait."""
-        return True
-
-    def written(self) -> int | None:
-        """Return that it is unknown what an interrupted write has written."""
-        return None
-
-    def forget_written(self) -> None:
-        """Do nothing: it is unknown."""
-
-    def abort(self) -> None:
-        """Do nothing: closing the transport ends a write that blocks."""
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to release."""
-
-    def close_after_fork(self) -> None:
-        """Renew the lock, in a forked child."""
-        renew(self._waits.lock)

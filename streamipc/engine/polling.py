@@ -1,7 +1,6 @@
 """Waiting for descriptors: the wake-up, and the spinning before a wait.
 
-Only descriptors that can be polled come here. Where they can't (no ``select.poll``, as on
-Windows, or a transport of the user's own), the engine reads with a thread that blocks.
+What can't be polled stands behind a pump (``transports/pump.py``), whose sockets can.
 """
 
 from __future__ import annotations
@@ -10,22 +9,30 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from .._forks import renew, steady
 
 __all__ = [
+    "POLLIN",
+    "POLLOUT",
     "Inlet",
     "Ready",
+    "SelectPoller",
     "SpinPolicy",
     "Wakeup",
+    "make_poller",
     "milliseconds",
     "two_wakeups",
     "usable_cpus",
 ]
 
 
-_POLLIN = 1
+POLLIN = 1
 """``select.POLLIN``, the same on all systems that have poll(2): no import at each wait."""
+
+POLLOUT = 4
+"""``select.POLLOUT``, likewise."""
 
 _LONGEST = 10**9
 """Milliseconds, eleven days: whoever has waited for that long may look around once."""
@@ -173,14 +180,12 @@ class Inlet:
     """
 
     def __init__(self, fds: Sequence[int], wakeup: int) -> None:
-        import select
-
-        self._now = select.poll()
-        self._wait = select.poll()
+        self._now = make_poller()
+        self._wait = make_poller()
         for fd in fds:
-            self._now.register(fd, select.POLLIN)
-            self._wait.register(fd, select.POLLIN)
-        self._wait.register(wakeup, select.POLLIN)
+            self._now.register(fd, POLLIN)
+            self._wait.register(fd, POLLIN)
+        self._wait.register(wakeup, POLLIN)
         self._wakeup = wakeup
 
     def forget(self, fd: int) -> None:
@@ -193,14 +198,15 @@ class Inlet:
 
     def ready(self) -> Ready:
         """Return the descriptors that can be read now."""
-        return self._now.poll(0)
+        found: Ready = self._now.poll(0)
+        return found
 
     def wait(self, timeout: float | None) -> Ready:
         """Return the descriptors that can be read, after at most ``timeout`` seconds.
 
         The result is empty when the time is over or the wake-up came.
         """
-        found = self._wait.poll(milliseconds(timeout))
+        found: Ready = self._wait.poll(milliseconds(timeout))
         if len(found) == 1 and found[0][0] != self._wakeup:
             return found
         return [one for one in found if one[0] != self._wakeup]
@@ -212,7 +218,7 @@ class Inlet:
             Our descriptors that can be read, and whether there is input on one of the others.
         """
         for fd in others:
-            self._wait.register(fd, _POLLIN)
+            self._wait.register(fd, POLLIN)
         try:
             found = self._wait.poll(milliseconds(timeout))
         finally:
@@ -224,7 +230,7 @@ class Inlet:
     def spin(self, policy: SpinPolicy) -> Ready:
         """Return the descriptors that can be read now, or after a spin if the policy says so."""
         poll = self._now.poll
-        found = poll(0)
+        found: Ready = poll(0)
         if not found:
             if not policy.active:
                 return []
@@ -237,6 +243,49 @@ class Inlet:
                 found = poll(0)
             policy.succeeded()
         return found
+
+
+class SelectPoller:
+    """What ``select.poll()`` returns, made of select(2): Windows has no poll, and only sockets.
+
+    It reports no errors by themselves, as ``POLLHUP`` does.
+    """
+
+    def __init__(self) -> None:
+        self._masks: dict[int, int] = {}
+
+    def register(self, fd: int, mask: int) -> None:
+        """Look at ``fd``; the last mask given for it counts."""
+        self._masks[fd] = mask
+
+    def unregister(self, fd: int) -> None:
+        """Look at it no more.
+
+        Raises:
+            KeyError: it is not looked at.
+        """
+        del self._masks[fd]
+
+    def poll(self, timeout: float | None) -> Ready:
+        """Wait for at most so many milliseconds; return what is ready, and how."""
+        import select
+
+        masks = [*self._masks.items()]
+        inputs = [fd for fd, mask in masks if mask & POLLIN]
+        outputs = [fd for fd, mask in masks if mask & POLLOUT]
+        if not (inputs or outputs):  # select() on Windows refuses that
+            return []
+        seconds = None if timeout is None else timeout / 1000
+        readable, writable, _ = select.select(inputs, outputs, (), seconds)
+        found = [(fd, POLLIN * (fd in readable) | POLLOUT * (fd in writable)) for fd, _ in masks]
+        return [one for one in found if one[1]]
+
+
+def make_poller() -> Any:
+    """Return a ``poll`` object, or what does the same where there is none."""
+    import select
+
+    return select.poll() if hasattr(select, "poll") else SelectPoller()
 
 
 def milliseconds(timeout: float | None) -> float | None:

@@ -118,7 +118,7 @@ class Reader:
         lock: the engine's.
         connection: what the bytes are decoded by.
         read_into: of the transport, called with a buffer and the source's number.
-        fds: to poll, one for each source; empty: they can't be polled, and reading blocks.
+        fds: to poll, one for each source.
         wakeup: ends the holder's sleep.
         spin: seconds to look again and again before sleeping.
         dispatch: takes what was decoded; called by the holder of the role.
@@ -145,15 +145,14 @@ class Reader:
         self._connection = connection
         self._read_into = read_into
         self._sources = {fd: number for number, fd in enumerate(fds)}
-        self.first_fd = fds[0] if fds else -1
+        self.first_fd = fds[0]
         self._dispatch = dispatch
         self._on_end = on_end
-        self._inlet = Inlet(fds, wakeup.fileno()) if fds else None
+        self._inlet = Inlet(fds, wakeup.fileno())
         self._wakeup = wakeup
         self._bell = _Bell(wakeup)
         self._caller_spin = SpinPolicy(spin)
         self.crew_spin = SpinPolicy(spin)
-        self.can_poll = bool(fds)
         self.fds = fds
         self.holder: int | None = None  # the identifier of a thread
         self.waiting: dict[Waiter, None] = {}
@@ -222,7 +221,7 @@ class Reader:
 
     def callers_may_read(self) -> bool:
         """Tell whether a caller may take or keep the role."""
-        return self.can_poll and not (self.crew_reads or self.paused or self.draining or self.ended)
+        return not (self.crew_reads or self.paused or self.draining or self.ended)
 
     def is_open(self) -> bool:
         """Tell whether the crew may read."""
@@ -250,7 +249,6 @@ class Reader:
             Whether it is ready, as far as is known.
         """
         inlet = self._inlet
-        assert inlet is not None
         policy = self._caller_spin
         while True:
             fds = inlet.spin(policy) if policy.active else None
@@ -269,7 +267,6 @@ class Reader:
 
     def _wait_for_input(self, awaited: Awaited, timeout: float | None) -> Ready:
         """Wait for input, or until another thread has made ``awaited`` ready."""
-        assert self._inlet is not None
         wakers = awaited.wakers
         wakers.append(self._bell)
         try:
@@ -309,7 +306,7 @@ class Reader:
             self.read_source(self._sources[fd])
 
     def read_source(self, source: int = 0) -> None:
-        """Read from one source and dispatch what came; without polling this blocks."""
+        """Read from one source and dispatch what came."""
         connection = self._connection
         try:
             buffer = connection.buffers[source]()
@@ -338,7 +335,6 @@ class Reader:
 
     def look(self) -> Ready:
         """Return what can be read now, or after a spin if the crew's policy says so."""
-        assert self._inlet is not None
         return self._inlet.spin(self.crew_spin)
 
     def wake_holder(self) -> None:
@@ -348,7 +344,7 @@ class Reader:
     def drain(self) -> None:
         """Read what is there now, holding the role; for a stream that is about to end."""
         enough = self.bytes_received + _MOST_THERE
-        while not self.ended and self._inlet is not None and self.bytes_received < enough:
+        while not self.ended and self.bytes_received < enough:
             fds = self._inlet.ready()
             if not fds:
                 return
@@ -391,7 +387,6 @@ class Reader:
             self.ended = True
             self._on_end(error)
         else:
-            assert self._inlet is not None  # only what can be polled has a second source
             fd = next(fd for fd, number in self._sources.items() if number == source)
             self._inlet.forget(fd)
             self._ended_fds.append(fd)

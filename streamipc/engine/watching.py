@@ -41,7 +41,6 @@ class Watching(Calling):
     def _watch(self, me: Member) -> None:
         """Be the watcher until another has taken over, or the session ends."""
         reader = self._reader
-        can_poll = self._inlet is not None
         takes, reads = reader.takes, reader.reads
         while True:
             with self._lock:
@@ -52,23 +51,17 @@ class Watching(Calling):
                 work = bool(self._quick or (self._alone and (self._slow or self._errands)))
                 callers = takes != reader.takes or (not free and reads != reader.reads)
                 takes, reads = reader.takes, reader.reads
-                mine = free and not work and open_ and not can_poll
-                if mine:
-                    reader.holder = threading.get_ident()
-                elif work or (callers and not reader.crew_reads) or self._alone:
+                if work or (callers and not reader.crew_reads) or self._alone:
                     me.sleeps_until = 0.0  # callers come and go: look every TICK
                 else:
                     me.sleeps_until = self._deadlines.earliest()
-                    me.polling = free and open_ and can_poll
+                    me.polling = free and open_
                 polling, until = me.polling, me.sleeps_until
             if work:
                 if not self._run_quick(me):
                     return
-            else:
-                if not mine:
-                    mine = self._sleep_as_watcher(me, polling, until)
-                if mine and not self._serve(me):
-                    return
+            elif self._sleep_as_watcher(me, polling, until) and not self._serve(me):
+                return
             self._expire_due()
 
     def _sleep_as_watcher(self, me: Member, polling: bool, until: float | None) -> bool:
@@ -77,7 +70,6 @@ class Watching(Calling):
         inlet = self._inlet
         start = time.monotonic()
         if polling:
-            assert inlet is not None
             fds = inlet.wait(None if until is None else max(0.0, until - start))
             if not fds:
                 self._wakeup.clear()
@@ -86,7 +78,7 @@ class Watching(Calling):
             if until:
                 timeout = max(0.0, until - start)
             me.bell.acquire(timeout=timeout)
-            fds = inlet.ready() if inlet is not None and reader.holder is None else []
+            fds = inlet.ready() if reader.holder is None else []
         with self._lock:
             me.polling = False
             me.sleeps_until = 0.0
@@ -114,18 +106,15 @@ class Watching(Calling):
         look_at_clock = time.monotonic() + TICK
         without_work = 0
         while not self._stopping and reader.is_open():
-            if inlet is None:
-                reader.read_source()
-            else:
-                ready = inlet.spin(reader.crew_spin) if reader.crew_spin.active else None
+            ready = inlet.spin(reader.crew_spin) if reader.crew_spin.active else None
+            if not ready:
+                ready = self._linger(me, inlet)
                 if not ready:
-                    ready = self._linger(me, inlet)
-                    if not ready:
-                        break
-                reader.read(ready)
-                # Also one that a caller has read to its end: it was reported once more here.
-                for fd in reader.take_ended():
-                    inlet.forget(fd)
+                    break
+            reader.read(ready)
+            # Also one that a caller has read to its end: it was reported once more here.
+            for fd in reader.take_ended():
+                inlet.forget(fd)
             if self._quick or (self._alone and (self._slow or self._errands)):
                 if not self._run_quick(me):
                     return False
@@ -263,25 +252,12 @@ class Watching(Calling):
                     break
                 idle_ticks = 0 if watcher.job is not None or now_seen != seen else idle_ticks + 1
                 seen = now_seen
-                timeout = self._standby_sleep(me, idle_ticks)
+                self._ticking = idle_ticks < 2
+                timeout = TICK if self._ticking else -1
             me.bell.acquire(timeout=timeout)
-            if self._inlet is None:
-                self._expire_due()
         self._flush_some()  # what the old watcher had left for the end of its burst
         self._expire_due()
         self._watch(me)
-
-    def _standby_sleep(self, me: Member, idle_ticks: int) -> float:
-        """Return for how long the standby sleeps; -1: until it is rung for."""
-        if idle_ticks < 2:
-            self._ticking = True
-            me.sleeps_until = 0.0
-            return TICK
-        self._ticking = False
-        if self._inlet is None:  # the watcher's reading blocks: keep the time for it
-            earliest = me.sleeps_until = self._deadlines.earliest()
-            return -1 if earliest is None else max(0.0, earliest - time.monotonic())
-        return -1
 
     def _take_over(self, me: Member, stuck: Job) -> None:
         self._watcher = me
@@ -290,8 +266,6 @@ class Watching(Calling):
         stuck.took(TICK)
         if stuck.is_errand:
             self._hand_out(type(stuck))
-        if self._inlet is None:
-            self._have_standby()  # somebody must keep the time while we read
 
     def _hand_out(self, kind: type) -> None:
         """Give errands like the one that got stuck to workers, lest each takes 2 ms more."""

@@ -15,7 +15,6 @@ write or a wait for room, and nothing else is locked under it.
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from .queueing import Frame, FrameQueue
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
-    from .outlets import Outlet
+    from .outlets import PolledOutlet
 
 __all__ = ["WriteTimeoutError", "Writer"]
 
@@ -64,7 +63,7 @@ class Writer(FrameQueue):
 
     def __init__(
         self,
-        outlet: Outlet,
+        outlet: PolledOutlet,
         on_backlog: Callable[[], None],
         on_error: Callable[[Exception], None],
     ) -> None:
@@ -149,7 +148,7 @@ class Writer(FrameQueue):
         try:
             with self._lock:
                 idle = not (self._flusher or self._queue or self._batch or self._broken)
-                if idle and len(buffers) == 1 and not self._outlet.blocks:
+                if idle and len(buffers) == 1:
                     self._flusher = me
                     mark = end = self._in_flight = self._queued = self._queued + len(buffers[0])
                     self.frames_sent += 1
@@ -182,8 +181,7 @@ class Writer(FrameQueue):
                     return
                 self._flusher = me
                 mark = self._queued
-            if not self._outlet.blocks:
-                self._flush(None, mark, may_block=False)
+            self._flush(None, mark, may_block=False)
         finally:
             if self._flusher == me:
                 try:
@@ -300,7 +298,7 @@ class Writer(FrameQueue):
                 raise
             failure = self._failure(error)
             if failure is error:
-                self._count_past_queue(data, end, self._outlet.written() or 0)
+                self._count_past_queue(data, end, self._outlet.written())
             raise failure from failure.__cause__
 
     def _count_past_queue(self, data: Buffer, end: int, written: int) -> Frame | None:
@@ -341,18 +339,10 @@ class Writer(FrameQueue):
 
         Otherwise the error ends all writing.
         """
-        if isinstance(error, (OSError, ValueError)):  # ValueError: of a file that was closed
-            self._break(error)
+        if isinstance(error, OSError):
+            self.fail_with(error)
             return _broken(error)
-        if self._outlet.written() is not None:
-            return error  # an interrupt, such as Ctrl-C; it is known what went out
-        # Or a bug in a transport of the user's own. Nobody knows what went out, and sending
-        # it again would have the peer act twice: writing must end.
-        if not isinstance(error, Exception):
-            self._break(OSError(errno.EINTR, "interrupted in the middle of a write"))
-            return error
-        self._break(error)
-        return _broken(error)
+        return error  # an interrupt, such as Ctrl-C; it is known what went out
 
     def _wait_for_turn(self, mark: int, deadline: float | None) -> None:
         """Wait until flushing is free, and take it, unless it is no longer needed."""
@@ -416,7 +406,7 @@ class Writer(FrameQueue):
                 return  # said to on_error; senders see that the stream is broken
             except BaseException:
                 if self._in_flight:  # as in _write_past_queue
-                    self._written(self._outlet.written() or 0)
+                    self._written(self._outlet.written())
                 raise
             if not written:
                 if not may_block or self._flushed >= mark:
@@ -425,7 +415,7 @@ class Writer(FrameQueue):
                     if not self._outlet.wait_for_room(_left(deadline)):
                         return
                 except OSError as error:
-                    self._break(error)
+                    self.fail_with(error)
                     return
 
     def _next_batch(self, mark: int, may_block: bool) -> list[memoryview] | None:
@@ -481,10 +471,12 @@ class Writer(FrameQueue):
         else:
             self._leave_wait()
 
-    def _break(self, error: Exception) -> None:
+    def fail_with(self, error: Exception) -> None:
+        """End all writing: a write has failed, here or behind the descriptor."""
         with self._lock:
-            first = not self._broken
-            self._flusher = 0
+            first, self._broken = not self._broken, True
+            if self._flusher == threading.get_ident():
+                self._flusher = 0
         self.fail()
         if first:
             self._on_error(error)

@@ -22,8 +22,9 @@ class FileTransport:
     ``read``, ``recv_into``; ``read(n)`` must return what there is rather than wait for
     all of ``n`` bytes. Writes with ``write`` and ``flush``, or ``send``.
 
-    What it can't do: a write lasts until the object has taken the bytes, whatever the
-    deadline, and a read that blocks ends early only if closing the object ends it.
+    What it can't do: a read or write that blocks ends early only if closing the object
+    ends it. A session calls it on threads of their own (``pump.py``), so senders respect
+    their deadlines all the same.
 
     Args:
         write: the object frames go to.

@@ -2,7 +2,7 @@
 
 The engine knows this class: a transport that shows its descriptors can be polled, so a
 caller may read for itself, no thread is stuck in a read at the end, and a write never
-blocks longer than its deadline. Any other transport is read by a thread that blocks.
+blocks longer than its deadline. Before any other transport stands one of these (``pump.py``).
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class Closable(Protocol):
 class FdTransport:
     """One or two descriptors to read from and one to write to; it owns them all.
 
-    On Windows, and where ``select.poll`` is missing, :attr:`pollable` is false: reading
-    and writing block, so the engine needs a thread for each descriptor that it reads, a
-    write may outlast its deadline, and ``close()`` does not end a read that blocks.
+    On Windows, and where ``select.poll`` is missing, :attr:`pollable` is false for other
+    descriptors than sockets: reading and writing block, and ``close()`` does not end a
+    read that blocks. They are used through a pump, then (``pump.py``).
 
     Args:
         read_fd: the descriptor frames come from.
@@ -75,7 +75,7 @@ class FdTransport:
     Attributes:
         read_fds: the descriptors to read from; numbers that are not open once closed.
         write_fd: the descriptor to write to; a number that is not open once closed.
-        pollable: whether ``select.poll`` works on these descriptors.
+        pollable: whether one can wait for these descriptors, by ``poll`` or ``select``.
         written: the result of the last ``write_some``, also where an interrupt kept that
             from returning it; empty: nothing went out.
         prefix: bytes that ``read_into`` delivers before it reads ``read_fds[source]``.
@@ -95,7 +95,6 @@ class FdTransport:
     ) -> None:
         self.read_fds: tuple[int, ...] = (read_fd,) if read2_fd is None else (read_fd, read2_fd)
         self.write_fd = write_fd
-        self.pollable = can_poll()
         self.prefix = {source: data for source, data in (prefix or {}).items() if data}
         self._owners = dict(owners or {})
         self._on_close = on_close
@@ -105,6 +104,7 @@ class FdTransport:
         modes = {fd: os.fstat(fd).st_mode for fd in self._open_fds}
         self._sockets = {fd for fd, mode in modes.items() if stat.S_ISSOCK(mode)}
         self._socket = _socket_module() if self._sockets else None
+        self.pollable = can_poll() or self._sockets == self._open_fds
         for fd, mode in modes.items():
             if stat.S_ISCHR(mode) and os.isatty(fd):
                 self._take_terminal(fd)
@@ -304,7 +304,7 @@ def release_after_fork(fd: int, *, owned: bool) -> None:
 
 
 def can_poll() -> bool:
-    """Whether this platform can wait for several pipes at once."""
+    """Whether this platform can wait for several pipes at once; if not, then for sockets."""
     import select
 
     # Windows has no poll at all, and its select takes sockets only.

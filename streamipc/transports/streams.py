@@ -6,16 +6,16 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, Union
 
-from .._threads import make_thread, start_thread
+from .._forks import steady
 from ._readahead import flush_pending, raw_of_pair, take_read_ahead
-from ._sigpipe import SigpipeHeldBack
 from .base import Transport
 from .files import FileReader, FileTransport
 from .pipe import Closable, FdTransport
+from .pump import Inflow, PumpedTransport, abandon
 
 __all__ = ["ReadStream", "WriteStream", "open_streams"]
 
@@ -58,7 +58,7 @@ def open_streams(
         write: the stream to the peer.
         read: the stream from the peer; may be the same object.
         read2: a second stream from the peer, or ``None``. If it or ``read`` shows no
-            descriptor, a thread copies from it into a pipe.
+            descriptor, a thread copies from it into a socket.
 
     Raises:
         TypeError: a stream is open in text mode, or is no stream.
@@ -89,33 +89,49 @@ def open_streams(
             out.file if read is write else _as_file(sources[0], "rb"),
             prefix.get(0, b""),
         )
-    pumps: list[_Pump] = []
+    readers = {
+        number: FileReader(source.file)
+        for number, source in enumerate(sources)
+        if source.fd is None
+    }
+    if not readers:
+        return FdTransport(*_descriptors(out, sources), owners=_owners(out, sources), prefix=prefix)
+    return _pumped(out, sources, readers, prefix)
+
+
+def _pumped(
+    out: _End, sources: list[_End], readers: dict[int, FileReader], prefix: dict[int, bytes]
+) -> Transport:
+    """Make a transport that copies from ``readers``, by source."""
+    inflows: dict[int, Inflow] = {}
+    with steady:
+        try:
+            for number, reader in readers.items():
+                inflows[number] = Inflow(reader.read_into)
+                sources[number] = _End(inflows[number].near_fd, None, ())
+            transport = PumpedTransport(
+                _descriptors(out, sources),
+                inflows,
+                None,
+                lambda: _close_all(readers.values()),
+                owners=_owners(out, sources),
+                prefix=prefix,
+            )
+        except BaseException:
+            abandon(inflows.values())
+            raise
     try:
-        for number, source in enumerate(sources):
-            if source.fd is None:
-                pump = _Pump(FileReader(source.file))
-                pumps.append(pump)
-                sources[number] = _End(pump.read_fd, None, ())
-        transport = FdTransport(
-            _known(sources[0].fd),
-            out.fd,
-            sources[1].fd if read2 is not None else None,
-            owners=_owners((out, *sources)),
-            prefix=prefix,
-            on_close=lambda: _close_all(pumps),
-        )
-    except BaseException:
-        for pump in pumps:
-            pump.abandon()
-        raise
-    try:
-        for pump in pumps:
-            pump.start()
+        transport.start_pump()
     except BaseException:
         # "can't start new thread": half a stream is none.
         transport.close()
         raise
     return transport
+
+
+def _close_all(readers: Iterable[FileReader]) -> None:
+    for reader in readers:
+        reader.close()
 
 
 class _End:
@@ -220,10 +236,14 @@ def _check_descriptor(fd: int, name: str) -> None:
         raise ValueError(f"{name}: file descriptor {fd} is not open for {direction}")
 
 
-def _owners(ends: Sequence[_End]) -> dict[int, list[Closable]]:
+def _descriptors(out: _End, sources: Sequence[_End]) -> tuple[int, int, int | None]:
+    return _known(sources[0].fd), _known(out.fd), sources[1].fd if len(sources) == 2 else None
+
+
+def _owners(out: _End, sources: Sequence[_End]) -> dict[int, list[Closable]]:
     """Which objects close which descriptor, each object once."""
     owners: dict[int, list[Closable]] = {}
-    for end in ends:
+    for end in (out, *sources):
         known = owners.setdefault(_known(end.fd), [])
         known.extend(owner for owner in end.owners if all(owner is not one for one in known))
     return owners
@@ -236,40 +256,3 @@ def _as_file(end: _End, mode: str) -> Any:
 def _known(fd: int | None) -> int:
     assert fd is not None
     return fd
-
-
-def _close_all(pumps: Sequence[_Pump]) -> None:
-    for pump in pumps:
-        pump.close()
-
-
-class _Pump:
-    """Copies from an object without a descriptor into a pipe, on a thread."""
-
-    def __init__(self, reader: FileReader) -> None:
-        self._reader = reader
-        self.read_fd, self._write_fd = os.pipe()
-        self._thread = make_thread(self._run, name="streamipc-pump")
-
-    def start(self) -> None:
-        start_thread(self._thread)
-
-    def _run(self) -> None:
-        buffer = memoryview(bytearray(1 << 16))
-        # An error ends the stream, as it does for a transport: the pipe is closed.
-        with suppress(OSError), open(self._write_fd, "wb", buffering=0) as pipe:
-            while count := self._reader.read_into(buffer):
-                data = buffer[:count]
-                while data:
-                    with SigpipeHeldBack():
-                        data = data[pipe.write(data) :]
-
-    def close(self) -> None:
-        self._reader.close()
-        if not self._thread.ident:  # it could not be started
-            os.close(self._write_fd)
-
-    def abandon(self) -> None:
-        """Undo the constructor; the object to read from stays the caller's."""
-        os.close(self.read_fd)
-        os.close(self._write_fd)

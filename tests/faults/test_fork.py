@@ -492,10 +492,19 @@ def test_a_transport_of_the_users_own_needs_to_know_nothing_of_forks(
 
         close = close_write
 
+    def sockets_held():
+        names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        return sum(os.path.exists(n) and os.readlink(n).startswith("socket:") for n in names)
+
+    def check_copy():
+        check_inert(session)
+        assert not sockets_held(), "the copy holds what the pump is made of"
+
     with IpcPeer().create_session(Pipe()) as session:
         session.on_request(Echo)(lambda msg: msg.value)
         assert session.request(Echo(1)).result(timeout=20) == 1
-        pid = fork(lambda: check_inert(session))
+        assert sockets_held() == 4
+        pid = fork(check_copy)
         assert os.waitpid(pid, 0)[1] == 0
         assert session.request(Echo(2)).result(timeout=20) == 2
     print("done")

@@ -68,12 +68,12 @@ class Floods:
             assert not thread.is_alive()
 
 
-@pytest.fixture(params=["polled", "blocking"])
+@pytest.fixture(params=["polled", "pumped"])
 def floods(
     connected: Any, eventually: Any, request: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Floods]:
     with monkeypatch.context() as patch:
-        if request.param == "blocking":
+        if request.param == "pumped":
             patch.setattr(pipe, "can_poll", lambda: False)
         sessions = connected(IpcPeer(handler_threads=1), IpcPeer(handler_threads=1))
     floods = Floods(sessions, eventually)

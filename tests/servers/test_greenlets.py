@@ -116,6 +116,56 @@ def test_handlers_run_in_greenlets_and_may_ask_back(
     """)
 
 
+def test_streams_without_a_descriptor_let_other_greenlets_run(
+    run: Callable[..., None],
+) -> None:
+    run("""
+    from gevent import monkey
+    monkey.patch_all()
+    import gevent, os, socket
+
+    class Stream:
+        def __init__(self, end):
+            self.end = end
+
+        def read(self, size):
+            return self.end.recv(size)
+
+        def write(self, data):
+            return self.end.send(data)
+
+        def close(self):
+            self.end.close()
+
+    ends = [Stream(end) for end in socket.socketpair()]
+    with IpcPeer(timeout=30) as peer:
+        here, there = (peer.create_stream_session(end, end) for end in ends)
+        there.on_request(Echo)(lambda msg: time.sleep(0.01) or msg.value)
+        there.start()
+        text = "x" * 1_000_000
+        asking = [gevent.spawn(here.call, Echo(text)) for _ in range(10)]
+        gevent.joinall(asking, raise_error=True)
+        assert [one.value for one in asking] == [text] * 10
+        pid = os.fork()
+        if not pid:
+            os._exit(not here.closed)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert here.call(Echo("goes on")) == "goes on"
+    print("done")
+    """)
+
+
+def test_streams_without_a_descriptor_need_patched_sockets(run: Callable[..., None]) -> None:
+    run("""
+    from gevent import monkey
+    monkey.patch_all(socket=False)
+    import io
+    make = lambda: IpcPeer().create_stream_session(io.BytesIO(), io.BytesIO())
+    refused(make, "patched threads and not socket")
+    print("done")
+    """)
+
+
 @pytest.mark.parametrize(
     ("patch", "word"),
     [

@@ -374,7 +374,7 @@ def test_who_can_have_one_more_thread_and_no_second_runs_the_rest_itself(
     assert all(done.acquire(timeout=LONG) for _ in range(3))
 
 
-def test_a_session_whose_reading_blocks_answers_with_the_only_thread_that_can_be_had(
+def test_a_session_behind_a_pump_answers_with_the_only_thread_that_can_be_had(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (left_reads, right_writes), (right_reads, left_writes) = os.pipe(), os.pipe()

@@ -9,7 +9,17 @@ import time
 
 import pytest
 
-from streamipc.engine.polling import Inlet, SpinPolicy, Wakeup, milliseconds, usable_cpus
+from streamipc.engine.polling import (
+    POLLIN,
+    POLLOUT,
+    Inlet,
+    SelectPoller,
+    SpinPolicy,
+    Wakeup,
+    make_poller,
+    milliseconds,
+    usable_cpus,
+)
 
 
 @pytest.fixture(params=["eventfd", "pipe"])
@@ -21,6 +31,13 @@ def wakeup(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> W
     return Wakeup()
 
 
+@pytest.fixture(params=["poll", "select"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "select":
+        monkeypatch.delattr(select, "poll")
+
+
+@pytest.mark.usefixtures("way")
 def test_a_wakeup_ends_a_wait_and_can_be_cleared(wakeup: Wakeup) -> None:
     inlet = Inlet((), wakeup.fileno())
     assert inlet.wait(0) == []
@@ -54,6 +71,7 @@ def test_a_closed_wakeup_touches_nobody_elses_descriptor(wakeup: Wakeup) -> None
     os.close(write)
 
 
+@pytest.mark.usefixtures("way")
 def test_input_is_found_and_a_forgotten_descriptor_is_not_polled() -> None:
     wakeup = Wakeup()
     (one, one_in), (two, two_in) = os.pipe(), os.pipe()
@@ -61,10 +79,10 @@ def test_input_is_found_and_a_forgotten_descriptor_is_not_polled() -> None:
     assert inlet.ready() == []
     os.write(one_in, b"x")
     os.write(two_in, b"x")
-    both = sorted([(one, select.POLLIN), (two, select.POLLIN)])
+    both = sorted([(one, POLLIN), (two, POLLIN)])
     assert sorted(inlet.ready()) == sorted(inlet.wait(10)) == both
     inlet.forget(one)
-    assert inlet.ready() == inlet.wait(10) == inlet.spin(SpinPolicy(0)) == [(two, select.POLLIN)]
+    assert inlet.ready() == inlet.wait(10) == inlet.spin(SpinPolicy(0)) == [(two, POLLIN)]
     for fd in (one, one_in, two, two_in):
         os.close(fd)
     wakeup.close()
@@ -139,6 +157,34 @@ def test_setting_a_wakeup_never_blocks_however_often_nobody_looks(wakeup: Wakeup
     wakeup.close()
 
 
+@pytest.mark.usefixtures("way")
+def test_room_and_input_are_told_apart() -> None:
+    read, write = os.pipe()
+    poller = make_poller()
+    poller.register(read, POLLIN | POLLOUT)
+    poller.register(write, POLLIN | POLLOUT)
+    assert poller.poll(0) == [(write, POLLOUT)]
+    os.write(write, b"x")
+    assert sorted(poller.poll(None)) == sorted([(read, POLLIN), (write, POLLOUT)])
+    poller.unregister(read)
+    assert poller.poll(10_000) == [(write, POLLOUT)]
+    with pytest.raises(KeyError):
+        poller.unregister(read)
+    for fd in (read, write):
+        os.close(fd)
+
+
+def test_select_is_not_asked_about_nothing() -> None:
+    read, write = os.pipe()
+    poller = SelectPoller()
+    assert poller.poll(None) == []
+    poller.register(write, 0)
+    os.close(read)
+    assert poller.poll(None) == [], "the errors that poll() reports by itself are not seen"
+    os.close(write)
+
+
+@pytest.mark.usefixtures("way")
 def test_a_descriptor_may_be_forgotten_twice() -> None:
     wakeup = Wakeup()
     read, write = os.pipe()

@@ -15,15 +15,13 @@ from typing import Any
 import pytest
 
 from streamipc import SessionClosedError
-from streamipc.engine.outlets import BlockingOutlet, PolledOutlet
+from streamipc.engine.outlets import PolledOutlet
 from streamipc.engine.writing import HIGH_WATER, Writer, WriteTimeoutError
 from streamipc.transports.pipe import FdTransport
 
 
 class Slow:
     """Takes up to ``most`` bytes at a time, and none while ``gate`` is shut."""
-
-    blocks = False
 
     def __init__(self, most: int = 1 << 30) -> None:
         self.most = most
@@ -54,9 +52,7 @@ class Slow:
 
 
 class Blocking(Slow):
-    """Can only be written to by blocking."""
-
-    blocks = True
+    """Stays in a write as long as the test wants."""
 
     def write_some(self, buffers: Sequence[Any]) -> int:
         self.waiting.release()
@@ -134,16 +130,6 @@ def test_the_reading_thread_never_waits_for_room(slow: Rig) -> None:
     slow.outlet.gate.set()
     slow.writer.flush()
     assert bytes(slow.outlet.data) == b"answer"
-
-
-def test_with_a_blocking_outlet_the_reading_thread_leaves_writing_to_others() -> None:
-    rig = Rig(Blocking())
-    rig.writer.offer([b"answer"])
-
-    assert rig.backlogs == [6]
-    assert not rig.outlet.data
-    rig.writer.flush()
-    assert bytes(rig.outlet.data) == b"answer"
 
 
 def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
@@ -351,13 +337,12 @@ def test_the_end_does_not_wait_past_its_deadline(slow: Rig) -> None:
 # Real pipes
 
 
-@pytest.fixture(params=["polled", "blocking"])
+@pytest.fixture(params=["non-blocking", "blocking"])
 def pipe(request: pytest.FixtureRequest) -> Iterator[tuple[Rig, int]]:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
-    transport = FdTransport(unused, outgoing, nonblocking=request.param == "polled")
-    polled = request.param == "polled"
-    outlet: Any = (PolledOutlet if polled else BlockingOutlet)(transport, lambda: None)
+    transport = FdTransport(unused, outgoing, nonblocking=request.param == "non-blocking")
+    outlet = PolledOutlet(transport, lambda: None)
     rig = Rig(outlet)
     yield rig, incoming
     outlet.abort()
@@ -652,10 +637,12 @@ def test_an_interrupt_of_a_handler_that_is_about_to_wait_counts_it_no_more() -> 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    outlet = BlockingOutlet(Slow(), interrupted)  # type: ignore[arg-type]
+    transport = FdTransport(*os.pipe())
+    outlet = PolledOutlet(transport, interrupted)
     with pytest.raises(KeyboardInterrupt), outlet._waits:
         pass
     assert outlet.handlers_waiting == 0
+    transport.close()
 
 
 class Full(Slow):
@@ -778,23 +765,6 @@ def test_an_interrupt_behind_the_bookkeeping_of_a_write_wakes_who_waits_for_the_
     assert isinstance(outcome[0], KeyboardInterrupt)
     assert finishes(ending)
     assert ended == [True]
-
-
-def test_an_interrupt_in_a_write_that_nobody_knows_the_length_of_ends_all_writing() -> None:
-    class Interrupted:
-        def write(self, data: memoryview) -> int:
-            raise KeyboardInterrupt
-
-    rig = Rig(BlockingOutlet(Interrupted(), lambda: None))  # type: ignore[arg-type]
-
-    with pytest.raises(KeyboardInterrupt):
-        rig.writer.send([b"first"])
-
-    assert [str(error) for error in rig.errors] == [
-        "[Errno 4] interrupted in the middle of a write"
-    ]
-    with pytest.raises(SessionClosedError):
-        rig.writer.send([b"second"])
 
 
 def test_a_write_that_fails_once_all_was_given_up_is_no_news() -> None:

@@ -339,6 +339,19 @@ def test_the_end_of_a_copied_stream_is_passed_on(read_all):
     os.close(unused)
 
 
+def test_an_error_of_a_copied_stream_is_passed_on():
+    second, to_second = os.pipe()
+    unused, write_fd = os.pipe()
+    broken = QueueFile()
+    transport = open_streams(write_fd, broken, second)
+    broken.queue.put("no bytes")
+    with pytest.raises(OSError, match="returned str, not bytes"):
+        transport.read_into(memoryview(bytearray(10)))
+    transport.close()
+    os.close(to_second)
+    os.close(unused)
+
+
 def test_no_thread_for_copying_is_an_error_that_leaves_nothing_behind(monkeypatch):
     first, to_first = os.pipe()
     unused, write_fd = os.pipe()
@@ -360,7 +373,7 @@ def test_when_the_transport_cant_be_made_the_streams_stay_with_their_owner(monke
     def fail(*args, **kwargs):
         raise OSError("no")
 
-    monkeypatch.setattr("streamipc.transports.streams.FdTransport", fail)
+    monkeypatch.setattr("streamipc.transports.streams.PumpedTransport", fail)
     with pytest.raises(OSError, match="no"):
         open_streams(write_fd, first, QueueFile())
     for fd in (first, to_first, unused, write_fd):
