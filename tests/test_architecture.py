@@ -24,6 +24,7 @@ FLOORS = (
         "_patches",
         "_python",
         "_shown",
+        "_signals",
         "_threads",
         "exceptions",
     },

@@ -46,7 +46,7 @@ from .reading import Reader
 from .sending import Sending
 from .serving import Served
 from .staff import working_member
-from .writing import Writer
+from .writer import Writer
 
 if TYPE_CHECKING:
     from ..session import IpcSession

@@ -16,7 +16,7 @@ from .calls import CANCELLED, Call
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, WriteJob
 from .lifetimes import park_at_exit
 from .serving import Served, error_frame
-from .writing import HIGH_WATER, Writer, WriteTimeoutError
+from .writer import HIGH_WATER, Writer, WriteTimeoutError
 
 if TYPE_CHECKING:
     from ..messages import Message
@@ -236,16 +236,18 @@ class Sending:
             self._start_for(message)
         frame = self.encode(Notification(message))
         writer = self.writer
-        if self._stalled_at == writer.bytes_sent and writer.backlog:
+        if self._stalled_at == writer.bytes_sent:
             writer.flush_some()  # without threads nobody else tries
-        if self._stalled_at == writer.bytes_sent and writer.backlog:
-            raise _not_in_time(message, withdrawn=True)
-        end = 0 if writer.backlog else writer.offer(frame)
+            if self._stalled_at == writer.bytes_sent and not writer.is_idle():
+                raise _not_in_time(message, withdrawn=True)
+        offered = writer.is_idle()
+        if offered:
+            writer.offer(frame)
 
         def finish(deadline: float) -> None:
             try:
-                if end:
-                    self._see_out(message, end, deadline)
+                if offered:
+                    self._see_out(message, frame, deadline)
                 else:
                     self._send_notification(message, frame, deadline)
             except RequestTimeoutError:
@@ -254,16 +256,15 @@ class Sending:
 
         return finish
 
-    def _see_out(self, message: Message, end: int, deadline: float) -> None:
-        """Wait until bytes that were queued for a notification are with the operating system."""
+    def _see_out(self, message: Message, frame: list[Buffer], deadline: float) -> None:
+        """Wait until a notification that was offered is with the operating system."""
         if self.precedence.crowded:
             self.precedence.give_way(deadline)
-        self.writer.flush(deadline)
-        if self.writer.is_broken():
+        if not self.writer.see_out(frame, deadline):
+            raise _not_in_time(message, withdrawn=False)
+        if frame and self.writer.is_broken():
             park_at_exit()
             raise _not_sent(message, self.closing.error())
-        if self.writer.bytes_sent < end:
-            raise _not_in_time(message, withdrawn=False)
 
     def cancel(self, call: Call) -> None:
         """Forget a request and tell the peer."""
@@ -327,9 +328,10 @@ class Sending:
         except IpcError as error:  # a serializer of the user's own
             self._report_soon(error)
         else:
+            size = len(frame[0])
             self.writer.offer(frame)
             # Those before it may be out, but no more of them wait than all there is.
-            self._control_bytes = min(self._control_bytes + len(frame[0]), self.writer.backlog)
+            self._control_bytes = min(self._control_bytes + size, self.writer.backlog)
             if self._control_bytes > MAX_BACKLOG and not self.reader.paused:
                 # The peer sends what must be refused, and does not read the refusals.
                 self.reader.paused = True

@@ -215,7 +215,12 @@ class Served:
                     )
                 self.wakers = self.wakers or []
             self._engine.wait(self, self.deadline)
-        self._engine.send_item(self, frame)
+        try:
+            self._engine.send_item(self, frame)
+        except SessionClosedError as error:  # before its Cancel was read, if there is one
+            raise RequestCancelledError(
+                f"the caller of request {self.id!r} is gone: {error}"
+            ) from error
 
     def forget_after_fork(self) -> None:
         """Renew the lock, in a forked child."""

@@ -28,6 +28,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
@@ -126,10 +127,9 @@ class Writer:
     @property
     def backlog(self) -> int:
         """Bytes queued and not yet written, as far as they are counted."""
-        frames = tuple(self._queue)
-        if len(frames) > _MANY:
+        if len(self._queue) > _MANY:
             return _MANY * _JOIN_LIMIT
-        return sum(len(part) for frame in frames for part in tuple(frame))
+        return sum(len(part) for frame in tuple(self._queue) for part in tuple(frame))
 
     def is_idle(self) -> bool:
         """Tell whether nothing waits to be written."""
@@ -158,8 +158,8 @@ class Writer:
         Args:
             frame: its buffers, which must not change until they are written.
             deadline: in :func:`time.monotonic` seconds; ``None``: wait as long as it takes.
-            tolerated: bytes. While the queue holds no more than this, leave the frame to others
-                if it can't be written now, and return at once.
+            tolerated: bytes. While another thread writes, or waits for room, and the queue holds no
+                more than this, leave the frame to that thread and return at once.
 
         Raises:
             WriteTimeoutError: the deadline passed. A frame of which nothing was written
@@ -244,6 +244,13 @@ class Writer:
         for sleeper in tuple(self._sleepers):
             wake(sleeper.lock)
 
+    def fail_with(self, error: Exception) -> None:
+        """End all writing: a write has failed, here or behind the descriptor."""
+        first = not self._broken
+        self.fail()
+        if first:
+            self._on_error(error)
+
     def forget_after_fork(self) -> None:
         """Write nothing more, in a forked child: what is queued is the parent's to write."""
         renew(self._turn)
@@ -302,7 +309,7 @@ class Writer:
             except (OSError, ValueError) as error:  # ValueError: of a file that was closed
                 if log or interrupt_in(error) is not None:
                     raise
-                self._break(error)
+                self.fail_with(error)
                 continue
             if not count:
                 self._is_full = True
@@ -355,8 +362,8 @@ class Writer:
 
     def _see_out(self, frame: Frame, deadline: float | None, tolerated: int) -> None:
         """See to a frame that was not written at once."""
-        if tolerated and len(self._queue) <= _MANY and self.backlog <= tolerated:
-            self._hand_over()
+        if tolerated and self.is_writing() and self.backlog <= tolerated:
+            self._hand_over()  # if they have ended meanwhile
             return
         if not self._wait_until_out(frame, deadline) and not self._broken:
             withdrawn = self._take_back(frame)
@@ -401,7 +408,7 @@ class Writer:
         except OSError as error:
             if interrupt_in(error) is not None:
                 raise
-            self._break(error)
+            self.fail_with(error)
             return True
         finally:
             if taken and taken[0]:
@@ -442,6 +449,10 @@ class Writer:
                 frame[:] = [bytes(part) for part in frame]
                 return False
             frame[:] = ()
+            # It equals any other that was withdrawn: one leaves for one that comes. Many would
+            # pile up behind a frame that is stuck.
+            with suppress(ValueError):
+                self._queue.remove([])
             return True
         finally:
             if taken and taken[-1]:
@@ -453,12 +464,6 @@ class Writer:
             self._take_back(frame)
         if self._queue:
             self._hand_over()
-
-    def _break(self, error: Exception) -> None:
-        first = not self._broken
-        self.fail()
-        if first:
-            self._on_error(error)
 
 
 def _without(frame: Frame, count: int) -> list[Any]:

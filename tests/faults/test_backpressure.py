@@ -23,7 +23,7 @@ from streamipc import (
 )
 from streamipc.engine.dispatching import MAX_WAITING
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
-from streamipc.engine.writing import HIGH_WATER
+from streamipc.engine.writer import HIGH_WATER
 
 STOP = float(os.environ.get("STREAMIPC_TEST_STOP", "1"))
 """Seconds for which a peer stops reading; the suite's own is short."""
@@ -89,7 +89,7 @@ def resident(pid: int) -> int:
 def queued(session: Any) -> int:
     """Return the bytes that wait to be written."""
     queue = session._engine.writer._queue
-    return sum(len(view) for frame in list(queue) for view in frame.views)
+    return sum(len(part) for frame in list(queue) for part in list(frame))
 
 
 def test_a_child_that_stops_reading_under_load_bounds_everything(

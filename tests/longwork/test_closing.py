@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -62,7 +63,8 @@ def test_a_handler_learns_that_nobody_can_take_more_items(
 
     # Neither side waits for a handler that was cancelled before.
     assert has_learnt.wait(30)
-    assert "cancelled by its caller" in str(learnt[0])
+    # The latter where the pipe was found broken before the Cancel was read.
+    assert re.search("cancelled by its caller|the caller of request 1 is gone", str(learnt[0]))
 
 
 @pytest.mark.parametrize("window", [1, 16])

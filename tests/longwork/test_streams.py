@@ -120,7 +120,7 @@ def test_the_collector_may_drop_a_stream_while_locks_are_held(session: IpcSessio
     stream = session.stream(Count(10**9, name="collected"))
     next(stream)
     engine = session._engine
-    with engine.lock, engine.writer._lock:
+    with engine.lock, engine.writer._turn:
         del stream
         gc.collect()
 
