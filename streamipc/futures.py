@@ -10,12 +10,13 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._forks import at_home, forkable_lock, look_for_fork
 from .engine.calls import CANCELLED, Call
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
+from .protocol.envelopes import RequestId
 
 __all__ = ["ResponseFuture", "ResponseStream"]
 
@@ -32,34 +33,6 @@ _creation = forkable_lock()
 """Guards the creation of a future's condition, and the settling of one without."""
 
 
-class Owner(Protocol):
-    """What a future asks of the engine that made it."""
-
-    def wait(self, awaited: Any, end: float | None, /) -> bool:
-        """Wait until ``awaited`` is ready, at most until ``end``."""
-        ...
-
-    def cancel(self, call: Call, /) -> None:
-        """Forget the request and tell the peer."""
-        ...
-
-    def credit(self, call: Call, count: int, /) -> None:
-        """Grant the peer ``count`` more items."""
-        ...
-
-    def drop(self, future: Any, /) -> None:
-        """Cancel a future soon; called by the garbage collector, so it takes no lock."""
-        ...
-
-    def check_awaitable(self) -> None:
-        """Raise if nobody reads while a coroutine waits."""
-        ...
-
-    def failing(self) -> None:
-        """Called by a thread that is going to raise the outcome."""
-        ...
-
-
 class ResponseFuture(Future[R], Generic[R]):
     """The reply to a request, once it is there: a :class:`concurrent.futures.Future`.
 
@@ -74,20 +47,23 @@ class ResponseFuture(Future[R], Generic[R]):
     _exception: BaseException | None = None
     _made_condition: threading.Condition | None = None
 
-    def __init__(self, owner: Owner, call: Call, message: Message) -> None:
-        # What Future.__init__ sets, less the condition, which is made when first needed:
-        # most replies are read by the thread that waits for them, which needs none.
-        self._waiters = []
-        self._done_callbacks = []
-        self.id = call.id
-        """The request's id."""
-        self.request = message
-        """The message that was sent."""
-        self._owner = owner
+    def __init__(self, call: Call) -> None:
+        # Not Future.__init__: what that makes is made when first needed (see __getattr__). Most
+        # replies are read by the thread that waits for them, which needs none of it.
         self._call = call
         call.future = self
         if call.outcome:  # it came before we did
             self.mirror()
+
+    @property
+    def id(self) -> RequestId:
+        """The request's id."""
+        return self._call.id
+
+    @property
+    def request(self) -> Message:
+        """The message that was sent."""
+        return self._call.message
 
     if not TYPE_CHECKING:
 
@@ -127,7 +103,7 @@ class ResponseFuture(Future[R], Generic[R]):
             # What Future.result does, without its lock: a finished future never changes.
             if self._exception is None:
                 return self._result  # type: ignore[no-any-return]
-            self._owner.failing()
+            self._call.engine.failing()
             try:
                 raise fresh(self._exception)
             finally:
@@ -145,7 +121,7 @@ class ResponseFuture(Future[R], Generic[R]):
 
     def _wait(self, timeout: float | None) -> None:
         call = self._call
-        if not (call.outcome or self._owner.wait(call, _end_of(timeout))):
+        if not (call.outcome or call.engine.wait(call, _end_of(timeout))):
             raise self.not_in_time(timeout)
         if self._state == _PENDING:  # whoever gave the outcome has not come so far yet
             self.mirror()
@@ -169,7 +145,7 @@ class ResponseFuture(Future[R], Generic[R]):
         try:
             if not call.settle(None, CANCELLED):
                 return call.outcome[0][1] is CANCELLED
-            self._owner.cancel(call)
+            call.engine.cancel(call)
         finally:  # also when interrupted, by Ctrl-C for one: nobody else wakes who waits
             if call.outcome:
                 call.announce()
@@ -189,13 +165,20 @@ class ResponseFuture(Future[R], Generic[R]):
             bare = self._made_condition is None
             # If so, nobody has looked at the condition, and nobody can while we hold this.
             if bare and self._state == _PENDING:
-                self._take(value, error)
-        if bare:
-            return
+                self._result = value
+                if error is not None:
+                    self._exception = None if error is CANCELLED else error
+                self._state = _CANCELLED if error is CANCELLED else _FINISHED
+        if not bare:
+            self._mirror_with_condition(value, error)
+
+    def _mirror_with_condition(self, value: Any, error: BaseException | None) -> None:
         with self._condition:
             if self._state != _PENDING:
                 return
-            self._take(value, error)
+            self._result = value
+            self._exception = None if error is CANCELLED else error
+            self._state = _CANCELLED if error is CANCELLED else _FINISHED
             for waiter in self._waiters:
                 if error is CANCELLED:
                     waiter.add_cancelled(self)
@@ -205,17 +188,9 @@ class ResponseFuture(Future[R], Generic[R]):
                     waiter.add_exception(self)
             self._condition.notify_all()
 
-    def _take(self, value: Any, error: BaseException | None) -> None:
-        if error is CANCELLED:
-            self._state = _CANCELLED
-        else:
-            self._result = value
-            self._exception = error
-            self._state = _FINISHED
-
     def has_callbacks(self) -> bool:
         """Tell whether there are callbacks that :meth:`run_callbacks` would call."""
-        return bool(self._done_callbacks)
+        return "_done_callbacks" in self.__dict__ and bool(self._done_callbacks)
 
     def run_callbacks(self) -> None:
         """Call what ``add_done_callback`` was given."""
@@ -237,7 +212,7 @@ class ResponseFuture(Future[R], Generic[R]):
         asyncio = sys.modules.get("asyncio")
         if asyncio is None:
             raise RuntimeError("a ResponseFuture can be awaited from asyncio only")
-        self._owner.check_awaitable()
+        self._call.engine.check_awaitable()
         return self._awaited(asyncio.wrap_future(self))
 
     def _awaited(self, wrapped: Any) -> Generator[Any, None, R]:
@@ -254,8 +229,10 @@ class ResponseFuture(Future[R], Generic[R]):
 
     def description(self) -> str:
         """Return what it is of and how it stands."""
-        request, state = self.__dict__.get("request"), self._state
-        name = getattr(type(request), "__wire_name__", "nothing yet")
+        call, state = self.__dict__.get("_call"), self._state
+        if call is None:
+            return "of nothing yet"
+        name = type(call.message).__wire_name__
         if state == _PENDING:
             said = "pending"
         elif state == _CANCELLED:
@@ -264,11 +241,13 @@ class ResponseFuture(Future[R], Generic[R]):
             said = f"raised {type(self._exception).__name__}"
         else:
             said = f"returned {type(self._result).__name__}"
-        return f"of {name}, request {self.__dict__.get('id')!r}: {said}"
+        return f"of {name}, request {call.id!r}: {said}"
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name):
+            if name in ("_waiters", "_done_callbacks"):
+                return self.__dict__.setdefault(name, [])
             raise _no_attribute(self, name, "call result(), which waits for the reply")
 
     if TYPE_CHECKING:
@@ -328,7 +307,7 @@ class ResponseStream(Generic[R]):
 
     def __init__(self, future: ResponseFuture[R], window: int) -> None:
         self._future = future
-        self._owner = future._owner
+        self._owner = future._call.engine
         self._call = call = future._call
         self._window = window
         self._items = _Items(call.wakers, window)

@@ -141,7 +141,7 @@ class IpcSession(Registering):
         engine = self._engine
         if on_progress is None:
             call = engine.request(message, timeout, metadata, self)
-            return ResponseFuture(engine, call, message)
+            return ResponseFuture(call)
         from .engine.progress import ProgressCalls
 
         callback = on_progress
@@ -153,7 +153,7 @@ class IpcSession(Registering):
             checked_window(window),
             lambda call: ProgressCalls(engine, call, callback, window),
         )
-        return ResponseFuture(engine, call, message)
+        return ResponseFuture(call)
 
     @overload
     def call(
@@ -235,9 +235,7 @@ class IpcSession(Registering):
             checked_metadata(metadata),
             self,
             window,
-            lambda call: streams.append(
-                ResponseStream(ResponseFuture(engine, call, message), window)
-            ),
+            lambda call: streams.append(ResponseStream(ResponseFuture(call), window)),
         )
         return streams[0]
 

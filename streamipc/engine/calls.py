@@ -23,6 +23,34 @@ CANCELLED = RequestCancelledError("the request was cancelled here")
 """The error of a call that this side has cancelled; only its identity counts."""
 
 
+class Owner(Protocol):
+    """What a call asks of the engine that made it, for its user."""
+
+    def wait(self, awaited: Any, end: float | None, /) -> bool:
+        """Wait until ``awaited`` is ready, at most until ``end``."""
+        ...
+
+    def cancel(self, call: Call, /) -> None:
+        """Forget the request and tell the peer."""
+        ...
+
+    def credit(self, call: Call, count: int, /) -> None:
+        """Grant the peer ``count`` more items."""
+        ...
+
+    def drop(self, future: Any, /) -> None:
+        """Cancel a future soon; called by the garbage collector, so it takes no lock."""
+        ...
+
+    def check_awaitable(self) -> None:
+        """Raise if nobody reads while a coroutine waits."""
+        ...
+
+    def failing(self) -> None:
+        """Called by a thread that is going to raise the outcome."""
+        ...
+
+
 class Listener(Protocol):
     """Whoever holds the future of a call."""
 
@@ -67,7 +95,7 @@ class Call:
     Args:
         engine: whose.
         id: of the request.
-        kind: the class of its message.
+        message: that was sent.
         timeout: seconds that were given for it, for texts; ``None``: no limit.
         deadline: in :func:`time.monotonic` seconds, or ``None``.
         keeps: what must live as long as the request is pending: its session.
@@ -88,7 +116,7 @@ class Call:
         "id",
         "items",
         "keeps",
-        "kind",
+        "message",
         "outcome",
         "size",
         "timeout",
@@ -97,16 +125,16 @@ class Call:
 
     def __init__(
         self,
-        engine: object,
+        engine: Owner,
         id: RequestId,  # noqa: A002
-        kind: type[Message],
+        message: Message,
         timeout: float | None = None,
         deadline: float | None = None,
         keeps: object = None,
     ) -> None:
         self.engine = engine
         self.id = id
-        self.kind = kind
+        self.message = message
         self.timeout = timeout
         self.deadline = deadline
         self.keeps = keeps
@@ -126,6 +154,11 @@ class Call:
         items = self.items
         return items is not None and items.passes_on_reply and not self.outcome
 
+    @property
+    def name(self) -> str:
+        """The wire name of its message."""
+        return type(self.message).__wire_name__
+
     def settle(self, value: Any, error: BaseException | None) -> bool:
         """Give it an outcome unless it has one; return whether it was the first.
 
@@ -136,19 +169,30 @@ class Call:
         outcome.append(mine)
         if outcome[0] is not mine:
             return False
-        self.announce()
-        return True
-
-    def announce(self) -> None:
-        """Tell everybody who wants to know that it is over."""
         self.keeps = None
         if self.future is not None:
             self.future.mirror()
         if self.items is not None:
             self.items.ended()
         if self.wakers:
-            for lock in tuple(self.wakers):
-                wake(lock)
+            self._wake()
+        return True
+
+    def announce(self) -> None:
+        """Tell everybody who wants to know that it is over, once more.
+
+        Whoever has settled it may have been interrupted before he had told all.
+        """
+        self.keeps = None
+        if self.future is not None:
+            self.future.mirror()
+        if self.items is not None:
+            self.items.ended()
+        self._wake()
+
+    def _wake(self) -> None:
+        for lock in tuple(self.wakers):
+            wake(lock)
 
     def abandon_after_fork(self, error: BaseException) -> None:
         """Fail in a forked child, where nobody will read the reply."""

@@ -192,7 +192,7 @@ class Closing:
             engine.reader.ended = True
         engine.refuse(lambda: engine.host.closed_error(what))
         for call in engine.take_calls():
-            name = call.kind.__wire_name__
+            name = call.name
             engine.end_call(call, None, engine.host.closed_error(f"no reply to {name}; {what}"))
         engine.end_receiving()
         self._end_credit()
@@ -209,7 +209,7 @@ class Closing:
         engine = self._engine
         for call in [one for one in gc.get_objects() if type(one) is Call]:
             if call.engine is engine and not call.ready() and call not in engine.lingering:
-                name = call.kind.__wire_name__
+                name = call.name
                 error = engine.host.closed_error(f"no reply to {name}; {what}")
                 engine.end_call(call, None, error)
 
@@ -350,7 +350,7 @@ class Closing:
             left = [stream for stream in streams if over or not self._is_taken_from(stream)]
             for stream in left:
                 engine.cancel(stream)
-                name = stream.kind.__wire_name__
+                name = stream.name
                 text = f"{name} was cut off; this side closed the session"
                 engine.end_call(stream, None, engine.host.closed_error(text))
             if len(left) == len(streams):

@@ -250,10 +250,12 @@ class Dispatching:
 
     def _response_received(self, response: Response) -> None:
         call: Call = response.call
-        if call.future is None and call.items is None:
-            call.settle(response.value, None)
-        else:
+        if call.items is not None:
             self.end_call(call, response.value, None)
+            return
+        call.settle(response.value, None)
+        if call.future is not None and call.future.has_callbacks():
+            self.crew.submit(CallbacksJob(call.future, self.report))
 
     def _error_received(self, response: ErrorResponse) -> None:
         self.end_call(response.call, None, error_from(response))
@@ -356,7 +358,7 @@ class Dispatching:
             for call in calls:
                 del self._calls[call.id]
         for call in calls:
-            error = ProtocolError(f"{call.kind.__wire_name__} was not read by the peer: {why}")
+            error = ProtocolError(f"{call.name} was not read by the peer: {why}")
             self.end_call(call, None, error)
         if not calls:
             self._take_notification(event.notification)

@@ -397,7 +397,7 @@ class Engine(Sending, Dispatching):
             if not (known or call.lingers):
                 continue
             error = RequestTimeoutError(
-                f"no reply to {call.kind.__wire_name__} (request {call.id!r}) "
+                f"no reply to {call.name} (request {call.id!r}) "
                 f"within {call.timeout:g} s{self._came_instead(call.timeout)}"
             )
             # Where the peer has not read for long, cancels would pile up. It knows the

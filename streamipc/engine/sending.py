@@ -99,18 +99,7 @@ class Sending:
             window: items that the peer may send before it is granted more.
             prepare: called with the call before a reply can come.
         """
-        call = self._send_request(message, timeout, metadata, keeps, window, prepare)
-        deadline = call.deadline
-        if deadline is not None:
-            try:
-                # Now: the peer is at work meanwhile, and sending has kept it so far.
-                with self.lock:
-                    self._deadlines.add(deadline, call)
-                    self.crew.deadline_added(deadline)
-            except BaseException:
-                self.give_up(call)  # an interrupt, such as Ctrl-C: nobody will have the call
-                raise
-        return call
+        return self._send_request(message, timeout, metadata, keeps, window, prepare, True)
 
     def call(
         self, message: Message, timeout: float | None, metadata: Mapping[str, str] | None = None
@@ -119,7 +108,7 @@ class Sending:
 
         It needs no future, and whoever waits sees to the deadline himself.
         """
-        call = self._send_request(message, timeout, metadata, None, 0, None)
+        call = self._send_request(message, timeout, metadata, None, 0, None, False)
         outcome = call.outcome
         try:
             while not (outcome or self.wait(call, call.deadline) or outcome):
@@ -146,7 +135,9 @@ class Sending:
         keeps: object,
         window: int,
         prepare: Callable[[Call], Any] | None,
+        timed: bool,
     ) -> Call:
+        """Enter a request, and send it; with ``timed`` we see to its deadline."""
         if not at_home[0] or self._guarded:
             self.check_caller()
         if self._refusal is not None or not self._started:
@@ -154,7 +145,7 @@ class Sending:
         id = self._next_id()  # noqa: A001
         frame = self.encode(Request(id, message, timeout, metadata, window))
         deadline = None if timeout is None else time.monotonic() + timeout
-        call = Call(self, id, type(message), timeout, deadline, keeps)
+        call = Call(self, id, message, timeout, deadline, keeps)  # type: ignore[arg-type]  # the engine
         if len(frame) > 1 or len(frame[0]) > _ALWAYS_TAKEN:
             call.size = sum(map(len, frame)) - HEADER_SIZE
         if prepare is not None:
@@ -169,6 +160,9 @@ class Sending:
                     )
                 if not refused:
                     self._calls[id] = call
+                    if timed and deadline is not None:
+                        self._deadlines.add(deadline, call)
+                        self.crew.deadline_added(deadline)
             if not refused:
                 try:
                     # Large buffers are the caller's own: they are written before it goes on.

@@ -29,6 +29,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
@@ -37,7 +38,7 @@ from ..exceptions import IpcError, SessionClosedError
 from .bells import wake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from ..serializers.base import Buffer
     from .outlets import PolledOutlet
@@ -57,11 +58,17 @@ which waits for room with its answer."""
 _MANY = 1 << 12
 """Frames that count as beyond any mark: their bytes are not added up."""
 
-_JOIN_LIMIT = 1 << 16
-"""Bytes of small frames that are joined for one write: a copy costs less than their bookkeeping."""
+_JOIN_LIMIT = 1 << 13
+"""Bytes of a buffer up to which it is joined with others: a copy costs less than bookkeeping."""
 
-_BATCH = 64
-"""Buffers for one write; Linux allows 1,024 in one writev(2), POSIX guarantees 16."""
+_BATCH = 128
+"""Frames for one write."""
+
+_ONCE = (False,)
+"""What a lock is given that is tried once."""
+
+_consume = deque[Any](maxlen=0).extend
+"""Takes all that an iterator gives, in one call into C."""
 
 _LOOK = 0.05
 """Seconds after which one who waits looks whether there is still a reason."""
@@ -113,6 +120,7 @@ class Writer:
         self._on_error = on_error
         self._queue: deque[Frame] = deque()
         self._turn = threading.Lock()  # to write; held for an instant, tried and never waited for
+        self._try_turn = self._turn.acquire
         self._writing = 0  # identifier of the thread that has it
         self._room = threading.Lock()  # held by the one who waits for room
         self._sleepers: list[_Sleeper] = []
@@ -128,7 +136,7 @@ class Writer:
     def backlog(self) -> int:
         """Bytes queued and not yet written, as far as they are counted."""
         if len(self._queue) > _MANY:
-            return _MANY * _JOIN_LIMIT
+            return _MANY * _JOIN_LIMIT  # or more, or somewhat less
         return sum(len(part) for frame in tuple(self._queue) for part in tuple(frame))
 
     def is_idle(self) -> bool:
@@ -267,16 +275,32 @@ class Writer:
             ``False`` if there is no room, so that somebody must wait for it. Also if another thread
             is at it: it may not have room either, and may look away before it sees our frame.
         """
-        while self._queue:
+        queue, log = self._queue, self._log
+        while queue:
             taken: list[bool] = []
             room = True
             try:
                 # One call into C that also notes the result: see ``finally``.
-                taken.extend(map(self._turn.acquire, (False,)))
+                taken.extend(map(self._try_turn, _ONCE))
                 if not taken[0]:
                     return False
                 self._writing = threading.get_ident()
-                room = self._write_in_turn()
+                first = queue[0] if len(queue) == 1 and not (log or self._broken) else ()
+                if len(first) == 1:  # nearly always; the rest does the same in more steps
+                    size = len(first[0])
+                    if self._write_some(first) == size and queue:
+                        sent, number = self.bytes_sent + size, self.frames_sent + 1
+                        self.bytes_sent, self.frames_sent, self._begun = sent, number, None
+                        log[:], first[:] = (), ()
+                        queue.popleft()
+                    else:
+                        room = self._write_in_turn()
+                else:
+                    room = self._write_in_turn()
+            except (OSError, ValueError) as error:  # ValueError: of a file that was closed
+                if log or interrupt_in(error) is not None:
+                    raise
+                self.fail_with(error)
             finally:
                 # Nothing comes between an exception and the first call in here.
                 if taken and taken[0]:
@@ -301,38 +325,26 @@ class Writer:
             if not queue:
                 self._is_full = False
                 return True
-            buffers: Sequence[Buffer] = queue[0]
-            if len(queue) > 1:
-                buffers = self._gather()
-            try:
-                count = self._write_some(buffers)
-            except (OSError, ValueError) as error:  # ValueError: of a file that was closed
-                if log or interrupt_in(error) is not None:
-                    raise
-                self.fail_with(error)
-                continue
+            frames = tuple(islice(queue, _BATCH))
+            buffers = [*chain.from_iterable(frames)]
+            joined = max(map(len, buffers)) <= _JOIN_LIMIT
+            if joined:
+                buffers = [b"".join(buffers)]
+            count = self._write_some(buffers)
             if not count:
                 self._is_full = True
                 return False
+            if joined and count == len(buffers[0]):
+                self._count_whole(frames, count)
 
-    def _gather(self) -> list[Buffer]:
-        """Return the buffers of the first frames, small ones joined."""
-        buffers: list[Buffer] = []
-        small: list[Buffer] = []
-        size = 0
-        for frame in tuple(self._queue):
-            for part in frame:
-                size += len(part)
-                small.append(part)
-            if size > _JOIN_LIMIT:
-                if buffers:
-                    break
-                return small[:_BATCH]
-            buffers += small
-            small = []
-            if len(buffers) >= _BATCH:
-                break
-        return [b"".join(buffers)] if len(buffers) > 1 else buffers
+    def _count_whole(self, frames: tuple[Frame, ...], size: int) -> None:
+        """As :meth:`_count_written`, for many whole frames."""
+        if len(self._queue) < len(frames):
+            return  # the session failed meanwhile
+        emptied = map(list.clear, islice(iter(self._queue.popleft, None), len(frames)))
+        sent, count = self.bytes_sent + size, self.frames_sent + sum(map(bool, frames))
+        self.bytes_sent, self.frames_sent, self._begun, self._log[:] = sent, count, None, ()
+        _consume(emptied)
 
     def _count_written(self) -> None:
         """Take what is written off the front of the queue.
@@ -401,7 +413,7 @@ class Writer:
         """Wait for room, unless another thread does; return whether it was ours to wait."""
         taken: list[bool] = []
         try:
-            taken.extend(map(self._room.acquire, (False,)))
+            taken.extend(map(self._room.acquire, _ONCE))
             if taken[0] and frame:
                 self._outlet.wait_for_room(left)
             return taken[0]

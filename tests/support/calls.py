@@ -13,4 +13,4 @@ __all__ = ["make_future"]
 
 def make_future(owner: Any, id_: Any, message: Message) -> ResponseFuture[Any]:
     """Return the future of a pending request of this id."""
-    return ResponseFuture(owner, Call(owner, id_, type(message)), message)
+    return ResponseFuture(Call(owner, id_, message))

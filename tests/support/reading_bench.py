@@ -71,9 +71,9 @@ class Caller:
     """A thread that waits for a reply."""
 
     def __init__(self, bench: Bench, name: str, timeout: float | None) -> None:
-        self.reply = Reply(bench, name, LogMessage)
+        self.reply = Reply(bench, name, LogMessage(name))  # type: ignore[arg-type]
         self.reply.wakers = Wakers()
-        self.future: Any = ResponseFuture(bench, self.reply, LogMessage(name))  # type: ignore[arg-type]
+        self.future: Any = ResponseFuture(self.reply)
         self.outcome: object = None
         self.thread = threading.Thread(target=self._run, args=(timeout,), daemon=True)
 

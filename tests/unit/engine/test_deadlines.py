@@ -20,7 +20,7 @@ def calls() -> Calls:
 
 
 def ask(deadlines: Deadlines, calls: Calls, id_: int, deadline: float) -> Call:
-    call = Call(None, id_, LogMessage)
+    call = Call(None, id_, LogMessage("x"))
     calls[id_] = call
     deadlines.add(deadline, call)
     return call

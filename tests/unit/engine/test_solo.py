@@ -81,7 +81,7 @@ class Bench:
             os.write(self.write_fd, part)
 
     def ask(self, seconds: float) -> Any:
-        call = Call(None, len(self.calls) + 1, LogMessage)
+        call = Call(None, len(self.calls) + 1, LogMessage("x"))
         with self.lock:
             self.calls[call.id] = call
             self.deadlines.add(time.monotonic() + seconds, call)
