@@ -15,7 +15,7 @@ import pytest
 if not Path("/proc/self/fd").exists():
     pytest.skip("counts descriptors in /proc, as Linux has it", allow_module_level=True)
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from tests.faults.storm.finalizers import ACTIONS
 from tests.faults.storm.sweeps import Tally, sweep, table

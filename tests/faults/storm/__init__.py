@@ -9,6 +9,7 @@ finalizers. ``barrage`` fires real signals at random times.
     operations.py  what is interrupted
     finalizers.py  what interrupts it from inside
     trials.py      one operation, interrupted at one point, in a process that may hang or die of it
+    processes.py   such a process, and what it says
     sweeps.py      all of its points, and the table of those that failed
     barrage.py     real signals at random times
 """

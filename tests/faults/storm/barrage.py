@@ -13,9 +13,7 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -23,10 +21,11 @@ from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
-from .bench import ROOT, Bench, Raised
+from .bench import Bench, Raised
 from .messages import Ask, Items, Note
+from .processes import Speaker, say
 from .sweeps import kind
-from .trials import KINDS, say
+from .trials import KINDS
 
 __all__ = ["Spec", "Totals", "add_arguments", "barrage", "run"]
 
@@ -194,7 +193,7 @@ def _serve(spec: Spec) -> None:
         faults += bench.faults()
         faulthandler.cancel_dump_traceback_later()
         say({"fired": count, "dropped": dropped, "torn": bench.torn - torn, "faults": faults})
-        if faults or bench.session.closed:
+        if faults or bench.spoiled or bench.session.closed:
             bench.session.kill()
             break
     os._exit(0)
@@ -238,10 +237,12 @@ class Totals:
         return "\n".join([head, *(f"{n:6}  {what}" for what, n in self.faults.most_common())])
 
 
-def barrage(spec: Spec, seconds: float = 1e9) -> Totals:
-    """Fire; stop early after so many seconds."""
+def barrage(spec: Spec, seconds: float = 1e9, most_faults: int = 1_000_000) -> Totals:
+    """Fire; stop early after so many seconds, or faults and hangs."""
     totals, end, seed = Totals(), time.monotonic() + seconds, spec.seed
     while totals.fired < spec.signals and time.monotonic() < end:
+        if totals.faults.total() + len(totals.hangs) >= most_faults:
+            break
         left = dataclasses.replace(spec, signals=spec.signals - totals.fired, seed=seed)
         _run(left, totals, end)
         seed += 1
@@ -249,38 +250,21 @@ def barrage(spec: Spec, seconds: float = 1e9) -> Totals:
 
 
 def _run(spec: Spec, totals: Totals, end: float) -> None:
-    environment = {key: value for key, value in os.environ.items() if "COV" not in key}
     begun = ""
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            [sys.executable, "-m", __name__, json.dumps(dataclasses.asdict(spec))],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            said = json.loads(line)
+    with Speaker.started(__name__, spec) as process:
+        for said in process:
             begun = said.get("begin", "")
-            if not begun:
-                totals.fired += said["fired"]
-                totals.dropped += said["dropped"]
-                totals.torn += said["torn"]
-                totals.faults.update(map(kind, said["faults"]))
-                if time.monotonic() > end:
-                    process.kill()
-                    return
-        process.wait()
+            if begun:
+                continue
+            totals.fired += said["fired"]
+            totals.dropped += said["dropped"]
+            totals.torn += said["torn"]
+            totals.faults.update(map(kind, said["faults"]))
+            if time.monotonic() > end:
+                return
         if begun or process.returncode:
-            errors.seek(0)
-            said = f"{begun}: exit status {process.returncode}\n{errors.read()[-6000:]}"
-            totals.hangs.append(said)
+            text = f"{begun}: exit status {process.returncode}\n{process.last_words}"
+            totals.hangs.append(text)
             totals.fired += 1  # at least
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import re
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
-from typing import IO, Any
+from typing import Any
 
-from .bench import ROOT
+from .processes import Speaker
 from .trials import Spec
 
 __all__ = ["Fault", "Tally", "sweep", "table"]
@@ -98,45 +93,24 @@ def sweep(spec: Spec, seconds: float = 1e9, most_faults: int = 1_000_000) -> Tal
 
 def _run(spec: Spec, tally: Tally, seconds: float, most_faults: int) -> int:
     """Run one process of trials; return the case to go on with, or -1."""
-    # A coverage measurement would take the place of our trace function.
-    environment = {key: value for key, value in os.environ.items() if "COV" not in key}
-    command = [sys.executable, "-m", f"{__package__}.trials"]
     end = time.monotonic() + seconds
     case: dict[str, Any] = {}
-    open_case = False
-    with (
-        tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(
-            [*command, json.dumps(dataclasses.asdict(spec))],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            start_new_session=True,
-        ) as process,
-    ):
-        assert process.stdout is not None
-        for line in process.stdout:
-            said = json.loads(line)
+    begun = False
+    with Speaker.started(f"{__package__}.trials", spec) as process:
+        for said in process:
             if "done" in said:
-                process.kill()
                 return -1
             if "begin" in said:
-                case, open_case = said["begin"], True
+                case, begun = said["begin"], True
                 continue
-            open_case = False
+            begun = False
             _enter(tally, case, said)
             if time.monotonic() > end or len(tally.faults) >= most_faults:
-                process.kill()
                 return -1
-        process.wait()
-        if open_case or not case:
-            detail = _tail(errors)
+        if begun or not case:
+            detail = process.last_words
             what = "hangs" if "Timeout (" in detail else "process died"
-            fault = Fault(what, _hanging_at(detail), case, detail)
-            tally.faults.append(fault)
+            tally.faults.append(Fault(what, _hanging_at(detail), case, detail))
             tally.failed += 1
     return case["number"] + 1 if case else -1
 
@@ -150,11 +124,6 @@ def _enter(tally: Tally, case: dict[str, Any], said: dict[str, Any]) -> None:
     where = " then ".join(places) or "not interrupted"
     tally.faults.extend(Fault(what, where, case) for what in said["faults"])
     tally.failed += bool(said["faults"])
-
-
-def _tail(errors: IO[str]) -> str:
-    errors.seek(0)
-    return errors.read()[-6000:]
 
 
 def _hanging_at(detail: str) -> str:

@@ -24,6 +24,7 @@ from . import finalizers
 from .bench import Bench, Raised
 from .operations import ENDING, OPERATIONS, STARTING
 from .points import Tracer
+from .processes import SOURCES, say
 
 __all__ = ["KINDS", "Case", "Spec"]
 
@@ -44,8 +45,6 @@ KINDS: dict[str, type[BaseException]] = {
 
 _MISSES = 2
 """So many points in a row that were not reached: the operation has no more."""
-
-_PACKAGE = str(Path(__file__).resolve().parents[3] / "streamipc")
 
 _SIGNAL = signal.SIGUSR1
 
@@ -220,8 +219,8 @@ def place(frames: list[FrameType]) -> str:
     inside = ""
     for frame in frames:
         code = frame.f_code
-        if code.co_filename.startswith(_PACKAGE):
-            file = code.co_filename[len(_PACKAGE) + 1 :]
+        if code.co_filename.startswith(f"{SOURCES}{os.sep}"):
+            file = Path(code.co_filename).relative_to(SOURCES).as_posix()
             return f"{file}:{frame.f_lineno} {code.co_name}{inside}"
         if not inside:
             inside = f" > {Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}"
@@ -253,7 +252,7 @@ def main() -> None:
         say({"begin": dataclasses.asdict(case)})
         # Ends the process, and says where each thread was.
         faulthandler.dump_traceback_later(2 * spec.patience, exit=True)
-        if ends or starts or bench.session.closed:
+        if ends or starts or bench.spoiled or bench.session.closed:
             bench.renew(start=not starts)
         bench.begin()
         if not (starts or ends):
@@ -278,11 +277,6 @@ def main() -> None:
     say({"done": True})
     sys.stdout.flush()
     os._exit(0)
-
-
-def say(what: dict[str, Any]) -> None:
-    """Print one line."""
-    print(json.dumps(what), flush=True)
 
 
 if __name__ == "__main__":
