@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import CodeType
 from typing import Any, NamedTuple
@@ -116,6 +116,8 @@ class Bench:
         """Signals that came inside a handler of ours, which may lose what that had."""
         self.sent: list[int] = []
         self.attempted: set[int] = set()
+        self.unordered: set[int] = set()
+        """Notes that a finalizer has sent in the midst of another one."""
         self._noted: list[int] = []
         self.posted: list[int] = []
         self._posts = 0
@@ -327,7 +329,7 @@ class Bench:
             return [f"report: {type(error).__name__}: {error}"]
         maybe = self.attempted.difference(self.sent)  # interrupted: sent or not, but not twice
         certain = [number for number in self._noted if number not in maybe]
-        faults = _compare("note", certain, self.sent)
+        faults = _compare("note", certain, self.sent, unordered=self.unordered)
         if len(self._noted) != len(set(self._noted)):
             faults.append("note twice")
         number = self._ticks_until(report)
@@ -376,13 +378,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
             todo += [error.__cause__, error.__context__]
 
 
-def _compare(what: str, seen: list[int], expected: list[int], missing: int = 0) -> list[str]:
+def _compare(
+    what: str,
+    seen: list[int],
+    expected: list[int],
+    missing: int = 0,
+    unordered: Collection[int] = (),
+) -> list[str]:
     faults = []
+    ordered = [number for number in seen if number not in unordered]
     if len(set(expected) - set(seen)) > missing:
         faults.append(f"{what} lost")
     if len(seen) != len(set(seen)):
         faults.append(f"{what} twice")
-    if seen != sorted(seen):
+    if ordered != sorted(ordered):
         faults.append(f"{what} out of order")
     if set(seen) - set(expected):
         faults.append(f"{what} from nowhere")

@@ -67,6 +67,7 @@ def _nothing(bench: Bench) -> Finalizer:
 
 def _notify(bench: Bench) -> Finalizer:
     note = Note(bench.next())
+    bench.unordered.add(note.number)
     return Finalizer(lambda: bench.notify(note))
 
 
