@@ -24,7 +24,9 @@ from tests.faults.storm.trials import Spec
 PATIENCE = 4.0
 """Seconds. Only a fault takes that long."""
 
-STEPS = {"call": 7, "notify": 7, "stream_left": 31}
+ACTIONS = ["notify", "request", "call", "cancel"]
+
+STEPS = {"call": 11, "notify": 13, "stream_left": 61}
 """Points from one at which a finalizer runs to the next."""
 
 
@@ -35,7 +37,7 @@ def holds(tally: Tally) -> None:
 
 @pytest.mark.parametrize("session", ["threads", "sync"])
 @pytest.mark.parametrize("operation", STEPS)
-@pytest.mark.parametrize("action", [action for action in ACTIONS if action != "close"])
+@pytest.mark.parametrize("action", ACTIONS)
 def test_a_finalizer_may_use_the_session_it_interrupts(
     action: str, operation: str, session: str
 ) -> None:
@@ -69,8 +71,15 @@ def test_so_may_callbacks_of_weak_references_and_of_the_collector(
 
 
 @pytest.mark.parametrize("session", ["threads", "sync"])
-@pytest.mark.parametrize("action", ["notify", "request", "call", "cancel"])
+@pytest.mark.parametrize("action", ACTIONS)
 def test_so_may_a_handler_of_logging(action: str, session: str) -> None:
     spec = Spec("overflow", f"{action} by log", session, kinds=["SoftTimeLimit"], limit=1)
+    spec.patience = PATIENCE
+    holds(sweep(spec, most_faults=1))
+
+
+@pytest.mark.parametrize("session", ["threads", "sync"])
+def test_nothing_fails_where_a_finalizer_does_nothing(session: str) -> None:
+    spec = Spec("call", "nothing by del", session, kinds=["SoftTimeLimit"], step=7)
     spec.patience = PATIENCE
     holds(sweep(spec, most_faults=1))

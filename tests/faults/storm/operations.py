@@ -13,7 +13,7 @@ from .messages import Ask, Blob, Items, Never, Note
 if TYPE_CHECKING:
     from .bench import Bench
 
-__all__ = ["ENDING", "OPERATIONS", "SPECIAL", "STARTING", "SYNC_ONLY"]
+__all__ = ["ENDING", "FRESH", "OPERATIONS", "SPECIAL", "STARTING", "SYNC_ONLY"]
 
 Operation = Callable[[], Any]
 
@@ -223,6 +223,9 @@ SPECIAL = frozenset({"served", "overflow", "careless"})
 """Those that a sweep is not for, unless it is asked for them."""
 
 SYNC_ONLY = frozenset({"tick"})
+
+FRESH = frozenset({"start", "close", "overflow"})
+"""Those that a session does only once."""
 
 STARTING = frozenset({"start"})
 """Those before which the session is not started."""

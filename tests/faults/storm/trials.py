@@ -22,7 +22,7 @@ from typing import Any
 
 from . import finalizers
 from .bench import Bench, Raised
-from .operations import ENDING, OPERATIONS, STARTING
+from .operations import ENDING, FRESH, OPERATIONS, STARTING
 from .points import Tracer
 from .processes import SOURCES, say
 
@@ -244,6 +244,7 @@ def main() -> None:
     prepare = OPERATIONS[spec.operation]
     ends = spec.operation in ENDING or spec.cause == "close"
     starts = spec.operation in STARTING
+    fresh = ends or spec.operation in FRESH
     prepare(bench)()  # for what is imported only once
     if not ends:
         bench.faults()
@@ -252,7 +253,7 @@ def main() -> None:
         say({"begin": dataclasses.asdict(case)})
         # Ends the process, and says where each thread was.
         faulthandler.dump_traceback_later(2 * spec.patience, exit=True)
-        if ends or starts or bench.spoiled or bench.session.closed:
+        if fresh or bench.spoiled or bench.session.closed:
             bench.renew(start=not starts)
         bench.begin()
         if not (starts or ends):
