@@ -17,7 +17,6 @@ if not Path("/proc/self/fd").exists():
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from tests.faults.storm.finalizers import ACTIONS
 from tests.faults.storm.sweeps import Tally, sweep, table
 from tests.faults.storm.trials import Spec
 
