@@ -134,15 +134,20 @@ def _hanging_at(detail: str) -> str:
 
 
 def table(tallies: Iterable[Tally], most: int = 1_000_000) -> str:
-    """Return the failing points by place, the most frequent ones first."""
-    rows: dict[tuple[str, str], list[Fault]] = {}
+    """Return the failing points by place, the most frequent ones first.
+
+    Each row says at which point k it was first seen, for three operations at the most, and what
+    the signal handlers had raised.
+    """
+    rows: dict[tuple[str, str], list[tuple[str, Fault]]] = {}
     for tally in tallies:
         for fault in tally.faults:
-            rows.setdefault((fault.place, kind(fault.what)), []).append(fault)
+            row = rows.setdefault((fault.place, kind(fault.what)), [])
+            row.append((f"{tally.spec.session} {tally.spec.operation}", fault))
     lines = []
     for (place, what), faults in sorted(rows.items(), key=lambda row: -len(row[1]))[:most]:
-        points = sorted({fault.case.get("point", 0) for fault in faults})
-        kinds = sorted({fault.case.get("kind", "") for fault in faults})
-        shown = f"k={points[0]}" + (f"..{points[-1]}" if len(points) > 1 else "")
-        lines.append(f"{len(faults):5}  {place}: {what}  [{shown}; {', '.join(kinds)}]")
+        first = {name: fault.case.get("point", 0) for name, fault in reversed(faults)}
+        shown = ", ".join(f"{name} k={point}" for name, point in list(first.items())[-3:])
+        kinds = ", ".join(sorted({fault.case.get("kind", "") for _, fault in faults}))
+        lines.append(f"{len(faults):5}  {place}: {what}  [{shown}; {kinds}]")
     return "\n".join(lines)
