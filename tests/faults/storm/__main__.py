@@ -88,6 +88,8 @@ def _specs(arguments: argparse.Namespace) -> list[Spec]:
                 for operation in arguments.operation or ordinary:
                     if operation in SYNC_ONLY and session != "sync":
                         continue
+                    if operation == "served" and session == "sync":
+                        continue  # nobody reads while nobody waits
                     spec = Spec(
                         operation,
                         cause,
