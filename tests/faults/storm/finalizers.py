@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
-from streamipc import SessionClosedError
+from streamipc import RemoteError, SessionClosedError
 
 from .bench import Bench
 from .messages import Ask, Never, Note
@@ -95,9 +95,9 @@ def _cancel(bench: Bench) -> Finalizer:
 
 
 def _close(bench: Bench) -> Finalizer:
-    return Finalizer(
-        lambda: bench.session.close(bench.patience), SessionClosedError, CancelledError
-    )
+    # The child's handler may fail as it finds that we are gone: a RemoteError.
+    ends = (SessionClosedError, CancelledError, RemoteError)
+    return Finalizer(lambda: bench.session.close(bench.patience), *ends)
 
 
 ACTIONS: dict[str, Callable[[Bench], Finalizer]] = {

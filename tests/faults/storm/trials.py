@@ -242,7 +242,7 @@ def main() -> None:
     else:
         cause = Finalizers(bench, spec.cause, spec.lines, spec.engine)
     prepare = OPERATIONS[spec.operation]
-    ends = spec.operation in ENDING or spec.cause == "close"
+    ends = spec.operation in ENDING or spec.cause.startswith("close")
     starts = spec.operation in STARTING
     fresh = ends or spec.operation in FRESH
     prepare(bench)()  # for what is imported only once
