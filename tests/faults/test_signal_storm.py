@@ -32,16 +32,16 @@ STEPS = {
     "request": 5,
     "nested": 7,
     "large": 17,
-    "stream": 61,
-    "stream_left": 17,
+    "stream": 127,
+    "stream_left": 31,
     "notify": 5,
     "receive": 7,
     "tick": 7,
     "cancel": 4,
-    "expire": 11,
-    "wait": 11,
-    "start": 41,
-    "close": 83,
+    "expire": 17,
+    "wait": 17,
+    "start": 83,
+    "close": 211,
 }
 """Points from one that is tried to the next."""
 
