@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["interrupt_in"]
 
 
-def interrupt_in(error: BaseException) -> BaseException | None:
+def interrupt_in(error: BaseException, depth: int = 1) -> BaseException | None:
     """Return what the handler of a signal has raised: ``error``, or what it was made from.
 
     Args:
         error: that was caught; code in between may have wrapped the first one.
+        depth: how many calls above this one it was caught: 1: by the caller.
 
     Returns:
         What is to be raised; ``None``: no signal has to do with it.
     """
     if threading.current_thread() is not threading.main_thread():
         return None
-    here = sys._getframe(1)
+    here = sys._getframe(depth)
     seen: set[int] = set()
     one: BaseException | None = error
     while one is not None and id(one) not in seen:

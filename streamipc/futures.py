@@ -272,14 +272,22 @@ class _Items:
         self.listeners: list[Callable[[], None]] = []  # of coroutines
         self.allowed = window  # items that the peer may have sent since the start
         self._count = 0  # items that it has sent
+        self._mark: object = None  # what brought the last one
         self._wakers = wakers
 
-    def arrived(self, item: Any) -> bool:
-        """Add an item if it is allowed; called by the thread that reads."""
-        if self._count >= self.allowed:
-            return False
-        self._count += 1
-        self.waiting.append(item)
+    def arrived(self, item: Any, mark: object = None) -> bool:
+        """Add an item if it is allowed; called by the thread that reads.
+
+        Args:
+            item: the item.
+            mark: what brought it; one and the same counts once, for it may come twice.
+        """
+        if mark is None or self._mark is not mark:
+            if self._count >= self.allowed:
+                return False
+            count = self._count + 1
+            self._count, self._mark = count, mark
+            self.waiting.append(item)
         for lock in tuple(self._wakers):
             try:
                 lock.release()

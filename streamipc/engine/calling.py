@@ -112,7 +112,7 @@ class Calling:
         if watcher is not None and watcher.sleeps_until != 0.0:
             if not watcher.polling:
                 wake(watcher.bell)
-            elif self._quick or not self._reader.is_open():
+            elif self._quick or self._reader.is_busy or not self._reader.is_open():
                 self._wakeup.set()
 
     def _work_arrived(self) -> None:

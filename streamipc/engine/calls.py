@@ -79,8 +79,8 @@ class ItemSink(Protocol):
     passes_on_reply: bool
     """Whether :meth:`replied` settles the call, behind the items that it has still to pass on."""
 
-    def arrived(self, item: Any, /) -> bool:
-        """Take an item; return whether the peer was allowed to send it."""
+    def arrived(self, item: Any, mark: object = None, /) -> bool:
+        """Take an item, one of each mark; return whether the peer was allowed to send it."""
 
     def replied(self, value: Any, error: BaseException | None, /) -> None:
         """Take the outcome, if ``passes_on_reply``."""

@@ -16,13 +16,11 @@ stops the crew, and closes descriptors when no thread can be using them any more
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from .._threads import make_thread, start_thread
-from .calls import Call
 from .jobs import CallJob
 from .polling import make_poller
 from .serving import Served
@@ -156,8 +154,6 @@ class Closing:
             what = f"reading failed ({said})"
         self.leave_output()
         self._end(what)
-        if isinstance(error, InterruptedError):
-            self._end_lost(what)
 
     def write_failed(self, error: Exception) -> None:
         """The writer could not write; any thread calls this."""
@@ -199,19 +195,6 @@ class Closing:
         self.ended.set()
         if self._claim():
             self._start_thread(self._finish, None)
-
-    def _end_lost(self, what: str) -> None:
-        """Fail the request whose reply an interrupt has lost: it stands in no table any more.
-
-        It left the table for a frame that is gone. So the garbage collector is asked, which
-        knows it as long as anybody does.
-        """
-        engine = self._engine
-        for call in [one for one in gc.get_objects() if type(one) is Call]:
-            if call.engine is engine and not call.ready() and call not in engine.lingering:
-                name = call.name
-                error = engine.host.closed_error(f"no reply to {name}; {what}")
-                engine.end_call(call, None, error)
 
     def _end_credit(self) -> None:
         """Wake handlers that wait for credit: nothing that is still to be read grants any."""

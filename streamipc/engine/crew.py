@@ -58,6 +58,7 @@ from .watching import Watching
 if TYPE_CHECKING:
     from .deadlines import Deadlines
     from .polling import Inlet, Wakeup
+    from .serving import Served
 
 __all__ = ["Crew"]
 
@@ -138,7 +139,7 @@ class Crew(Watching):
         if stopped:
             job.run()
 
-    def submit_read(self, job: Job) -> None:
+    def submit_read(self, job: Served) -> None:
         """Queue a job that the holder of the reading role has just read.
 
         It sees to quick ones itself: the watcher looks for them after each read, a caller
@@ -146,8 +147,12 @@ class Crew(Watching):
         """
         if job.is_slow:
             with self._lock:
-                self._give_to_worker(job)
+                # Noted in the step that does it: the one who reads may be interrupted.
+                job.entered = True
+                self._slow.append(job)
+                self._call_worker()
         else:
+            job.entered = True
             self._quick.append(job)
 
     def more_is_coming(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._shown import escaped
+from .._signals import interrupt_in
 from ..exceptions import OverloadedError, ProtocolError, SerializationError
 from ..messages import LogMessage, Message
 from ..protocol import events
@@ -25,7 +26,7 @@ from ..protocol.envelopes import (
     Request,
     Response,
 )
-from ..protocol.framing import Junk
+from ..protocol.framing import Apart, Junk
 from .bells import wake
 from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
 from .junk import JunkLines
@@ -35,7 +36,6 @@ from .serving import Served, closed_refusal
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection
-    from ..protocol.events import Decoded
     from .calls import Call
     from .closing import Closing
     from .contracts import Host
@@ -49,6 +49,10 @@ __all__ = ["Dispatching", "Received"]
 
 MAX_WAITING = 1 << 16
 """Requests that may wait for a handler thread; more are answered with OverloadedError."""
+
+_BURST = 128
+"""Frames after which deadlines are seen to in between. A read may bring 8,000, and those that are
+broken take 20 microseconds each."""
 
 LARGE = 1 << 12
 """Bytes from which on the size of a frame counts, beside the number of frames."""
@@ -94,7 +98,6 @@ class Dispatching:
     weight: int
     waiting_bytes: int
     notification_bytes: int
-    _weighed: int
     _rules: dict[type, Callable[[Any], None]]
     _received: Received
     _frames_received: int
@@ -113,7 +116,7 @@ class Dispatching:
     def _make_rules(self) -> dict[type, Callable[[Any], None]]:
         return {
             Request: self._request_received,
-            Notification: self._take_notification,
+            Notification: self._notification_received,
             Response: self._response_received,
             ErrorResponse: self._error_received,
             Progress: self._progress_received,
@@ -130,43 +133,65 @@ class Dispatching:
             events.Rejected: self._rejected,
         }
 
-    def _dispatch(self, decoded: list[Decoded]) -> None:
-        self._frames_received += len(decoded)
-        received = self.reader.bytes_received
-        size = received - self._weighed  # what was skipped before it counts too
-        self._weighed = received
-        self.weight = 0 if size < LARGE else self._weight_of(size // len(decoded))
-        rules = self._rules
-        receive = self.connection.receive
-        junk = self._junk
-        for item in decoded:
-            if junk.waits and type(item) is not Junk:
+    def _apply(self) -> None:
+        """Apply what was read, frame by frame; as the holder of the reading role.
+
+        An interrupt, such as Ctrl-C, may come out at any call in here. Then the frame in work
+        stays the first, and is applied once more by whoever comes next: see ``Connection``.
+        """
+        connection, junk, rules = self.connection, self._junk, self._rules
+        items, receive = connection.items, connection.receive
+        left = _BURST
+        while items:
+            decoded = connection.current
+            if decoded is None:
+                decoded = connection.decode()
+            self.weight = _size_of(items[0])
+            if junk.waits and type(decoded) is not Junk:
                 junk.end_line()
             try:
-                event = receive(item)
+                event = receive(decoded)
                 if event is not None:
                     rules[type(event)](event)
             except Exception as error:
+                if interrupt_in(error) is not None:
+                    raise
                 # Such as an id that can't be hashed, of a serializer of the user's own:
                 # whatever one frame does, the next ones are read.
                 self._report_soon(error)
-
-    def _weight_of(self, size: int) -> int:
-        """Return by how many bytes a frame of this size counts."""
-        weight = min(size, self.max_frame_size)
-        return weight if weight >= LARGE else 0
+            self._frames_received += 1
+            connection.applied()
+            left -= 1
+            if not left:
+                left = _BURST
+                self.reader.look_at_clock()
 
     def _request_received(self, request: Request) -> None:
+        served: Served | None = self.connection.step
+        if served is None:
+            served = self._admit(request)
+            self.connection.step = served
+        if served is None or served.entered:
+            return
+        if self.weight and not served.weight:
+            with self.lock:
+                self.waiting_bytes, served.weight = self.waiting_bytes + self.weight, self.weight
+        # In the place of the envelope; one step, as the one in Engine.answer.
+        self.connection.served[request.id] = served
+        self.crew.submit_read(served)
+
+    def _admit(self, request: Request) -> Served | None:
+        """Return what handles a request; refuse it if there are too many."""
         if self.closing.refuses_requests:
             self._refuse_request(request, closed_refusal(request.id))
-            return
+            return None
         served_now = self.connection.served
         if len(served_now) > MAX_WAITING and self.crew.waiting_jobs() >= MAX_WAITING:
             error = OverloadedError(
                 f"the peer has {MAX_WAITING:,} requests waiting; try again later"
             )
             self._refuse_request(request, refusal_of(request.id, error, "overloaded"))
-            return
+            return None
         if self.weight and self.waiting_bytes + self.weight > (
             MAX_WAITING_FRAMES * self.max_frame_size
         ):
@@ -174,16 +199,9 @@ class Dispatching:
                 f"the peer has requests of {self.waiting_bytes:,} bytes waiting; try again later"
             )
             self._refuse_request(request, refusal_of(request.id, error, "overloaded"))
-            return
+            return None
         handlers = self.host.request_handlers(type(request.message))
-        served = Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]
-        if self.weight:
-            served.weight = self.weight
-            with self.lock:
-                self.waiting_bytes += self.weight
-        # In the place of the envelope; one step, as the one in Engine.answer.
-        served_now[request.id] = served
-        self.crew.submit_read(served)
+        return Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]
 
     def taken(self, weight: int) -> None:
         """A large request no longer waits for a handler."""
@@ -195,17 +213,30 @@ class Dispatching:
             self.connection.served.pop(request.id, None)
         self._send_control(answer)
 
+    def _notification_received(self, notification: Notification) -> None:
+        served: Served | None = self.connection.step
+        if served is None:
+            self.connection.step = served = self._told(notification)
+        self._enter_notification(served)
+
     def _take_notification(self, notification: Notification) -> None:
+        """Take one that was made here."""
+        self._enter_notification(self._told(notification))
+
+    def _told(self, notification: Notification) -> Served:
         handlers = self.host.message_handlers(type(notification.message))
-        if not handlers and not self.notifying:  # or it would overtake those in work
-            self.keep(notification.message)
+        return Served(self, notification, handlers, None, None, 0)  # type: ignore[arg-type]
+
+    def _enter_notification(self, served: Served) -> None:
+        # One without a handler must not overtake those in work.
+        if not (served.handlers or served.entered or self.notifying):
+            self.keep(served)
             return
-        served = Served(self, notification, handlers, None, None, 0)  # type: ignore[arg-type]
         with self.lock:
-            if self.weight:
-                served.weight = self.weight
-                self.notification_bytes += self.weight
-            self.notifications.append(served)
+            if not served.entered:
+                held = self.notification_bytes + self.weight
+                served.weight, self.notification_bytes, served.entered = self.weight, held, True
+                self.notifications.append(served)
             if not self.notifying:
                 self.notifying = True
                 self.crew.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
@@ -220,22 +251,26 @@ class Dispatching:
                 ):
                     self.reader.paused = True
 
-    def keep(self, message: Message) -> None:
+    def keep(self, served: Served) -> None:
         """Keep a notification that no handler took for ``receive()``."""
         received = self._received
-        if len(received.items) >= MAX_RECEIVED:
+        served.entered = True
+        received.items.append(served.message)
+        while len(received.items) > MAX_RECEIVED:
             received.items.popleft()
             self._dropped += 1
             if self._dropped == 1:
-                text = (
-                    f"more than {MAX_RECEIVED:,} notifications wait for receive() or a handler: "
-                    "the oldest are dropped (session.stats counts them); register a handler with "
-                    f"@session.on_message, for one of {type(message).__wire_name__}"
-                )
-                self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
-        received.items.append(message)
+                self._warn_of_dropping(type(served.message).__wire_name__)
         for lock in tuple(received.wakers):
             wake(lock)
+
+    def _warn_of_dropping(self, name: str) -> None:
+        text = (
+            f"more than {MAX_RECEIVED:,} notifications wait for receive() or a handler: "
+            "the oldest are dropped (session.stats counts them); register a handler with "
+            f"@session.on_message, for one of {name}"
+        )
+        self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
 
     def drop_notifications(self) -> None:
         """Count those that no handler has taken when the session is over, and say so."""
@@ -279,7 +314,7 @@ class Dispatching:
     def _progress_received(self, progress: Progress) -> None:
         call: Call = progress.call
         assert call.items is not None
-        if not call.items.arrived(progress.item):
+        if not call.items.arrived(progress.item, progress):
             # Holding it would let the peer fill our memory; dropping it would make a hole.
             error = ProtocolError(
                 f"the peer sent more items for request {call.id!r} than it was granted"
@@ -294,7 +329,7 @@ class Dispatching:
     def _credit_received(self, credit: Credit) -> None:
         served = self.connection.served.get(credit.id)
         if served is not None:
-            served.granted(credit.count)
+            served.granted(credit.count, credit)
 
     def _cancel_received(self, cancel: Cancel) -> None:
         served = self.connection.served.get(cancel.id)
@@ -321,7 +356,7 @@ class Dispatching:
         self._late += 1
 
     def _junk_received(self, junk: Junk) -> None:
-        self._frames_received -= 1  # it was none
+        self._frames_received -= 1  # it is none
         if self._junk.add(junk.data):
             with self.lock:
                 self._deadlines.add(self._junk.due, self._junk)
@@ -365,3 +400,12 @@ class Dispatching:
 
     def _rejected(self, event: events.Rejected) -> None:
         self._send_control(event.answer)
+
+
+def _size_of(item: Any) -> int:
+    """Return by how many bytes what was read counts while it waits."""
+    if type(item) is memoryview:
+        size = len(item)
+    else:
+        size = len(item.head) + len(item.tail) if type(item) is Apart else 0
+    return size if size >= LARGE else 0

@@ -117,7 +117,8 @@ class Engine(Sending, Dispatching):
             fds,
             self.reader_wakeup,
             options.spin,
-            self._dispatch,
+            endpoint.arrived,
+            self._apply,
             self._stream_ended,
         )
         self.outlet = PolledOutlet(endpoint, self._go_on_reading)
@@ -168,7 +169,6 @@ class Engine(Sending, Dispatching):
         self.weight = 0  # bytes of the frame that is dispatched, if they matter
         self.waiting_bytes = 0  # of large requests that wait for a handler
         self.notification_bytes = 0  # of large notifications that wait for theirs
-        self._weighed = 0  # bytes that belong to what was dispatched
         self._reports = 0  # that wait for on_exception, or are in it
         self._reports_are_left_out = False
         self._control_bytes = 0  # of refusals and the like that nobody has read

@@ -74,7 +74,7 @@ class NotificationsJob:
                 look_for_fork()
                 break
             if not taken:
-                engine.keep(served.message)
+                engine.keep(served)
             if time.perf_counter() - start > SLOW_SECONDS:
                 engine.notifications_are_slow = True
 

@@ -52,16 +52,18 @@ class ProgressCalls:
         self._queued = False
         self._owed = 0
         self._count = 0  # items that the peer has sent
+        self._mark: object = None  # what brought the last one
         self._allowed = window  # items that it may have sent since the start
         self._failed = False
         call.items = self
 
-    def arrived(self, item: Any) -> bool:
-        """Queue an item for the callback."""
-        if self._count >= self._allowed:
-            return False
-        self._count += 1
-        self._add((False, item, None))
+    def arrived(self, item: Any, mark: object = None) -> bool:
+        """Queue an item for the callback, one of each mark."""
+        if mark is None or self._mark is not mark:
+            if self._count >= self._allowed:
+                return False
+            self._add((False, item, None))
+            self._count, self._mark = self._count + 1, mark
         return True
 
     def replied(self, value: Any, error: BaseException | None) -> None:

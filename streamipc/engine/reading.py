@@ -53,18 +53,17 @@ The engine's lock guards ``holder``, ``waiting``, ``takes``, ``crew_reads`` and 
 
 from __future__ import annotations
 
-import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._signals import interrupt_in
 from .bells import wake
 from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection
-    from ..protocol.events import Decoded
 
 __all__ = ["TICK", "Awaited", "Reader"]
 
@@ -121,7 +120,8 @@ class Reader:
         fds: to poll, one for each source.
         wakeup: ends the holder's sleep.
         spin: seconds to look again and again before sleeping.
-        dispatch: takes what was decoded; called by the holder of the role.
+        logs: for each source, in which ``read_into`` leaves its result.
+        apply: applies what was read; called by the holder of the role.
         on_end: called by the holder of the role when the stream has ended.
     """
 
@@ -138,7 +138,8 @@ class Reader:
         fds: tuple[int, ...],
         wakeup: Wakeup,
         spin: float,
-        dispatch: Callable[[list[Decoded]], None],
+        logs: Sequence[list[int]],
+        apply: Callable[[], None],
         on_end: Callable[[Exception | None], None],
     ) -> None:
         self._lock = lock
@@ -146,7 +147,8 @@ class Reader:
         self._read_into = read_into
         self._sources = {fd: number for number, fd in enumerate(fds)}
         self.first_fd = fds[0]
-        self._dispatch = dispatch
+        self._logs = logs
+        self._apply = apply
         self._on_end = on_end
         self._inlet = Inlet(fds, wakeup.fileno())
         self._wakeup = wakeup
@@ -160,6 +162,7 @@ class Reader:
         self.reads = 0
         self.bytes_received = 0
         self.crew_reads = False
+        self.is_busy = False  # somebody reads, or was interrupted in the midst of it
         self.draining = False  # the session is ending: only closing.py reads
         self.paused = False  # what was read must be worked off first
         self._ended_fds: list[int] = []  # which the watcher's inlet does not know yet
@@ -250,6 +253,11 @@ class Reader:
         """
         inlet = self._inlet
         policy = self._caller_spin
+        if self.is_busy:
+            self.clean()
+            self.work_arrived()
+            if awaited.ready():
+                return True
         while True:
             fds = inlet.spin(policy) if policy.active else None
             if not fds:
@@ -306,32 +314,43 @@ class Reader:
             self.read_source(self._sources[fd])
 
     def read_source(self, source: int = 0) -> None:
-        """Read from one source and dispatch what came."""
+        """Read from one source and apply what came.
+
+        What somebody who was interrupted has read and not applied comes first.
+        """
         connection = self._connection
+        log = self._logs[source]
+        self.is_busy = True
         try:
-            buffer = connection.buffers[source]()
-            count = self._read_into(buffer, source) if source else self._read_into(buffer)
-            if count:
-                self.bytes_received += count
-                decoded = connection.received(count, source)
-                if decoded:
-                    self._dispatch(decoded)
-                while connection.undecoded:
-                    self.look_at_clock()
-                    self._dispatch(connection.more())
+            if not log:
+                self._read_into(connection.buffers[source](), source)
+            if log[0]:
+                self.bytes_received += log[0]
+                connection.arrived[source](log)
             else:
                 self._source_ended(source, None)
-        except (BlockingIOError, InterruptedError):
-            pass
+        except (BlockingIOError, InterruptedError) as error:
+            if interrupt_in(error) is not None:
+                raise
         except Exception as error:
             # OSError, or ValueError of a file object that was closed, or a bug in a
             # transport of the user's own.
+            if interrupt_in(error) is not None:
+                raise
             self._source_ended(source, error)
-        except BaseException:
-            # An interrupt, such as Ctrl-C, between taking bytes and dispatching them:
-            # what was under way is lost, so nothing after it can be trusted.
-            self._source_ended(0, InterruptedError(errno.EINTR, "interrupted in a read"))
-            raise
+        if connection.items:
+            self._apply()
+        self.is_busy = False
+
+    def clean(self) -> None:
+        """Apply what somebody has read who was interrupted; as the holder of the role."""
+        self._connection.cut_rest()
+        for source, log in enumerate(self._logs):
+            if log and not self.ended:
+                self.read_source(source)
+        if self._connection.items:
+            self._apply()
+        self.is_busy = False
 
     def look(self) -> Ready:
         """Return what can be read now, or after a spin if the crew's policy says so."""
@@ -380,9 +399,9 @@ class Reader:
         self.holder = None
 
     def _source_ended(self, source: int, error: Exception | None) -> None:
-        rest = self._connection.finish(source)
-        if rest:
-            self._dispatch(rest)
+        self._connection.end(source)
+        if self._connection.items:
+            self._apply()
         if source == 0:
             self.ended = True
             self._on_end(error)
@@ -390,6 +409,7 @@ class Reader:
             fd = next(fd for fd, number in self._sources.items() if number == source)
             self._inlet.forget(fd)
             self._ended_fds.append(fd)
+            self._logs[source].clear()
             self.fds = tuple(other for other in self.fds if other != fd)
 
 

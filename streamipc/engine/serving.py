@@ -102,6 +102,8 @@ class Served:
     by_watcher = False
     cancelled = False
     _no_more_credit = False
+    entered = False  # it stands, or stood, in the queue for its handler
+    _mark: object = None
     weight = 0  # bytes that wait for a handler, if they matter
     over = False  # the handler has returned
     reminder: object = None
@@ -143,12 +145,19 @@ class Served:
             return True
         return self.deadline is not None and time.monotonic() >= self.deadline
 
-    def granted(self, count: int) -> None:
-        """The caller takes ``count`` more items."""
+    def granted(self, count: int, mark: object = None) -> None:
+        """The caller takes ``count`` more items.
+
+        Args:
+            count: items.
+            mark: what says so, which counts once.
+        """
         with _lock_of(self):
             # A peer that grants without end gains nothing: it never holds more than
             # it asked for at first.
-            self.credit = min(self.credit + count, self.window)
+            credit = min(self.credit + count, self.window)
+            if mark is None or self._mark is not mark:
+                self.credit, self._mark = credit, mark
         self._wake()
 
     def end_credit(self) -> None:

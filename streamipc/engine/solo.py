@@ -32,6 +32,7 @@ from .reading import Awaited, Reader
 if TYPE_CHECKING:
     from .deadlines import Deadlines
     from .outlets import PolledOutlet
+    from .serving import Served
     from .staff import Job
 
 __all__ = ["Solo"]
@@ -151,8 +152,9 @@ class Solo:
                 return
         self.submit(job)
 
-    def submit_read(self, job: Job) -> None:
+    def submit_read(self, job: Served) -> None:
         """Queue a job that the holder of the reading role has just read."""
+        job.entered = True
         self._jobs.append(job)
 
     def submit_locked(self, job: Job) -> None:
@@ -327,6 +329,8 @@ class Solo:
                 return
             reader.holder = threading.get_ident()
         try:
+            if reader.is_busy:
+                reader.clean()
             fds = reader.look()
             if fds:
                 reader.read(fds)
@@ -356,6 +360,8 @@ class Solo:
                 try:
                     room, has_input = outlet.poll(left, reader.first_fd if mine else -1)
                     if has_input:
+                        if reader.is_busy:
+                            reader.clean()
                         reader.read([(reader.first_fd, 0)])
                 finally:
                     if mine:

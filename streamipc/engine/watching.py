@@ -56,13 +56,30 @@ class Watching(Calling):
                 else:
                     me.sleeps_until = self._deadlines.earliest()
                     me.polling = free and open_
+                left_over = free and open_ and reader.is_busy
+                if left_over:
+                    me.polling, me.sleeps_until = False, 0.0
                 polling, until = me.polling, me.sleeps_until
-            if work:
+            if left_over:
+                self._finish_reading()
+            elif work:
                 if not self._run_quick(me):
                     return
             elif self._sleep_as_watcher(me, polling, until) and not self._serve(me):
                 return
             self._expire_due()
+
+    def _finish_reading(self) -> None:
+        """Apply what a caller has read who was interrupted."""
+        reader = self._reader
+        with self._lock:
+            if reader.holder is not None:
+                return
+            reader.holder = threading.get_ident()
+        try:
+            reader.clean()
+        finally:
+            reader.leave()
 
     def _sleep_as_watcher(self, me: Member, polling: bool, until: float | None) -> bool:
         """Sleep; return whether there is input and the role is ours to read it."""

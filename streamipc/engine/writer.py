@@ -137,7 +137,8 @@ class Writer:
         """Bytes queued and not yet written, as far as they are counted."""
         if len(self._queue) > _MANY:
             return _MANY * _JOIN_LIMIT  # or more, or somewhat less
-        return sum(len(part) for frame in tuple(self._queue) for part in tuple(frame))
+        # A copy is made in one step, and nothing else comes between, as it may with tuple().
+        return sum(len(part) for frame in self._queue.copy() for part in frame.copy())
 
     def is_idle(self) -> bool:
         """Tell whether nothing waits to be written."""
@@ -218,7 +219,7 @@ class Writer:
         Raises nothing: a stream that broke is reported to ``on_error``.
         """
         self._write()
-        for frame in tuple(self._queue)[-1:]:
+        for frame in [*self._queue.copy()][-1:]:
             self._wait_until_out(frame, deadline)
 
     def see_out(self, frame: Frame, deadline: float) -> bool:
@@ -325,7 +326,8 @@ class Writer:
             if not queue:
                 self._is_full = False
                 return True
-            frames = tuple(islice(queue, _BATCH))
+            # Not by iterating: others append meanwhile. Only who has the turn takes away.
+            frames = [*map(queue.__getitem__, range(min(len(queue), _BATCH)))]
             buffers = [*chain.from_iterable(frames)]
             joined = max(map(len, buffers)) <= _JOIN_LIMIT
             if joined:
@@ -337,7 +339,7 @@ class Writer:
             if joined and count == len(buffers[0]):
                 self._count_whole(frames, count)
 
-    def _count_whole(self, frames: tuple[Frame, ...], size: int) -> None:
+    def _count_whole(self, frames: list[Frame], size: int) -> None:
         """As :meth:`_count_written`, for many whole frames."""
         if len(self._queue) < len(frames):
             return  # the session failed meanwhile

@@ -38,18 +38,28 @@ serializer of the user's own: then its length is told, and the other side knows 
 Two kinds of methods
 --------------------
 
-``buffer``, ``received`` and ``finish`` belong to whoever reads: one thread at a time.
-``encode`` may be called from anywhere, for it touches no state. The rest read or change
-the tables, and the caller sees to it that they are called one at a time; ``receive`` is
-such a method, so decoding, which takes long, happens outside of it.
+``encode`` may be called from anywhere, for it touches no state. All others belong to whoever
+reads: one thread at a time.
+
+Nothing is taken before it is done
+----------------------------------
+
+Whoever reads may be interrupted, by the handler of a signal, behind any call. What was read stays
+in the buffer until it is cut, a frame stays first in ``items`` until it was applied, and
+``current`` says how it was decoded. Whoever comes next goes on there; so a frame may be applied
+twice, from the beginning. What must not happen twice is noted until then: :meth:`receive` notes
+which request it has taken off the table, in the very step that takes it; ``step`` is for whatever
+the caller has to note.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._shown import reason, shown
+from .._signals import interrupt_in
 from ..exceptions import (
     IpcError,
     OverloadedError,
@@ -97,10 +107,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-_BURST = 128
-"""Frames decoded at a time. A read may bring 8,000, and decoding those that are broken takes
-20 microseconds each: long enough for deadlines to be seen to in between."""
-
 _SKIPPED = "streamipc.skipped"
 """Metadata of the notification that tells the length of a skipped frame."""
 
@@ -126,13 +132,22 @@ class Connection:
         # Not one that is passed on by __getattr__: it belongs to another decode().
         if hasattr(type(serializer), "tail_size"):
             tail_size = serializer.tail_size  # type: ignore[attr-defined]
+        self.items: deque[Item] = deque()
+        """What was read and is not applied; the first may be in work."""
+        self.current: Decoded | None = None
+        """The first of ``items``, decoded."""
+        self.step: Any = None
+        """What has been done of the last that :meth:`receive` was given."""
+        self._received: Decoded | None = None  # that
+        self._taken: list[Any] = []  # the request of ours that it has ended, or None
         self._decoders = [
-            FrameDecoder(max_frame_size, self._is_payload, tail_size) for _ in range(sources)
+            FrameDecoder(max_frame_size, self._is_payload, tail_size, self.items)
+            for _ in range(sources)
         ]
         self.buffers = [decoder.buffer for decoder in self._decoders]
         """What :meth:`buffer` calls for each source; also for who reads very often."""
-        self.undecoded: list[Item] = []
-        """What was read beside what :meth:`received` returned."""
+        self.arrived = [decoder.arrived for decoder in self._decoders]
+        """To be called, for each source, with the log of what was put into the buffer."""
         self.calls: dict[RequestId, Any] = {}
         """Our requests: id -> the caller's object. Its ``items`` are ``None`` if it wants none."""
         self.served: dict[RequestId, Any] = {}
@@ -144,28 +159,29 @@ class Connection:
         """Return the memory into which the next bytes of a source are to be read."""
         return self.buffers[source]()
 
-    def received(self, count: int, source: int = 0) -> list[Decoded]:
-        """Decode what ``count`` bytes put into :meth:`buffer` complete.
+    def cut_rest(self) -> None:
+        """Cut what has arrived and was not cut: somebody was interrupted."""
+        for decoder in self._decoders:
+            if decoder.is_uncut:
+                decoder.cut()
 
-        If there is more, it stands in ``undecoded``: go on with :meth:`more` before the
-        next bytes.
-        """
-        items = self._decoders[source].received(count)
-        if len(items) == 1 and type(items[0]) is memoryview:
-            # One whole frame: what nearly always arrives.
+    def decode(self) -> Decoded:
+        """Return the first of ``items``, decoded."""
+        item = self.items[0]
+        if type(item) is memoryview:  # nearly always
             try:
-                return [self._decode_payload(items[0])]
+                decoded: Decoded = self._decode_payload(item)
             except Exception as error:
-                return [_undecodable(error)]
-        if len(items) > _BURST:
-            self.undecoded = items
-            return self.more()
-        return [self._decode(item) for item in items]
+                decoded = _undecodable(error)
+        else:
+            decoded = self._decode(item)
+        self.current = decoded
+        return decoded
 
-    def more(self) -> list[Decoded]:
-        """Decode the next of what is ``undecoded``."""
-        items, self.undecoded = self.undecoded[:_BURST], self.undecoded[_BURST:]
-        return [self._decode(item) for item in items]
+    def applied(self) -> None:
+        """Be done with the first of ``items``."""
+        self.current = self._received = None
+        self.items.popleft()
 
     def feed(self, data: bytes, source: int = 0) -> list[Decoded]:
         """Copy ``data`` in and decode it: for tests, and for bytes that are at hand."""
@@ -176,14 +192,25 @@ class Connection:
             count = min(len(buffer), len(view))
             buffer[:count] = view[:count]
             view = view[count:]
-            decoded += self.received(count, source)
-            while self.undecoded:
-                decoded += self.more()
+            self.arrived[source]([count])
+            decoded += self._decode_all()
         return decoded
 
     def finish(self, source: int = 0) -> list[Decoded]:
-        """Return what the end of a source leaves behind."""
-        return [self._decode(item) for item in self._decoders[source].finish()]
+        """Return what the end of a source leaves behind: for tests; see :meth:`end`."""
+        self.end(source)
+        return self._decode_all()
+
+    def end(self, source: int = 0) -> None:
+        """Add what the end of a source leaves behind to ``items``."""
+        self._decoders[source].finish()
+
+    def _decode_all(self) -> list[Decoded]:
+        decoded = []
+        while self.items:
+            decoded.append(self.decode())
+            self.applied()
+        return decoded
 
     def unfinished(self) -> bytes:
         """Return what waits for more and is no frame, most likely; from any thread."""
@@ -191,8 +218,6 @@ class Connection:
 
     def _decode(self, item: Item) -> Decoded:
         try:
-            if type(item) is memoryview:
-                return self._decode_payload(item)
             if isinstance(item, Apart):
                 # Only where tail_size says so, which comes with it.
                 return self._decode_payload(item.head, item.tail)
@@ -204,6 +229,7 @@ class Connection:
                 why = f"no memory for it ({type(item.reason).__name__}: {item.reason})"
             refusal = ProtocolError(f"skipped a frame of {item.length:,} bytes: {why}")
             return Undecodable(refusal, self._header(item.head), item.length)
+        assert isinstance(item, Junk)  # decode() has seen to the rest
         return item
 
     def _decode_first(self, payload: memoryview, *tail: bytes) -> Envelope:
@@ -264,9 +290,15 @@ class Connection:
         """
         try:
             payload = self._serializer.encode(envelope)
-        except IpcError:
+        except IpcError as error:
+            interrupt = interrupt_in(error)  # what it was made from
+            if interrupt is not None:
+                raise interrupt from None
             raise
         except Exception as error:  # a serializer of the user's own
+            interrupt = interrupt_in(error)
+            if interrupt is not None:
+                raise interrupt from None
             raise SerializationError(
                 f"{type(error).__name__} while encoding {_name(envelope)}: {error}"
             ) from error
@@ -280,6 +312,8 @@ class Connection:
 
     def receive(self, decoded: Decoded) -> Event | None:
         """Apply what was decoded to the tables; return what it means, if anything."""
+        if decoded is not self._received:
+            self.step, self._taken, self._received = None, [], decoded
         rule = _RULES.get(type(decoded))
         if rule is None:  # a serializer of the user's own
             return Violation(
@@ -291,14 +325,22 @@ class Connection:
         return event
 
     def _response(self, envelope: Response | ErrorResponse) -> Event:
-        call = self.calls.pop(envelope.id, None)
+        call = self._take_call(envelope.id)
         if call is None:
             return Late(envelope.id)
         envelope.call = call
         return envelope
 
+    def _take_call(self, id: RequestId) -> Any:  # noqa: A002
+        if not self._taken:
+            self._taken.extend(map(self.calls.pop, (id,), (None,)))
+        return self._taken[0]
+
     def _request(self, envelope: Request) -> Event:
-        if envelope.id in self.served:
+        if self.step is not None:
+            return envelope  # it has entered, and somebody was interrupted
+        known: object = self.served.get(envelope.id)
+        if known is not None and known is not envelope:
             return _duplicate(envelope.id)
         if not 0 <= envelope.window <= MAX_WINDOW:
             error = ProtocolError(
@@ -378,10 +420,8 @@ class Connection:
                 return Late(envelope.id)
             return ItemFailed(call, error) if call.items is not None else Violation(error)
         if isinstance(envelope, (Response, ErrorResponse)):
-            call = self.calls.pop(envelope.id, None)
-            if call is None:
-                return Late(envelope.id)
-            return ReplyFailed(call, error)
+            call = self._take_call(envelope.id)
+            return Late(envelope.id) if call is None else ReplyFailed(call, error)
         return Violation(error)
 
 
@@ -407,6 +447,9 @@ class _MismatchError(SerializationError):
 
 
 def _undecodable(error: Exception) -> Undecodable:
+    interrupt = interrupt_in(error, 2)
+    if interrupt is not None:
+        raise interrupt
     if isinstance(error, SerializationError):
         return Undecodable(error, error.envelope)
     wrapped = SerializationError(f"decode() of the serializer failed: {reason(error)}")

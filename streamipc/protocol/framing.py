@@ -13,9 +13,11 @@ what will be a ``bytes`` object, that part becomes one without another copy.
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Union
 
+from .._signals import interrupt_in
 from ..exceptions import ProtocolError
 from .memory import ReservedBytes, reserve
 
@@ -123,7 +125,11 @@ def encode_frame(payload: Sequence[Buffer], max_frame_size: int) -> list[Buffer]
 class FrameDecoder:
     """Cuts a stream of bytes into frames.
 
-    Call :meth:`buffer`, read into it, call :meth:`received` with the number of bytes.
+    Call :meth:`buffer`, read into it, call :meth:`arrived`.
+
+    An interrupt, such as Ctrl-C, may come behind any call in here. So each step changes all that
+    it changes at once: by stores, of which the last may be one call that adds to ``items``. What
+    has arrived and is not cut yet, ``is_uncut`` says, is cut by the next :meth:`cut`.
 
     Args:
         max_frame_size: bytes; a larger frame is skipped.
@@ -132,6 +138,7 @@ class FrameDecoder:
             announces would swallow good frames.
         tail_size: tells from the beginning and the length of a large payload how many
             bytes at its end are to be a ``bytes`` object.
+        items: what is found is added here.
     """
 
     def __init__(
@@ -139,17 +146,21 @@ class FrameDecoder:
         max_frame_size: int,
         is_payload: Callable[[bytes], bool],
         tail_size: Callable[[memoryview, int], int],
+        items: deque[Item],
     ) -> None:
         self._max_frame_size = max_frame_size
         self._max_small = max_frame_size + HEADER_SIZE
         self._is_payload = is_payload
         self._tail_size = tail_size
+        self._items = items
+        self.is_uncut = False
         self._size = _FIRST_BUFFER
         self._memory = bytearray(self._size)
         self._view = memoryview(self._memory)
         self._start = 0  # of what is not yet decoded
         self._end = 0
         self._large: memoryview | None = None  # the frame that has memory of its own
+        self._large_size = 0
         self._filled = 0
         self._unfilled: memoryview | None = None  # the part of it handed out last
         self._head: memoryview | None = None  # what came before it, if it is a tail
@@ -172,28 +183,48 @@ class FrameDecoder:
             self._move_to_front()
         return self._view[self._end :]
 
-    def received(self, count: int) -> list[Item]:
-        """Return what the ``count`` bytes that were put into the buffer complete."""
+    def arrived(self, log: list[int]) -> None:
+        """Cut what was put into the buffer.
+
+        Args:
+            log: holds the number of bytes; it is emptied when they are counted.
+        """
+        count = log[0]
+        if self._large is None:
+            end = self._end + count
+            self._end, self.is_uncut = end, True
+        else:
+            filled = self._filled + count
+            self._filled, self.is_uncut = filled, True
+        log.clear()
+        self.cut()
+
+    def cut(self) -> None:
+        """Add what is complete to ``items``."""
         if self._large is not None:
-            self._filled += count
-            if self._filled < len(self._large):
-                return []
-            return [self._end_large(self._large)]
-        end = self._end = self._end + count
-        if end == count >= HEADER_SIZE and not self._skip:
-            # One whole small frame, and nothing else: what nearly always arrives.
-            magic, length = _unpack_header(self._memory)
-            if magic == _MAGIC_NUMBER and length + HEADER_SIZE == end <= self._max_small:
-                if end < self._size:
-                    self._end = 0  # nothing is left, and buffer() need not look
-                else:
-                    self._start = end
-                return [memoryview(self._memory[HEADER_SIZE:end])]
-        found: list[Item] = []
+            if self._filled == self._large_size:
+                self._end_large(self._large)
+            self.is_uncut = False
+            return
+        items = self._items
+        end = self._end
         if not self._skip:
-            # Whole small frames, one behind the other: a burst.
             memory = self._memory
             start = self._start
+            if not start and end >= HEADER_SIZE:
+                magic, length = _unpack_header(memory)
+                if magic == _MAGIC_NUMBER and length + HEADER_SIZE == end <= self._max_small:
+                    # One whole small frame, and nothing else: what nearly always arrives.
+                    payload = memoryview(memory[HEADER_SIZE:end])
+                    self.is_uncut = False
+                    if end < self._size:
+                        self._end = 0  # nothing is left, and buffer() need not look
+                    else:
+                        self._start = end
+                    items.append(payload)
+                    return
+            # Whole small frames, one behind the other: a burst.
+            found: list[Item] = []
             while end - start >= HEADER_SIZE:
                 magic, length = _unpack_header(memory, start)
                 stop = start + HEADER_SIZE + length
@@ -202,22 +233,27 @@ class FrameDecoder:
                 # A slice of a bytearray is a copy: the payload owns its memory.
                 found.append(memoryview(memory[start + HEADER_SIZE : stop]))
                 start = stop
-            self._start = start
-        while self._start < end and self._decode_one(found):
+            if found:
+                self._start = start
+                items.extend(found)
+        before = len(items)
+        while self._start < end and self._decode_one(before):
             pass
-        return found
+        self.is_uncut = False
 
-    def finish(self) -> list[Item]:
-        """Return what is left at the end of the stream, as junk."""
+    def finish(self) -> None:
+        """Add what is left at the end of the stream, as junk."""
         if self._large is not None:
             rest = bytes(self._large[: min(self._filled, _HEAD_SIZE)])
             if self._head is not None:
                 rest = (bytes(self._head) + rest)[:_HEAD_SIZE]
-            self._large = self._unfilled = self._head = self._tail = None
         else:
             rest = bytes(self._memory[self._start : self._end])
+        junk = Junk(rest) if rest else None
+        self._large = self._unfilled = self._head = self._tail = None
         self._start = self._end = 0
-        return [Junk(rest)] if rest else []
+        if junk is not None:
+            self._items.append(junk)
 
     def unfinished(self) -> bytes:
         """Return what waits for more and announces a frame that is larger than allowed.
@@ -230,97 +266,107 @@ class FrameDecoder:
         magic, length = _unpack_header(rest)
         return rest if magic == _MAGIC_NUMBER and length > self._max_frame_size else b""
 
-    def _decode_one(self, found: list[Item]) -> bool:
-        """Decode what stands first; return whether to go on."""
+    def _decode_one(self, before: int) -> bool:
+        """Decode what stands first; return whether to go on.
+
+        Args:
+            before: how many items were there before this read.
+        """
         start = self._start
         available = self._end - start
         if self._skip:
             skipped = min(self._skip, available)
-            self._skip -= skipped
-            self._start += skipped
+            self._skip, self._start = self._skip - skipped, start + skipped
             return True
         if available < HEADER_SIZE:
             return not MAGIC.startswith(self._memory[start : start + 4][:available]) and (
-                self._resynchronise(found)
+                self._resynchronise(before)
             )
         magic, length = _unpack_header(self._memory, start)
         if magic != _MAGIC_NUMBER:
-            return self._resynchronise(found)
+            return self._resynchronise(before)
         if length > self._max_frame_size:
-            return self._skip_oversized(length, found)
+            return self._skip_oversized(length, before)
         start += HEADER_SIZE
         end = start + length
         if end <= self._end:
+            payload = memoryview(self._memory[start:end])
             self._start = end
-            found.append(memoryview(self._memory[start:end]))
+            self._items.append(payload)
             return True
         if length > _LARGEST_BUFFER - HEADER_SIZE:
-            self._start_large(start, length, found)
+            self._start_large(start, length)
         elif length > self._size - HEADER_SIZE:
             self._grow()
         return False
 
-    def _start_large(self, start: int, length: int, found: list[Item]) -> None:
-        tail = self._tail_size(self._view[start : self._end], length)
+    def _start_large(self, start: int, length: int) -> None:
+        tail_size = self._tail_size(self._view[start : self._end], length)
+        tail: ReservedBytes | None = None
         try:
-            if tail:
-                self._tail = ReservedBytes(tail)
-                self._large = self._tail.view
+            if tail_size:
+                tail = ReservedBytes(tail_size)
+                large = tail.view
             else:
-                self._large = reserve(length)
+                large = reserve(length)
         except (MemoryError, OSError, ImportError) as reason:
+            if interrupt_in(reason) is not None:
+                raise
             head = bytes(self._memory[start : self._end][:_HEAD_SIZE])
-            found.append(Oversized(length, head, reason))
-            self._skip = length - (self._end - start)
-            self._start = self._end
+            oversized = Oversized(length, head, reason)
+            self._skip, self._start = length - (self._end - start), self._end
+            self._items.append(oversized)
             return
-        if tail:
-            self._head = memoryview(self._memory[start : start + length - tail])
-            start += length - tail
-        self._filled = self._end - start
-        self._large[: self._filled] = self._view[start : self._end]
-        self._start = self._end
+        begins = None
+        if tail_size:
+            begins = memoryview(self._memory[start : start + length - tail_size])
+            start += length - tail_size
+        filled, size = self._end - start, len(large)
+        large[:filled] = self._view[start : self._end]
+        self._head, self._tail, self._filled, self._large_size = begins, tail, filled, size
+        self._large, self._start = large, self._end
 
-    def _end_large(self, large: memoryview) -> memoryview | Apart:
-        head, tail, unfilled = self._head, self._tail, self._unfilled
+    def _end_large(self, large: memoryview) -> None:
+        item: Item = large
+        if self._tail is not None:
+            assert self._head is not None
+            if self._unfilled is not None:
+                self._unfilled.release()  # our reader may still hold it
+            item = Apart(self._head, self._tail.take())
         self._large = self._unfilled = self._head = self._tail = None
-        if tail is None:
-            return large
-        assert head is not None
-        assert unfilled is not None
-        unfilled.release()  # our reader may still hold it
-        return Apart(head, tail.take())
+        self._items.append(item)
 
-    def _skip_oversized(self, length: int, found: list[Item]) -> bool:
+    def _skip_oversized(self, length: int, before: int) -> bool:
         start = self._start + HEADER_SIZE
         if length >> 24 == _CARET:
-            return self._resynchronise(found)
+            return self._resynchronise(before)
         if self._end - start < min(length, _HEAD_SIZE):
             return False
         head = bytes(self._memory[start : start + min(length, _HEAD_SIZE)])
         if not self._is_payload(head):
-            return self._resynchronise(found)
-        found.append(Oversized(length, head))
-        self._start = start
-        self._skip = length
+            return self._resynchronise(before)
+        oversized = Oversized(length, head)
+        self._start, self._skip = start, length
+        self._items.append(oversized)
         return True
 
     def _move_to_front(self) -> None:
         """Make room behind what is not yet decoded."""
         rest = self._memory[self._start : self._end]
-        self._start, self._end = 0, len(rest)
-        self._memory[: len(rest)] = rest
+        size = len(rest)
+        self._start, self._end, self._memory[:size] = 0, size, rest
 
     def _grow(self) -> None:
         """Make the shared buffer as large as it gets; what is not yet decoded moves along."""
         rest = self._memory[self._start : self._end]
-        self._size = _LARGEST_BUFFER
-        self._memory = bytearray(self._size)
-        self._view = memoryview(self._memory)
-        self._start, self._end = 0, len(rest)
-        self._memory[: len(rest)] = rest
+        size = len(rest)
+        memory = bytearray(_LARGEST_BUFFER)
+        memory[:size] = rest
+        view = memoryview(memory)
+        self._memory, self._view, self._size = memory, view, _LARGEST_BUFFER
+        self._start, self._end = 0, size
 
-    def _resynchronise(self, found: list[Item]) -> bool:
+    def _resynchronise(self, before: int) -> bool:
         """Report bytes up to the next magic as junk; return whether to go on."""
         start = self._start
         following = self._memory.find(MAGIC, start + 1, self._end)
@@ -333,8 +379,13 @@ class FrameDecoder:
                     following = self._end - len(tail)
                     break
         data = bytes(self._memory[start:following])
-        if found and isinstance(found[-1], Junk):
-            data = found.pop().data + data  # type: ignore[union-attr]
-        found.append(Junk(data))
+        items = self._items
+        last = items[-1] if len(items) > before else None
+        if isinstance(last, Junk):
+            junk = Junk(last.data + data)
+            self._start, items[-1] = following, junk
+            return True
+        junk = Junk(data)
         self._start = following
+        items.append(junk)
         return True

@@ -78,6 +78,7 @@ class FdTransport:
         pollable: whether one can wait for these descriptors, by ``poll`` or ``select``.
         written: the result of the last ``write_some``, also where an interrupt kept that
             from returning it; empty: nothing went out.
+        arrived: for each source, the result of the last ``read_into``, likewise.
         prefix: bytes that ``read_into`` delivers before it reads ``read_fds[source]``.
             No poll reports them: read every source named here once before the first.
     """
@@ -111,6 +112,7 @@ class FdTransport:
             elif stat.S_ISFIFO(mode):
                 _grow_pipe(fd)
         self.written: list[int] = []
+        self.arrived: tuple[list[int], ...] = tuple([] for _ in self.read_fds)
         self._most = 0  # bytes in one write; 0: any number
         if self.pollable:
             self._set_up_writing(modes[write_fd], nonblocking)
@@ -137,26 +139,30 @@ class FdTransport:
         Raises:
             BlockingIOError: nothing is there, and the descriptor does not block.
         """
-        if self.prefix:
-            count = self._read_prefix(buffer, source)
-            if count:
-                return count
+        log = self.arrived[source]
+        log.clear()
+        if source in self.prefix:
+            return self._read_prefix(buffer, source)
         if len(buffer) > _MOST_AT_ONCE:
             buffer = buffer[:_MOST_AT_ONCE]
         try:
-            received: int = _read_fd(self.read_fds[source], (buffer,))
+            # One call into C that also keeps the result: as in write_some().
+            log.extend(map(_read_fd, (self.read_fds[source],), ((buffer,),)))
         except OSError as error:
-            if error.errno in _END_OF_STREAM:
-                return 0
-            raise
-        return received
+            if log or error.errno not in _END_OF_STREAM:
+                raise
+            log.append(0)
+        return log[0]
 
     def _read_prefix(self, buffer: memoryview, source: int) -> int:
-        data = self.prefix.pop(source, b"")
+        data = self.prefix[source]
         count = min(len(data), len(buffer))
         buffer[:count] = data[:count]
-        if count < len(data):
-            self.prefix[source] = data[count:]
+        rest = {**self.prefix, source: data[count:]}
+        if count == len(data):
+            del rest[source]
+        self.prefix = rest
+        self.arrived[source].append(count)
         return count
 
     def write_some(self, buffers: Sequence[memoryview], _held: bool = False) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from streamipc.protocol.framing import FrameDecoder
+from decoding import Decoder
 
 if TYPE_CHECKING:
     from streamipc.protocol.framing import Item
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["feed"]
 
 
-def feed(frames: FrameDecoder, data: bytes, step: int) -> list[Item]:
+def feed(frames: Decoder, data: bytes, step: int) -> list[Item]:
     """Feed ``data``, at most ``step`` bytes at a time; return what that completes."""
     found: list[Item] = []
     while data:

@@ -97,15 +97,17 @@ class Bench:
         os.set_blocking(self.read_fd, False)
         self.lock = threading.Lock()
         self.wakeup = Wakeup()
+        self.log: list[int] = []
         self.connection = Connection(JsonMessageSerializer(), 1 << 20)
         self.reader = Reader(
             self.lock,
             self.connection,
-            lambda buffer: os.readv(self.read_fd, [buffer]),
+            self._read_into,
             (self.read_fd,),
             self.wakeup,
             0.0,
-            self._dispatch,
+            (self.log,),
+            self._apply,
             self._on_end,
         )
         self.watcher_woken = threading.Semaphore(0)
@@ -177,12 +179,18 @@ class Bench:
 
     # What the reader does.
 
-    def _dispatch(self, decoded: list[Any]) -> None:
+    def _read_into(self, buffer: memoryview, source: int) -> int:
+        self.log.extend(map(os.readv, (self.read_fd,), ([buffer],)))
+        return self.log[0]
+
+    def _apply(self) -> None:
         if self.on_dispatch is not None:
             self.on_dispatch()
-        for item in decoded:
-            name = item.message.message
+        while self.connection.items:
+            told: Any = self.connection.decode()
+            name = told.message.message
             self.callers[name].reply.settle(f"reply to {name}", None)
+            self.connection.applied()
 
     def _on_end(self, error: Exception | None) -> None:
         self.end.append(error)

@@ -46,15 +46,17 @@ class Bench:
         os.set_blocking(self.read_fd, False)
         self.lock = threading.Lock()
         self.wakeup = Wakeup()
+        self.log: list[int] = []
         self.connection = Connection(JsonMessageSerializer(), 1 << 20)
         self.reader = Reader(
             self.lock,
             self.connection,
-            lambda buffer: os.readv(self.read_fd, [buffer]),
+            self.read_into,
             (self.read_fd,),
             self.wakeup,
             0.0,
-            self.dispatch,
+            (self.log,),
+            self.apply,
             lambda error: None,
         )
         self.calls: dict[Any, Any] = {}
@@ -64,9 +66,15 @@ class Bench:
         self.seen: list[str] = []
         self.solo = Solo(self.lock, self.reader, self.deadlines, self.expire, self.flush)
 
-    def dispatch(self, decoded: list[Any]) -> None:
-        for item in decoded:
+    def read_into(self, buffer: memoryview, source: int) -> int:
+        self.log.extend(map(os.readv, (self.read_fd,), ([buffer],)))
+        return self.log[0]
+
+    def apply(self) -> None:
+        while self.connection.items:
+            item: Any = self.connection.decode()
             self.solo.submit(Job(lambda item=item: self.seen.append(item.message.message)))
+            self.connection.applied()
 
     def expire(self, calls: list[Any]) -> None:
         self.expired += calls

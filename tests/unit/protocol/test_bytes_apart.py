@@ -7,13 +7,14 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from decoding import Decoder
 from feeding import feed
 from native_payloads import header, with_buffers
 
 from streamipc.messages import Message
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Envelope, Notification, Request, Response
-from streamipc.protocol.framing import MAGIC, Apart, FrameDecoder, Junk
+from streamipc.protocol.framing import MAGIC, Apart, Junk
 from streamipc.serializers.native import NativeMessageSerializer
 
 LARGE = bytes(range(256)) * 400  # 100 KiB and some
@@ -32,8 +33,8 @@ def behind_ten(head: memoryview, size: int) -> int:
     return size - 10 if len(head) >= 10 else 0
 
 
-def decoder() -> FrameDecoder:
-    return FrameDecoder(1 << 24, lambda head: True, behind_ten)
+def decoder() -> Decoder:
+    return Decoder(1 << 24, lambda head: True, behind_ten)
 
 
 @pytest.mark.parametrize("step", [17, 18, 19, 1000, 1 << 20])
@@ -82,13 +83,13 @@ def test_of_a_frame_that_is_cut_off_the_beginning_is_shown() -> None:
     frames = decoder()
     assert feed(frames, frame(LARGE)[:300], 100) == []
 
-    (rest,) = frames.finish()
+    (rest,) = frames.finished()
     assert isinstance(rest, Junk)
     assert rest.data == LARGE[:292]
     assert [bytes(item) for item in feed(frames, frame(b"small"), 100)] == [b"small"]
 
     assert feed(frames, frame(LARGE)[:3000], 100) == []
-    (rest,) = frames.finish()
+    (rest,) = frames.finished()
     assert isinstance(rest, Junk)
     assert rest.data == LARGE[:512]
 
@@ -97,7 +98,7 @@ def test_an_announced_size_reserves_no_memory_that_is_not_filled() -> None:
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    frames = FrameDecoder(1 << 32, lambda head: True, behind_ten)
+    frames = Decoder(1 << 32, lambda head: True, behind_ten)
     data = MAGIC + (4_000_000_000).to_bytes(4, "big") + b"x" * 5000
     assert feed(frames, data, 5000) == []
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -473,7 +473,8 @@ def test_a_serializer_that_fails_on_half_a_payload_has_its_length_told() -> None
     buffer = connection.buffer(0)
     buffer[: len(data)] = data
 
-    found = [connection.receive(item) for item in connection.received(len(data), 0)]
+    connection.arrived[0]([len(data)])
+    found = [connection.receive(item) for item in connection._decode_all()]
 
     assert isinstance(found[0], Skipped)
     assert "skipped a frame of 5,000 bytes" in str(found[0].error)
@@ -560,15 +561,17 @@ def test_what_is_fed_may_be_larger_than_the_buffer(native: Connection) -> None:
     assert [event.id for event in found] == list(range(3000))
 
 
-def test_what_one_read_brings_is_decoded_in_bursts_and_in_order() -> None:
+def test_what_one_read_brings_is_decoded_one_by_one_and_in_order() -> None:
     connection = Connection(JsonMessageSerializer(), 1 << 20)
     told = [b'{"kind":"cancel","id":%d}' % number for number in range(1000)]
     data = b"".join(MAGIC + len(text).to_bytes(4, "big") + text for text in told)
     connection.buffer()[: 1 << 13] = data[: 1 << 13]
-    decoded = connection.received(1 << 13)
+    connection.arrived[0]([1 << 13])
 
-    assert 1 < len(decoded) < (1 << 13) // len(MAGIC + b"1234" + told[-1])
-    while connection.undecoded:
-        decoded += connection.more()
+    assert len(connection.items) > 200
+    decoded = [connection.decode()]
+    assert connection.decode() == decoded[0], "it stands there until it is applied"
+    connection.applied()
+    decoded += connection._decode_all()
     decoded += connection.feed(data[1 << 13 :])
     assert [envelope.id for envelope in decoded] == list(range(1000))  # type: ignore[union-attr]

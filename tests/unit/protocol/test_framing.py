@@ -7,21 +7,22 @@ import random
 
 import feeding
 import pytest
+from decoding import Decoder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamipc import ProtocolError
-from streamipc.protocol.framing import MAGIC, FrameDecoder, Junk, Oversized, encode_frame
+from streamipc.protocol.framing import MAGIC, Junk, Oversized, encode_frame
 
 HELLO = b"\xf3\x4a\x9d\xe2\x00\x00\x00\x05hello"
 EMPTY = b"\xf3\x4a\x9d\xe2\x00\x00\x00\x00"
 
 
-def decoder(max_frame_size: int = 1 << 20, is_payload: object = True) -> FrameDecoder:
-    return FrameDecoder(max_frame_size, lambda head: bool(is_payload), lambda head, size: 0)
+def decoder(max_frame_size: int = 1 << 20, is_payload: object = True) -> Decoder:
+    return Decoder(max_frame_size, lambda head: bool(is_payload), lambda head, size: 0)
 
 
-def feed(frames: FrameDecoder, data: bytes, step: int = 1 << 20) -> list[object]:
+def feed(frames: Decoder, data: bytes, step: int = 1 << 20) -> list[object]:
     """Feed ``data`` in pieces; return payloads as bytes, junk as ``("junk", bytes)``."""
     return joined([plain(item) for item in feeding.feed(frames, data, step)])
 
@@ -95,7 +96,7 @@ def test_frames_are_found_however_the_stream_is_cut(cut: int) -> None:
     frames = decoder()
 
     assert feed(frames, stream[:cut]) + feed(frames, stream[cut:]) == [b"hello", b"", b"hello"]
-    assert [plain(item) for item in frames.finish()] == []
+    assert [plain(item) for item in frames.finished()] == []
 
 
 STREAMS = [
@@ -126,7 +127,7 @@ def test_the_decoder_goes_on_behind_junk(number: int, step: int) -> None:
         expected[1] = b"L" * 70_000
     frames = decoder()
 
-    assert joined(feed(frames, stream, step) + [plain(i) for i in frames.finish()]) == expected
+    assert joined(feed(frames, stream, step) + [plain(i) for i in frames.finished()]) == expected
 
 
 def test_an_oversized_frame_is_skipped_and_the_next_one_is_read() -> None:
@@ -169,15 +170,15 @@ def test_what_the_end_cuts_off_is_junk(size: int) -> None:
     frames = decoder()
 
     assert feed(frames, HELLO[:size]) == []
-    assert [plain(item) for item in frames.finish()] == [("junk", HELLO[:size])]
-    assert [plain(item) for item in frames.finish()] == []
+    assert [plain(item) for item in frames.finished()] == [("junk", HELLO[:size])]
+    assert [plain(item) for item in frames.finished()] == []
 
 
 def test_of_a_large_frame_that_is_cut_off_the_beginning_is_shown() -> None:
     frames = decoder()
     assert feed(frames, MAGIC + (500_000).to_bytes(4, "big") + b"x" * 100_000) == []
 
-    (rest,) = frames.finish()
+    (rest,) = frames.finished()
     assert isinstance(rest, Junk)
     assert rest.data == b"x" * 512
 
@@ -222,7 +223,7 @@ def test_any_mixture_of_frames_and_junk_is_told_apart(
         size = cuts.randint(1, 50)
         found += feed(frames, stream[:size])
         stream = stream[size:]
-    found += [plain(item) for item in frames.finish()]
+    found += [plain(item) for item in frames.finished()]
 
     assert joined(found) == joined([expected for _, expected in parts])
 
@@ -230,7 +231,7 @@ def test_any_mixture_of_frames_and_junk_is_told_apart(
 @given(st.binary(max_size=2000), st.integers(1, 300))
 def test_no_byte_is_lost_whatever_comes(data: bytes, step: int) -> None:
     frames = decoder(64, is_payload=False)
-    found = feed(frames, data, step) + [plain(item) for item in frames.finish()]
+    found = feed(frames, data, step) + [plain(item) for item in frames.finished()]
 
     assert (
         b"".join(
@@ -309,7 +310,7 @@ def test_a_frame_that_is_too_large_is_judged_by_a_whole_head(step: int) -> None:
         heads.append(head)
         return True
 
-    frames = FrameDecoder(2000, is_payload, lambda head, size: 0)
+    frames = Decoder(2000, is_payload, lambda head, size: 0)
     data = HELLO * 50 + MAGIC + (3000).to_bytes(4, "big") + b"x" * 3000 + HELLO
 
     assert feed(frames, data, step) == [b"hello"] * 50 + [("oversized", 3000), b"hello"]

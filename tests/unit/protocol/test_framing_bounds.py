@@ -5,8 +5,9 @@ from __future__ import annotations
 import mmap
 
 import pytest
+from decoding import Decoder
 
-from streamipc.protocol.framing import MAGIC, FrameDecoder, Junk, Oversized
+from streamipc.protocol.framing import MAGIC, Junk, Oversized
 
 HELLO = MAGIC + b"\x00\x00\x00\x05hello"
 FIRST, LARGEST, LEAST = 1 << 13, 1 << 16, 1 << 12
@@ -16,11 +17,11 @@ def frame(size: int) -> bytes:
     return MAGIC + size.to_bytes(4, "big") + (bytes(range(251)) * (size // 251 + 1))[:size]
 
 
-def decoder(max_frame_size: int = 1 << 24) -> FrameDecoder:
-    return FrameDecoder(max_frame_size, lambda head: True, lambda head, size: 0)
+def decoder(max_frame_size: int = 1 << 24) -> Decoder:
+    return Decoder(max_frame_size, lambda head: True, lambda head, size: 0)
 
 
-def put(frames: FrameDecoder, data: bytes) -> list[object]:
+def put(frames: Decoder, data: bytes) -> list[object]:
     """Have ``data`` read at one go; it must fit."""
     frames.buffer()[: len(data)] = data
     return [
@@ -29,7 +30,7 @@ def put(frames: FrameDecoder, data: bytes) -> list[object]:
     ]  # type: ignore[call-overload]
 
 
-def feed(frames: FrameDecoder, data: bytes) -> list[object]:
+def feed(frames: Decoder, data: bytes) -> list[object]:
     found: list[object] = []
     while data:
         count = min(len(frames.buffer()), len(data))
@@ -81,7 +82,7 @@ def test_a_frame_that_the_largest_buffer_has_no_room_for_gets_memory_of_its_own(
         asked.append((bytes(head), size))
         return 0
 
-    frames = FrameDecoder(1 << 24, lambda head: True, tail_size)
+    frames = Decoder(1 << 24, lambda head: True, tail_size)
     data = frame(size)
 
     assert put(frames, data[:40]) == []
