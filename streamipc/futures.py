@@ -143,14 +143,22 @@ class ResponseFuture(Future[R], Generic[R]):
         if call.outcome:
             return call.outcome[0][1] is CANCELLED
         try:
-            if not call.settle(None, CANCELLED):
+            first = call.settle(None, CANCELLED)
+            if not first:
                 return call.outcome[0][1] is CANCELLED
             call.engine.cancel(call)
-        finally:  # also when interrupted, by Ctrl-C for one: nobody else wakes who waits
-            if call.outcome:
-                call.announce()
+        except BaseException:
+            self._finish_cancelling()
+            raise
         self._invoke_callbacks()
         return True
+
+    def _finish_cancelling(self) -> None:
+        """Do what an interrupt, such as Ctrl-C, may have kept us from; nobody else does."""
+        call = self._call
+        if call.outcome and call.outcome[0][1] is CANCELLED:
+            call.announce()
+            call.engine.cancel(call)
 
     # What the call that it shows asks of it.
 

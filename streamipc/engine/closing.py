@@ -20,6 +20,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from .._signals import interrupt_in
 from .._threads import make_thread, start_thread
 from .jobs import CallJob
 from .polling import make_poller
@@ -68,8 +69,7 @@ class Closing:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._claimed = False  # guarded by the engine's lock
-        self._end_claimed = False  # guarded by the engine's lock
+        self._claimed = 0  # by which thread; guarded by the engine's lock
         self._finisher: int | None = None  # identifier of the thread in _finish
         self._by: float | None = None  # when _finish is to be done waiting, as was asked
         self._gone_by: float | None = None  # the same, since the peer is gone
@@ -115,18 +115,31 @@ class Closing:
         me = threading.get_ident()
         # A signal handler that interrupts a wait is called by the very thread that must read.
         here = engine.crew.runs_here() or me in (self._finisher, engine.reader.holder)
-        if self._claim():
-            if here:
+        try:
+            if not self._claim():
+                self._wait_for_other(timeout, end, here)
+            elif here:
                 self._start_thread(self._close, end)
             else:
                 self._close(end)
-        else:
-            self._by = end if self._by is None else min(self._by, end)
-            if not here:
-                if engine.solo is not None:
-                    engine.solo.run_jobs()
-                self.closed.wait(timeout + 2 * _JOIN)
-                self._shut_down_child(end)
+        except BaseException:
+            self._go_on_behind(self._close, end)
+            raise
+
+    def _wait_for_other(self, timeout: float, end: float, here: bool) -> None:
+        """Have the one who ends the session be done by ``end``, and wait for it."""
+        engine = self._engine
+        self._by = end if self._by is None else min(self._by, end)
+        if not here:
+            if engine.solo is not None:
+                engine.solo.run_jobs()
+            self.closed.wait(timeout + 2 * _JOIN)
+            self._shut_down_child(end)
+
+    def _go_on_behind(self, target: Any, *args: Any) -> None:
+        """Have another thread do what this one was to do, and was kept from by an interrupt."""
+        if self._claimed == threading.get_ident() and not self.closed.is_set():
+            self._start_thread(target, *args)
 
     def abandon(self) -> None:
         """Nobody holds the session any more: end it without waiting for anything."""
@@ -140,7 +153,7 @@ class Closing:
 
     def forget_after_fork(self) -> None:
         """Make a copy in a forked child count as closed."""
-        self._claimed = self._end_claimed = True
+        self._claimed = -1
         self.ended = threading.Event()
         self.closed = threading.Event()
         self.ended.set()
@@ -179,22 +192,25 @@ class Closing:
         getattr(self._engine.transport, "stay_redirected", _nothing)()
 
     def _end(self, what: str) -> None:
-        """Fail what is pending; have the rest seen to."""
+        """Fail what is pending; have the rest seen to. May be done again, or twice at once."""
         engine = self._engine
-        with engine.lock:
-            if self._end_claimed:
-                return
-            self._end_claimed = True
-            engine.reader.ended = True
+        if self.ended.is_set() and self._claimed:
+            return
         engine.refuse(lambda: engine.host.closed_error(what))
-        for call in engine.take_calls():
-            name = call.name
-            engine.end_call(call, None, engine.host.closed_error(f"no reply to {name}; {what}"))
+        for call in list(engine.connection.calls.values()):
+            text = f"no reply to {call.name}; {what}"
+            engine.end_call(call, None, engine.host.closed_error(text))
+            engine.connection.calls.pop(call.id, None)
         engine.end_receiving()
         self._end_credit()
+        engine.reader.ended = True
         self.ended.set()
-        if self._claim():
-            self._start_thread(self._finish, None)
+        try:
+            if self._claim():
+                self._start_thread(self._finish, None)
+        except BaseException:
+            self._go_on_behind(self._finish, None)
+            raise
 
     def _end_credit(self) -> None:
         """Wake handlers that wait for credit: nothing that is still to be read grants any."""
@@ -239,10 +255,12 @@ class Closing:
     # The way out.
 
     def _claim(self) -> bool:
+        """Return whether it is for the caller to end the session: for one thread, once."""
         with self._engine.lock:
-            first = not self._claimed
-            self._claimed = True
-        return first
+            if not self._claimed:
+                self._claimed = threading.get_ident()
+                return True
+            return False
 
     def _start_thread(self, target: Any, *args: Any) -> None:
         solo = self._engine.solo
@@ -269,7 +287,10 @@ class Closing:
                 the peer; ``None``: the stream has ended, and handlers have all the time.
         """
         engine = self._engine
-        self._finisher = threading.get_ident()
+        with engine.lock:
+            if self._finisher is not None or self.closed.is_set():
+                return  # another is at it: whoever was interrupted does not know
+            self._finisher = threading.get_ident()
         if self._by is None:
             self._by = end
         try:
@@ -403,6 +424,7 @@ class Closing:
 
     def _release(self) -> None:
         """Stop the threads and close the descriptors, in this order."""
+        interrupt = None
         try:
             for step in (
                 self._engine.outlet.abort,
@@ -419,10 +441,16 @@ class Closing:
             ):
                 try:
                     step()
-                except Exception as error:  # a transport of the user's own, for one
-                    self._engine.report(error)
+                except BaseException as error:
+                    interrupt = interrupt_in(error) or interrupt
+                    if interrupt is not None:
+                        step()  # each may be done again
+                    else:  # a transport of the user's own, for one
+                        self._engine.report(error)
         finally:
             self.closed.set()
+        if interrupt is not None:
+            raise interrupt
 
     def _stop_threads(self) -> None:
         """See to it that nobody uses the descriptors any more."""

@@ -126,9 +126,13 @@ class Crew(Watching):
     # From outside.
 
     def start(self) -> None:
-        """Start the watcher."""
+        """Start the watcher; again, if starting it was interrupted."""
         with self._lock:
-            self._hire()
+            for member in list(self._members):
+                if member.thread.ident is None:
+                    del self._members[member]
+            if not self._members:
+                self._hire()
 
     def submit(self, job: Job) -> None:
         """Queue a job; run it here if the crew is gone."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home, look_for_fork, renew
 from .._patches import Patches
+from .._signals import interrupt_in
 from ..exceptions import (
     RequestTimeoutError,
     SessionClosedError,
@@ -157,7 +158,19 @@ class Engine(Sending, Dispatching):
         self._pid = os.getpid()
         self._foreign = False  # see forget_after_fork()
         self._guarded = self.patches.greenlets  # or foreign: each use is to be checked
-        self._started = False
+        self._begun = False  # starting it
+        self._started = False  # and ended doing so
+        self._starting = threading.RLock()  # held while it is started; guards _steps
+        self._steps = deque(
+            (
+                self._announce_start,
+                self._read_prefix,
+                self._start_transport,
+                self.crew.start,
+                self._watch_child,
+            )
+        )
+        """What is still to be done to start it; each may be done again."""
         self._refusal: Callable[[], SessionClosedError] | None = None
         self._received = Received()
         self.notifications: deque[Served] = deque()
@@ -208,36 +221,42 @@ class Engine(Sending, Dispatching):
             raise self._refusal()
         if threading.Lock is not self.patches.lock:
             self.patches.check_lock()
-        prefix: list[int] = list(getattr(self.endpoint, "prefix", ()))
+        with self._starting:
+            while self._steps and not self._started:
+                if self.closing.refuses_requests:  # this side has closed it meanwhile
+                    raise self.closing.error()
+                try:
+                    self._steps[0]()
+                except BaseException as error:
+                    if interrupt_in(error) is None:
+                        park_at_exit(error)
+                        self.closing.abandon()  # no thread, or no descriptor, is left for it
+                    raise  # an interrupt, such as Ctrl-C: whoever comes next goes on with it
+                self._steps.popleft()
+            self._started = True
+
+    def _announce_start(self) -> None:
         with self.lock:
             if self._refusal is not None:
                 raise self._refusal()
-            if self._started:
-                return
-            self._started = True
+            self._begun = True
             self.host.started()
-            if prefix:
-                self.reader.holder = threading.get_ident()
-        if prefix:
-            self._read_prefix(prefix)
-        try:
-            getattr(self.transport, "session_starts", _nothing)()
-            start_pump = getattr(self.endpoint, "start_pump", None)
-            if start_pump is not None:
-                start_pump(self._pump_failed)
-            self.crew.start()
-            watch = getattr(self.transport, "watch", None)
-            if watch is not None and self.solo is None:
-                watch(self.closing.child_exited)
-        except BaseException as error:
-            park_at_exit(error)
-            self.closing.abandon()  # no thread, or no descriptor, is left for it
-            raise
+
+    def _start_transport(self) -> None:
+        getattr(self.transport, "session_starts", _nothing)()
+        start_pump = getattr(self.endpoint, "start_pump", None)
+        if start_pump is not None:
+            start_pump(self._pump_failed)
+
+    def _watch_child(self) -> None:
+        watch = getattr(self.transport, "watch", None)
+        if watch is not None and self.solo is None:
+            watch(self.closing.child_exited)
 
     @property
     def started(self) -> bool:
-        """Whether :meth:`start` was called."""
-        return self._started
+        """Whether :meth:`start` was called, or something else that starts it."""
+        return self._begun
 
     @property
     def refusal(self) -> Callable[[], SessionClosedError] | None:
@@ -368,7 +387,7 @@ class Engine(Sending, Dispatching):
                 try:
                     self.start()
                 except SessionClosedError:
-                    if not self._started:
+                    if not self._begun:
                         raise  # otherwise it has ended just now, and the last may have come
             if not self.wait(received, end):
                 raise RequestTimeoutError(f"no notification came within {timeout:g} s")
@@ -500,6 +519,7 @@ class Engine(Sending, Dispatching):
 
         self._refusal = reason
         renew(self.lock)
+        renew(self._starting)
         self.closing.forget_after_fork()
         self.writer.forget_after_fork()
         self.crew.forget_after_fork()
@@ -518,10 +538,14 @@ class Engine(Sending, Dispatching):
         self._received.items.clear()
         self._received.ended = True
 
-    def _read_prefix(self, sources: list[int]) -> None:
+    def _read_prefix(self) -> None:
         """Read, holding the role, what was read ahead of the session: no poll reports it."""
+        if not getattr(self.endpoint, "prefix", None):
+            return
+        with self.lock:
+            self.reader.holder = threading.get_ident()
         try:
-            for source in sources:
+            for source in list(self.endpoint.prefix):
                 while source in self.endpoint.prefix:
                     self.reader.read_source(source)
         finally:

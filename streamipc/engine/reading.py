@@ -346,7 +346,7 @@ class Reader:
         """Apply what somebody has read who was interrupted; as the holder of the role."""
         self._connection.cut_rest()
         for source, log in enumerate(self._logs):
-            if log and not self.ended:
+            if log:
                 self.read_source(source)
         if self._connection.items:
             self._apply()
@@ -403,14 +403,14 @@ class Reader:
         if self._connection.items:
             self._apply()
         if source == 0:
-            self.ended = True
             self._on_end(error)
+            self.ended = True
         else:
             fd = next(fd for fd, number in self._sources.items() if number == source)
             self._inlet.forget(fd)
             self._ended_fds.append(fd)
-            self._logs[source].clear()
             self.fds = tuple(other for other in self.fds if other != fd)
+        self._logs[source].clear()  # last: until then whoever comes next does it again
 
 
 def _left(end: float) -> float:

@@ -183,7 +183,8 @@ class Sending:
         """Cancel a request whose reply nobody wants any more."""
         if call.future is not None:
             call.future.cancel()
-        elif call.settle(None, CANCELLED):
+        else:
+            call.settle(None, CANCELLED)
             self.cancel(call)
 
     def notify(
@@ -262,8 +263,10 @@ class Sending:
 
     def cancel(self, call: Call) -> None:
         """Forget a request and tell the peer."""
-        if not self.is_foreign() and self._forget(call):
+        if not self.is_foreign() and self._calls.get(call.id) is call:
+            # In this order: one who is interrupted does it again.
             self._send_control(Cancel(call.id))
+            self._forget(call)
 
     def _forget(self, call: Call) -> bool:
         """Take a request off the table; tell whether it stood there, and has no reply yet."""
