@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._forks import at_home, forkable_lock, look_for_fork
+from .engine.bells import wake
 from .engine.calls import CANCELLED, Call
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
@@ -297,10 +298,7 @@ class _Items:
             self._count, self._mark = count, mark
             self.waiting.append(item)
         for lock in tuple(self._wakers):
-            try:
-                lock.release()
-            except RuntimeError:
-                pass  # woken already
+            wake(lock)
         self.ended()
         return True
 

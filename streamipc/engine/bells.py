@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .._signals import interrupt_in
+
 __all__ = ["Bells", "wake"]
 
 
@@ -19,8 +21,10 @@ def wake(lock: Any) -> None:
     """Release a lock that serves as a wake-up call; waking twice is the same as once."""
     try:
         lock.release()
-    except RuntimeError:
-        pass  # it was released already and its owner has not come round to it
+    except RuntimeError as error:
+        # It was released already and its owner has not come round to it.
+        if interrupt_in(error) is not None:
+            raise
 
 
 class Bells:

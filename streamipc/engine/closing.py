@@ -231,13 +231,13 @@ class Closing:
             reader.draining = True
         engine.outlet.abort()
         reader.wake_holder()
-        taken = self._take_role()
+        me = threading.get_ident()
         try:
-            if taken:
+            if self._take_role():
                 reader.drain()
             self._end(what)
         finally:
-            if taken:
+            if reader.holder == me:
                 reader.leave()
 
     def _take_role(self) -> bool:

@@ -28,6 +28,7 @@ from ..exceptions import (
 from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
+from .bells import wake
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
@@ -238,10 +239,7 @@ class Served:
 
     def _wake(self) -> None:
         for lock in tuple(self.wakers):
-            try:
-                lock.release()
-            except RuntimeError:
-                pass  # woken already
+            wake(lock)
 
     # Running: a job of the crew's.
 

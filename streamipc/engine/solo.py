@@ -323,20 +323,23 @@ class Solo:
 
     def look(self) -> None:
         """Read what is there now, unless another thread reads; run nothing."""
-        reader = self._reader
-        with self._lock:
-            if reader.holder is not None or not reader.is_open():
-                return
-            reader.holder = threading.get_ident()
+        reader, me = self._reader, threading.get_ident()
+        if reader.holder == me:
+            return
         try:
+            with self._lock:
+                if reader.holder is not None or not reader.is_open():
+                    return
+                reader.holder = me
             if reader.is_busy:
                 reader.clean()
             fds = reader.look()
             if fds:
                 reader.read(fds)
         finally:
-            reader.leave()
-            self._call_holders_of_others()
+            if reader.holder == me:  # also when interrupted, by Ctrl-C for one
+                reader.leave()
+                self._call_holders_of_others()
 
     def read_while_full(self, outlet: PolledOutlet) -> None:
         """Have threads that wait for room in ``outlet`` read meanwhile.
@@ -349,22 +352,24 @@ class Solo:
 
         def wait_for_room(timeout: float | None) -> bool:
             end = None if timeout is None else time.monotonic() + timeout
+            me = threading.get_ident()
             while True:
                 left = None if end is None else max(0.0, end - time.monotonic())
-                with self._lock:
-                    mine = reader.holder is None and not (reader.draining or reader.ended)
-                    if mine:
-                        reader.holder = threading.get_ident()
-                if not mine:  # the thread that reads may go, and leave reading to us
-                    left = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
+                had_role = reader.holder == me
                 try:
+                    with self._lock:
+                        mine = reader.holder is None and not (reader.draining or reader.ended)
+                        if mine:
+                            reader.holder = me
+                    if not mine:  # the thread that reads may go, and leave reading to us
+                        left = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
                     room, has_input = outlet.poll(left, reader.first_fd if mine else -1)
                     if has_input:
                         if reader.is_busy:
                             reader.clean()
                         reader.read([(reader.first_fd, 0)])
                 finally:
-                    if mine:
+                    if reader.holder == me and not had_role:
                         reader.leave()
                         self._call_holders_of_others()
                 if room:

@@ -36,6 +36,9 @@ class Builder:
         self.name = name
         self.build = build
         VOCABULARY[name] = self
+        # The pickler makes sure that what it writes as a global is found here. A function in the
+        # place of the attribute could be interrupted by a signal, whose error pickle hides.
+        globals()[name] = self
 
     def __call__(self) -> Any:
         """Never called; without it the pickler would not write ``REDUCE``."""
@@ -43,14 +46,6 @@ class Builder:
 
 
 VOCABULARY: dict[str, Builder] = {}
-
-
-def __getattr__(name: str) -> Builder:
-    # The pickler makes sure that what it writes as a global is found there.
-    try:
-        return VOCABULARY[name]
-    except KeyError:
-        raise AttributeError(f"module {MODULE!r} has no attribute {name!r}") from None
 
 
 def need(value: Any, *types: type) -> Any:
