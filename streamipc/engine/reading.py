@@ -53,6 +53,8 @@ The engine's lock guards ``holder``, ``waiting``, ``takes``, ``crew_reads`` and 
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -74,6 +76,17 @@ TICK = 0.002
 _MOST_THERE = 16 << 20
 """Bytes, more than a pipe or socket holds: a process that has inherited the stream may
 write to it without end."""
+
+
+_HOLDING = {
+    ("reading.py", "wait"),
+    ("solo.py", "look"),
+    ("solo.py", "wait_for_room"),
+    ("closing.py", "_force_end"),
+    ("engine.py", "_read_prefix"),
+    ("watching.py", "_watch"),
+}
+"""Functions of the engine that hold the role while they call others."""
 
 
 class Awaited(Protocol):
@@ -192,6 +205,7 @@ class Reader:
         """
         me = threading.get_ident()
         waiter = None
+        self.leave_if_forgotten()
         try:
             while True:
                 with self._lock:
@@ -221,6 +235,21 @@ class Reader:
                     if self.holder == me:
                         self.leave_locked()
                 self.work_arrived()  # with what we have read, perhaps, and not told of
+
+    def leave_if_forgotten(self) -> None:
+        """Leave a role that an interrupt, in the midst of leaving it, has kept this thread from.
+
+        A signal's handler, or a finalizer, that comes from within the reading finds it held too.
+        """
+        if self.holder != threading.get_ident():
+            return
+        frame = sys._getframe(2)
+        while frame is not None:
+            code = frame.f_code
+            if (os.path.basename(code.co_filename), code.co_name) in _HOLDING:
+                return
+            frame = frame.f_back  # type: ignore[assignment]
+        self.leave()
 
     def callers_may_read(self) -> bool:
         """Tell whether a caller may take or keep the role."""

@@ -9,7 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home, look_for_fork
-from ..exceptions import IpcError, ProtocolError, RequestTimeoutError, SessionClosedError
+from ..exceptions import (
+    IpcError,
+    ProtocolError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    SessionClosedError,
+)
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
 from ..protocol.framing import HEADER_SIZE
 from .calls import CANCELLED, Call
@@ -287,7 +293,13 @@ class Sending:
         try:
             self.writer.send(frame)
         except SessionClosedError:
-            raise self.closing.error() from None
+            error = self.closing.error()
+            if self.is_foreign():
+                raise error from None
+            # Its Cancel has not been read yet, if there is one.
+            raise RequestCancelledError(
+                f"the caller of request {served.id!r} is gone: {error}"
+            ) from error
 
     def answer(self, served: Served, frame: list[Buffer]) -> None:
         """Send the answer to a request, unless nobody waits for one any more.

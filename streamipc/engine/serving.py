@@ -225,12 +225,7 @@ class Served:
                     )
                 self.wakers = self.wakers or []
             self._engine.wait(self, self.deadline)
-        try:
-            self._engine.send_item(self, frame)
-        except SessionClosedError as error:  # before its Cancel was read, if there is one
-            raise RequestCancelledError(
-                f"the caller of request {self.id!r} is gone: {error}"
-            ) from error
+        self._engine.send_item(self, frame)
 
     def forget_after_fork(self) -> None:
         """Renew the lock, in a forked child."""

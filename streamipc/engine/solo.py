@@ -324,6 +324,7 @@ class Solo:
     def look(self) -> None:
         """Read what is there now, unless another thread reads; run nothing."""
         reader, me = self._reader, threading.get_ident()
+        reader.leave_if_forgotten()
         if reader.holder == me:
             return
         try:
