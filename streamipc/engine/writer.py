@@ -25,6 +25,7 @@ waking somebody else.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -121,7 +122,6 @@ class Writer:
         self._queue: deque[Frame] = deque()
         self._turn = threading.Lock()  # to write; held for an instant, tried and never waited for
         self._try_turn = self._turn.acquire
-        self._writing = 0  # identifier of the thread that has it
         self._room = threading.Lock()  # held by the one who waits for room
         self._sleepers: list[_Sleeper] = []
         self._begun: Frame | None = None  # the first in the queue, if a part of it is out
@@ -285,7 +285,6 @@ class Writer:
                 taken.extend(map(self._try_turn, _ONCE))
                 if not taken[0]:
                     return False
-                self._writing = threading.get_ident()
                 first = queue[0] if len(queue) == 1 and not (log or self._broken) else ()
                 if len(first) == 1:  # nearly always; the rest does the same in more steps
                     size = len(first[0])
@@ -305,7 +304,6 @@ class Writer:
             finally:
                 # Nothing comes between an exception and the first call in here.
                 if taken and taken[0]:
-                    self._writing = 0
                     self._turn.release()
             if self._sleepers:
                 self._wake_sleepers()
@@ -372,6 +370,18 @@ class Writer:
                 log[:], first[:] = rest_of_log, ()
                 queue.popleft()
 
+    def _has_turn_here(self) -> bool:
+        """Tell whether this thread has the turn: then we have interrupted it.
+
+        The stack tells. A note of who has it would be there a moment too late.
+        """
+        frame = sys._getframe(1) if self._turn.locked() else None
+        while frame is not None:
+            if frame.f_code in _IN_TURN and frame.f_locals["self"] is self:
+                return True in frame.f_locals.get("taken", ())
+            frame = frame.f_back
+        return False
+
     # Waiting.
 
     def _see_out(self, frame: Frame, deadline: float | None, tolerated: int) -> None:
@@ -388,7 +398,7 @@ class Writer:
         """Wait until a frame is out, or nothing can be written; ``False``: time was over first."""
         if not frame:
             return True
-        if self._writing == threading.get_ident():
+        if self._has_turn_here():
             # We have interrupted our own writing, which goes on behind us. What is the caller's
             # may have changed by then.
             frame[:] = [bytes(part) for part in frame]
@@ -474,10 +484,14 @@ class Writer:
 
     def _abandon(self, frame: Frame) -> None:
         """See to a frame whose sender was interrupted, and to those of others."""
-        if frame and self._writing != threading.get_ident():
+        if frame and not self._has_turn_here():
             self._take_back(frame)
         if self._queue:
             self._hand_over()
+
+
+_IN_TURN = {Writer._write.__code__, Writer._take_back.__code__}
+"""Functions that have the turn while they call others; ``taken`` says whether they have it."""
 
 
 def _without(frame: Frame, count: int) -> list[Any]:
