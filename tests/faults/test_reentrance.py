@@ -55,12 +55,6 @@ def test_a_finalizer_may_close_the_session_it_interrupts() -> None:
     holds(sweep(spec, most_faults=1))
 
 
-def test_a_finalizer_may_use_it_on_the_threads_of_the_session() -> None:
-    spec = Spec("served", "notify by del", kinds=["SoftTimeLimit"], engine=True, step=17)
-    spec.patience = PATIENCE
-    holds(sweep(spec, most_faults=1))
-
-
 @pytest.mark.parametrize("session", ["threads", "sync"])
 @pytest.mark.parametrize("trigger", ["weakref", "gc"])
 def test_so_may_callbacks_of_weak_references_and_of_the_collector(
