@@ -8,9 +8,12 @@ of Celery) looks as if the code that was interrupted had raised it. Code that ex
 
 from __future__ import annotations
 
+import functools
+import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -57,28 +60,44 @@ def _was_caught_below(error: BaseException, here: FrameType) -> bool:
 def _is_interrupt(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt):  # raised without a frame by Python's own handler
         return True
+    handlers: set[Any] | None = None
     traceback = error.__traceback__
     while traceback is not None:
-        if _is_handler(traceback.tb_frame):
+        frame = traceback.tb_frame
+        if handlers is None:
+            handlers = set(_codes_of_handlers())
+        if frame.f_code in handlers or _is_called_like_a_handler(frame):
             return True
         traceback = traceback.tb_next
     return False
 
 
-def _is_handler(frame: FrameType) -> bool:
-    """Tell whether a frame is that of a signal's handler.
+def _codes_of_handlers() -> Iterator[Any]:
+    """Yield the code of each handler that is installed now, as far as it is Python's."""
+    for number in signal.valid_signals():
+        handler: Any = signal.getsignal(number)
+        while isinstance(handler, functools.partial):
+            handler = handler.func
+        handler = getattr(handler, "__func__", handler)  # of a bound method
+        code = getattr(handler, "__code__", None)
+        if code is None and callable(handler):
+            call: Any = type(handler).__call__
+            code = getattr(call, "__code__", None)
+        if code is not None:
+            yield code
+
+
+def _is_called_like_a_handler(frame: FrameType) -> bool:
+    """Tell whether a frame may be that of a handler that is installed no more.
 
     It was called with the number of the signal and the frame that was interrupted, which is the
     one below it. No other call looks so.
     """
     below = frame.f_back
-    if below is None or frame.f_code.co_argcount + bool(frame.f_code.co_flags & _VARARGS) < 1:
+    if below is None:
         return False
     values = list(frame.f_locals.values())
     for value in tuple(values):
         if isinstance(value, tuple):  # *args
             values += value
     return any(value is below for value in values)
-
-
-_VARARGS = 0x04  # inspect.CO_VARARGS
