@@ -57,7 +57,10 @@ _CLOGGED_AT = 1 << 16
 which waits for room with its answer."""
 
 _MANY = 1 << 12
-"""Frames that count as beyond any mark: their bytes are not added up."""
+"""Frames beyond which their bytes are not added up, for that would be done for each of them."""
+
+_UNCOUNTED = 1 << 40
+"""Bytes that stand for more than any mark."""
 
 _JOIN_LIMIT = 1 << 13
 """Bytes of a buffer up to which it is joined with others: a copy costs less than bookkeeping."""
@@ -136,7 +139,7 @@ class Writer:
     def backlog(self) -> int:
         """Bytes queued and not yet written, as far as they are counted."""
         if len(self._queue) > _MANY:
-            return _MANY * _JOIN_LIMIT  # or more, or somewhat less
+            return _UNCOUNTED
         # A copy is made in one step, and nothing else comes between, as it may with tuple().
         return sum(len(part) for frame in self._queue.copy() for part in frame.copy())
 
