@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._signals import interrupt_in
@@ -424,33 +426,40 @@ class Closing:
 
     def _release(self) -> None:
         """Stop the threads and close the descriptors, in this order."""
-        interrupt = None
-        try:
-            for step in (
-                self._engine.outlet.abort,
+        engine = self._engine
+        steps: deque[Callable[[], object]] = deque(
+            (
+                engine.outlet.abort,
                 lambda: self._end("this side closed the session"),
                 self._stop_threads,
                 self._run_leftovers,
-                self._engine.drop_notifications,
+                engine.drop_notifications,
                 self._end_lingering,
-                self._engine.endpoint.close,
-                self._engine.crew_wakeup.close,
-                self._engine.reader_wakeup.close,
-                self._engine.outlet.close,
-                self._engine.host.ended,
-            ):
-                try:
-                    step()
-                except BaseException as error:
-                    interrupt = interrupt_in(error) or interrupt
-                    if interrupt is not None:
-                        step()  # each may be done again
-                    else:  # a transport of the user's own, for one
-                        self._engine.report(error)
+                engine.endpoint.close,
+                engine.crew_wakeup.close,
+                engine.reader_wakeup.close,
+                engine.outlet.close,
+                engine.host.ended,
+            )
+        )
+        try:
+            self._take(steps)
+        except BaseException:
+            self._take(steps)  # an interrupt: the rest has to be done all the same
+            raise
         finally:
             self.closed.set()
-        if interrupt is not None:
-            raise interrupt
+
+    def _take(self, steps: deque[Callable[[], object]]) -> None:
+        """Take steps, each of which may be taken again, and take off the list what is done."""
+        while steps:
+            try:
+                steps[0]()
+            except Exception as error:  # a transport of the user's own, for one
+                if interrupt_in(error) is not None:
+                    raise
+                self._engine.report(error)
+            steps.popleft()
 
     def _stop_threads(self) -> None:
         """See to it that nobody uses the descriptors any more."""
