@@ -184,7 +184,8 @@ class Engine(Sending, Dispatching):
         self.notification_bytes = 0  # of large notifications that wait for theirs
         self._reports = 0  # that wait for on_exception, or are in it
         self._reports_are_left_out = False
-        self._control_bytes = 0  # of refusals and the like that nobody has read
+        self._unwritten: deque[Any] = deque()  # refusals and the like, each with its bytes
+        self._control_bytes = 0  # of those
         self._frames_received = 0
         self._stalled_at: int | None = None  # bytes sent when a broadcast had no time left
         self._late = 0

@@ -80,6 +80,7 @@ class Sending:
     _started: bool
     _refusal: Callable[[], SessionClosedError] | None
     _control_bytes: int
+    _unwritten: deque[tuple[list[Buffer], int]]
     _stalled_at: int | None
     _expire: Callable[..., None]
     wait: Callable[[Any, float | None], bool]
@@ -339,12 +340,23 @@ class Sending:
         else:
             size = len(frame[0])
             self.writer.offer(frame)
-            # Those before it may be out, but no more of them wait than all there is.
-            self._control_bytes = min(self._control_bytes + size, self.writer.backlog)
-            if self._control_bytes > MAX_BACKLOG and not self.reader.paused:
+            if self._count_unwritten(frame, size) > MAX_BACKLOG and not self.reader.paused:
                 # The peer sends what must be refused, and does not read the refusals.
                 self.reader.paused = True
                 self._backlog()  # a thread that writes already may end without a word
+
+    def _count_unwritten(self, frame: list[Buffer], size: int) -> int:
+        """Count a frame that the peer has caused; return the bytes of those that still wait.
+
+        A frame that is written is empty.
+        """
+        with self.lock:
+            unwritten = self._unwritten
+            unwritten.append((frame, size))
+            self._control_bytes += size
+            while unwritten and not unwritten[0][0]:
+                self._control_bytes -= unwritten.popleft()[1]
+            return self._control_bytes
 
     def _backlog(self) -> None:
         """Have somebody write what is left, who may wait for room."""
@@ -368,8 +380,9 @@ class Sending:
 
     def _flush_backlog(self) -> None:
         self._write_out()
-        self._control_bytes = 0
         with self.lock:
+            self._unwritten.clear()
+            self._control_bytes = 0
             if self.reader.paused and len(self.notifications) * 2 <= MAX_NOTIFICATIONS:
                 self.reader.paused = False
                 self.reader.wake_watcher()

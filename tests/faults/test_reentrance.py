@@ -49,12 +49,6 @@ def test_a_finalizer_may_use_the_session_it_interrupts(
     holds(sweep(spec, most_faults=1))
 
 
-def test_a_finalizer_may_close_the_session_it_interrupts() -> None:
-    spec = Spec("call", "close by del", "threads", kinds=["SoftTimeLimit"], patience=PATIENCE)
-    spec.step = 29  # each takes a child of its own
-    holds(sweep(spec, most_faults=1))
-
-
 @pytest.mark.parametrize("session", ["threads", "sync"])
 @pytest.mark.parametrize("trigger", ["weakref", "gc"])
 def test_so_may_callbacks_of_weak_references_and_of_the_collector(

@@ -39,7 +39,6 @@ STEPS = {
     "expire": 17,
     "wait": 17,
     "start": 83,
-    "close": 211,
 }
 """Points from one that is tried to the next."""
 
@@ -49,9 +48,13 @@ def holds(tally: Tally, least: int = 1) -> None:
     assert len(tally.points) >= least, tally.verdict()
 
 
-NOT_YET = {("call", "sync"), ("request", "sync"), ("nested", "sync")}
-"""Here a signal may still hit a handler, which runs on the thread that waits: what it raises is
-reported as that handler's, and a notification that was about to be handled is lost."""
+NOT_YET = {
+    ("call", "sync"),
+    ("request", "sync"),
+    ("nested", "sync"),
+}
+"""Without threads a signal may hit a handler, which runs on the thread that waits: what it raises
+is reported as that handler's, and a notification that was about to be handled is lost."""
 
 SWEEPS = [
     (operation, session)
