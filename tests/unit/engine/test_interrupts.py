@@ -1,0 +1,150 @@
+"""An interrupt at each place of a call loses nothing of other requests, and the session goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from interrupting import interrupted_at
+from shared_messages import Echo, Note
+
+from streamipc import (
+    IpcPeer,
+    IpcSession,
+    JsonMessageSerializer,
+    SerializationError,
+    SyncIpcSession,
+)
+
+FILES = tuple(
+    f"streamipc/{name}.py"
+    for name in (
+        "futures",
+        "session",
+        "engine/calls",
+        "engine/dispatching",
+        "engine/engine",
+        "engine/reading",
+        "engine/sending",
+        "engine/writer",
+        "protocol/connection",
+        "protocol/framing",
+        "transports/pipe",
+    )
+)
+
+
+@pytest.fixture(params=[IpcSession, SyncIpcSession])
+def left(request: pytest.FixtureRequest) -> Iterator[Any]:
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    with IpcPeer(session_type=request.param) as peer, IpcPeer() as other:
+        right = other.create_stream_session(d, a)
+        right.on_request(Echo)(lambda msg: msg.value)
+        right.on_message(Note)(lambda msg: None)
+        right.start()
+        session = peer.create_stream_session(b, c)
+        session.call(Echo("warm"))
+        yield session
+
+
+OPERATIONS: dict[str, Callable[[Any], object]] = {
+    "call": lambda session: session.call(Echo("mine")),
+    "request": lambda session: session.request(Echo("mine")).result(),
+    "notify": lambda session: session.notify(Note()),
+    "cancel": lambda session: session.request(Echo("mine")).cancel(),
+}
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_interrupt_anywhere_leaves_a_session_that_works(
+    left: Any, operation: str, eventually: Any
+) -> None:
+    act = OPERATIONS[operation]
+    for k in range(1, 3000):
+        outstanding = left.request(Echo(k), timeout=20)
+        interrupted = interrupted_at(k, FILES, lambda: act(left))
+
+        assert outstanding.result(20) == k
+        assert left.call(Echo("next"), timeout=20) == "next"
+        if isinstance(left, SyncIpcSession):
+            left.tick(0)
+        eventually(lambda: not left.pending)
+        if not interrupted:
+            break
+    assert k > 10
+    replies: list[object] = []
+    asking = threading.Thread(target=lambda: replies.append(left.call(Echo("other"), timeout=20)))
+    asking.start()
+    asking.join(30)
+    assert replies == ["other"]
+
+
+def test_a_role_that_was_not_left_is_left_by_the_next_call(left: Any) -> None:
+    """As after a second interrupt, in the midst of leaving it."""
+    left._engine.reader.holder = threading.get_ident()
+
+    assert left.call(Echo("next"), timeout=20) == "next"
+
+
+class SoftTimeLimit(Exception):
+    """As Celery's."""
+
+
+class Interrupted(JsonMessageSerializer):
+    """A signal comes in the midst of it, once."""
+
+    at = ""
+    wraps = False
+
+    def encode(self, envelope: Any) -> Any:
+        self._interrupt("encode")
+        return super().encode(envelope)
+
+    def decode(self, payload: memoryview) -> Any:
+        self._interrupt("decode")
+        return super().decode(payload)
+
+    def _interrupt(self, where: str) -> None:
+        if self.at == where:
+            self.at = ""
+            try:
+                signal.raise_signal(signal.SIGALRM)
+            except SoftTimeLimit as error:
+                if self.wraps:
+                    raise SerializationError("wrapped") from error
+                raise
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+@pytest.mark.parametrize("wraps", [False, True])
+@pytest.mark.parametrize("where", ["encode", "decode"])
+def test_what_a_signals_handler_raises_in_a_serializer_comes_out_as_itself(
+    where: str, wraps: bool
+) -> None:
+    def handler(number: int, frame: Any) -> None:
+        raise SoftTimeLimit
+
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    serializer = Interrupted()
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with (
+            IpcPeer(serializer, session_type=SyncIpcSession) as peer,
+            IpcPeer(JsonMessageSerializer()) as other,
+        ):
+            right = other.create_stream_session(d, a)
+            right.on_request(Echo)(lambda msg: msg.value)
+            right.start()
+            session = peer.create_stream_session(b, c)
+            assert session.call(Echo("first")) == "first"
+            serializer.at, serializer.wraps = where, wraps
+            with pytest.raises(SoftTimeLimit):
+                session.call(Echo("interrupted"), timeout=20)
+            assert session.call(Echo("next"), timeout=20) == "next"
+            assert session.stats.unreadable == 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
