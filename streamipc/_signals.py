@@ -60,12 +60,10 @@ def _was_caught_below(error: BaseException, here: FrameType) -> bool:
 def _is_interrupt(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt):  # raised without a frame by Python's own handler
         return True
-    handlers: set[Any] | None = None
+    handlers = set(_codes_of_handlers())
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
-        if handlers is None:
-            handlers = set(_codes_of_handlers())
         if frame.f_code in handlers or _is_called_like_a_handler(frame):
             return True
         traceback = traceback.tb_next

@@ -356,8 +356,7 @@ class Closing:
             left = [stream for stream in streams if over or not self._is_taken_from(stream)]
             for stream in left:
                 engine.cancel(stream)
-                name = stream.name
-                text = f"{name} was cut off; this side closed the session"
+                text = f"{stream.name} was cut off; this side closed the session"
                 engine.end_call(stream, None, engine.host.closed_error(text))
             if len(left) == len(streams):
                 return

@@ -80,9 +80,7 @@ class PolledOutlet:
 
     def __init__(self, endpoint: Any, on_wait: Callable[[], None]) -> None:
         self.write_some: Callable[[Sequence[Buffer]], int] = endpoint.write_some
-        self._written: list[int] = endpoint.written
-        self.log = self._written
-        self.forget_written: Callable[[], object] = endpoint.written.clear
+        self.log: list[int] = endpoint.written  # what the last write took
         self._endpoint = endpoint
         self._lock = threading.Lock()  # guards _wakeup, _aborted and waiting
         self._wakeup: Wakeup | None = None  # most sessions never wait for room
@@ -167,10 +165,6 @@ class PolledOutlet:
     def _check_aborted(self) -> None:
         if self._aborted:
             raise OSError(errno.EPIPE, "the session has ended")
-
-    def written(self) -> int:
-        """Return what the last, interrupted, write has written."""
-        return sum(self._written)
 
     def abort(self) -> None:
         """Have everyone who waits for room give up."""

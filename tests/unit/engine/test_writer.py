@@ -528,17 +528,6 @@ def test_the_end_takes_along_what_is_queued_behind_its_last_flush(slow: Rig) -> 
 FILES = ("engine/writer.py", "transports/pipe.py", "engine/outlets.py")
 
 
-@pytest.fixture
-def piped() -> Iterator[tuple[Rig, int]]:
-    read, write = os.pipe()
-    transport = FdTransport(read, write)
-    outlet = PolledOutlet(transport, lambda: None)
-    yield Rig(outlet), read
-    outlet.abort()
-    transport.close()
-    outlet.close()
-
-
 def rest_of(read: int) -> bytes:
     os.set_blocking(read, False)
     with contextlib.suppress(BlockingIOError):
