@@ -16,6 +16,7 @@ from .bells import wake
 if TYPE_CHECKING:
     from ..messages import Message
     from ..protocol.envelopes import RequestId
+    from ..serializers.base import Buffer
 
 __all__ = ["CANCELLED", "Call"]
 
@@ -59,6 +60,7 @@ class Listener(Protocol):
 
     def has_callbacks(self) -> bool:
         """Tell whether there are callbacks that :meth:`run_callbacks` would call."""
+        ...
 
     def run_callbacks(self) -> None:
         """Call what was given to ``add_done_callback``."""
@@ -81,6 +83,7 @@ class ItemSink(Protocol):
 
     def arrived(self, item: Any, mark: object = None, /) -> bool:
         """Take an item, one of each mark; return whether the peer was allowed to send it."""
+        ...
 
     def replied(self, value: Any, error: BaseException | None, /) -> None:
         """Take the outcome, if ``passes_on_reply``."""
@@ -101,6 +104,7 @@ class Call:
         keeps: what must live as long as the request is pending: its session.
 
     Attributes:
+        frame: the buffers of its request; emptied once they are out.
         outcome: ``(value, error)`` of each end it was given; empty: it is pending.
         wakers: locks of threads that wait for it.
         future: shows it to its user; ``None``: whoever asked waits for it himself.
@@ -112,6 +116,7 @@ class Call:
         "__weakref__",
         "deadline",
         "engine",
+        "frame",
         "future",
         "id",
         "items",
@@ -138,6 +143,7 @@ class Call:
         self.timeout = timeout
         self.deadline = deadline
         self.keeps = keeps
+        self.frame: list[Buffer] = []
         self.outcome: list[tuple[Any, BaseException | None]] = []
         self.wakers: list[Any] = []
         self.future: Listener | None = None

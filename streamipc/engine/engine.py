@@ -404,7 +404,7 @@ class Engine(Sending, Dispatching):
             self.crew.deadline_added(served.deadline)
 
     def _expire(self, calls: list[Any], known_to_peer: bool = True) -> None:
-        """Fail requests whose time is over, and tell the peer if it has heard of them."""
+        """Fail requests whose time is over, and tell the peer if it will have heard of them."""
         for call in calls:
             if isinstance(call, Reminder):
                 self.call_soon(call.callbacks())
@@ -422,7 +422,8 @@ class Engine(Sending, Dispatching):
             )
             # Where the peer has not read for long, cancels would pile up. It knows the
             # deadlines of what it has read, and will see those of what it is going to read.
-            if known and known_to_peer and self.writer.backlog <= _NOT_READ:
+            heard = known and known_to_peer and not self.writer.withdraw(call.frame)
+            if heard and self.writer.backlog <= _NOT_READ:
                 self._send_control(Cancel(call.id))
             self.settle(call, None, error)
 

@@ -153,6 +153,7 @@ class Sending:
         frame = self.encode(Request(id, message, timeout, metadata, window))
         deadline = None if timeout is None else time.monotonic() + timeout
         call = Call(self, id, message, timeout, deadline, keeps)  # type: ignore[arg-type]  # the engine
+        call.frame = frame
         if len(frame) > 1 or len(frame[0]) > _ALWAYS_TAKEN:
             call.size = sum(map(len, frame)) - HEADER_SIZE
         if prepare is not None:
@@ -272,7 +273,8 @@ class Sending:
         """Forget a request and tell the peer."""
         if not self.is_foreign() and self._calls.get(call.id) is call:
             # In this order: one who is interrupted does it again.
-            self._send_control(Cancel(call.id))
+            if not self.writer.withdraw(call.frame):
+                self._send_control(Cancel(call.id))
             self._forget(call)
 
     def _forget(self, call: Call) -> bool:

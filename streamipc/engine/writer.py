@@ -459,8 +459,12 @@ class Writer:
 
     # Taking back.
 
+    def withdraw(self, frame: Frame) -> bool:
+        """Have nothing of a frame written; return ``False`` if it is out, or was begun."""
+        return bool(frame) and not self._has_turn_here() and self._take_back(frame) is True
+
     def _take_back(self, frame: Frame) -> bool | None:
-        """Have nothing of a frame written; return ``False`` if it was begun, ``None`` if it is out.
+        """As :meth:`withdraw`, by its sender; return ``None`` if it is out.
 
         One that was begun is finished by others, from a copy, for its buffers are its sender's.
         """
