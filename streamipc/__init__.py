@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from .futures import ResponseFuture, ResponseStream
     from .handlers import RequestContext, current_request
+    from .limits import Limits
     from .messages import ErrorMessage, LogMessage, Message, Request
     from .peer import IpcPeer
     from .protocol.envelopes import CounterIdGenerator, PidHrtimeRequestIdGenerator
@@ -47,6 +48,7 @@ __all__ = [
     "IpcPeer",
     "IpcSession",
     "JsonMessageSerializer",
+    "Limits",
     "LogMessage",
     "Message",
     "MessageDefinitionError",
@@ -80,6 +82,7 @@ _HOMES = {
     "IpcPeer": "peer",
     "IpcSession": "session",
     "JsonMessageSerializer": "serializers.json",
+    "Limits": "limits",
     "LogMessage": "messages",
     "Message": "messages",
     "MessageSerializer": "serializers.base",

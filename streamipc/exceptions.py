@@ -23,6 +23,9 @@ __all__ = [
     "UnhandledRequestError",
 ]
 
+_LONGEST_TRACEBACK = 8 << 10
+"""Characters of one that is kept as text."""
+
 
 class IpcError(Exception):
     """Base class of everything that streamipc raises on purpose."""
@@ -147,7 +150,7 @@ class UnhandledRequestError(IpcError):
 
 
 class OverloadedError(IpcError):
-    """The peer has as many requests waiting as it is willing to hold; try again later.
+    """The peer holds as much as its ``Limits`` allow; try again later.
 
     The request was not started.
     """
@@ -172,6 +175,32 @@ def fresh(error: BaseException) -> BaseException:
     copy.__cause__ = error.__cause__  # sets __suppress_context__
     copy.__suppress_context__ = error.__suppress_context__
     return copy
+
+
+def release_frames(error: BaseException) -> None:
+    """Have an error that is going to wait keep nothing alive but itself and its causes.
+
+    The frames of a traceback hold the payload that could not be read, and what was made of it.
+    """
+    errors: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while errors:
+        one = errors.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            if isinstance(one, SerializationError):
+                one.envelope = None
+            errors += [one.__cause__, one.__context__]
+
+
+def with_traceback_as_text(error: Exception) -> Exception:
+    """Have an error show its traceback when it is logged, without keeping the frames alive."""
+    import traceback  # which is there: whoever answers requests needs it
+
+    text = "".join(traceback.format_exception(error))
+    error.__cause__ = _RemoteTraceback(text[-_LONGEST_TRACEBACK:])
+    return error
 
 
 def text_of(error: BaseException) -> str:

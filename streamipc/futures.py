@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from ._forks import at_home, forkable_lock, look_for_fork
 from .engine.bells import wake
 from .engine.calls import CANCELLED, Call
+from .engine.flow import Held
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 from .protocol.envelopes import RequestId
@@ -365,8 +366,15 @@ class ResponseStream(Generic[R]):
             # The time, rather than what wait() says: there may always be one more item.
             if end is not None and time.monotonic() >= end and not self._call.outcome:
                 raise self._future.not_in_time(timeout)
-        self._items.waiting.clear()
+        self._drop_items()
         return self._future.result()
+
+    def _drop_items(self) -> None:
+        waiting = self._items.waiting
+        while waiting:
+            item = waiting.popleft()
+            if type(item) is Held:
+                self._owner.flow.give_back(item)
 
     def cancel(self) -> bool:
         """Cancel the request; see :meth:`ResponseFuture.cancel`.
@@ -399,8 +407,10 @@ class ResponseStream(Generic[R]):
 
     def __del__(self) -> None:
         call = getattr(self, "_call", None)
-        if call is not None and not call.outcome:
-            self._owner.drop(self._future)
+        if call is not None:
+            if not call.outcome:
+                self._owner.drop(self._future)
+            self._drop_items()
 
     def __aiter__(self) -> ResponseStream[R]:
         return self
@@ -438,7 +448,7 @@ class ResponseStream(Generic[R]):
             pass
         else:
             self._taken()
-            return item
+            return self._owner.flow.take(item).item if type(item) is Held else item  # type: ignore[union-attr]
         # Out here, where no "from None" is needed: it would take the remote traceback away.
         self._future.result(0)  # raises, also if cancelled: the end would look like the whole
         raise end
@@ -453,7 +463,9 @@ class ResponseStream(Generic[R]):
 
     def _throw_away(self) -> None:
         while self._items.waiting:
-            self._items.waiting.popleft()
+            item = self._items.waiting.popleft()
+            if type(item) is Held:
+                self._owner.flow.give_back(item)
             self._taken()
 
 

@@ -24,6 +24,7 @@ from .engine.lifetimes import track
 from .engine.options import Options
 from .engine.polling import usable_cpus
 from .exceptions import IpcError, SessionClosedError
+from .limits import Limits
 from .messages import Message
 from .protocol.envelopes import IdGenerator
 from .serializers.base import MessageSerializer
@@ -67,6 +68,7 @@ class IpcPeer(Registering):
         session_type: the class of sessions.
         tracebacks: tell the other side the traceback of what a handler raised, with its
             paths, source lines and chained causes; ``False``: its type and text alone.
+        limits: of what each session holds in memory; see :class:`Limits` for the defaults.
 
     Raises:
         TypeError, ValueError: an argument is of the wrong type, or out of range.
@@ -83,6 +85,7 @@ class IpcPeer(Registering):
         spin: float = _SPIN,
         session_type: type[IpcSession] = IpcSession,
         tracebacks: bool = True,
+        limits: Limits | None = None,
     ) -> None:
         super().__init__()
         if serializer is None:
@@ -96,6 +99,8 @@ class IpcPeer(Registering):
         _check_whole("handler_threads", handler_threads, 1, 1 << 16)
         if not (isinstance(session_type, type) and issubclass(session_type, IpcSession)):
             raise TypeError(f"session_type must be a subclass of IpcSession, not {session_type!r}")
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits must be a streamipc.Limits, not {limits!r}")
         spin = checked_timeout(spin)
         self._timeout = None if timeout is None else checked_timeout(timeout)
         self._options = Options(
@@ -105,6 +110,7 @@ class IpcPeer(Registering):
             handler_threads=handler_threads,
             spin=spin if usable_cpus() > 1 else 0.0,
             tracebacks=bool(tracebacks),
+            limits=Limits() if limits is None else limits,
         )
         self._session_type = session_type
         self._lock = threading.Lock()  # guards the three below

@@ -274,7 +274,8 @@ class IpcSession(Registering):
     def receive(self, timeout: float | None = None) -> Message:
         """Return the next notification that no handler took; wait for one if need be.
 
-        Up to 1,024 wait for it; then the oldest is dropped, counted and logged once.
+        Up to ``Limits.unreceived`` wait for it (1,024), or a quarter of ``Limits.held_bytes``; then
+        the oldest is dropped, counted and logged once.
 
         Args:
             timeout: seconds to wait at the most; ``None``: as long as it takes.

@@ -152,14 +152,17 @@ def connected() -> Iterator[Callable[..., tuple[Any, Any]]]:
 
 @pytest.fixture
 def most_notifications(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Return what sets how many notifications may wait at the most, and what depends on it."""
-    from streamipc.engine import dispatching, jobs, precedence, sending
+    """Return what sets how many notifications may wait at the most, in sessions to be made."""
+    from streamipc.engine.flow import Flow
+
+    init = Flow.__init__
 
     def bound(count: int) -> None:
-        for module in (dispatching, jobs, precedence, sending):
-            monkeypatch.setattr(module, "MOST_NOTIFICATIONS", count)
-        monkeypatch.setattr(precedence, "CROWDED_AT", count // 2)
-        monkeypatch.setattr(precedence, "STRICT_AT", count * 3 // 4)
+        def make(self: Flow, *args: Any, **kwargs: Any) -> None:
+            init(self, *args, **kwargs)
+            self.most_notifications = count
+
+        monkeypatch.setattr(Flow, "__init__", make)
 
     return bound
 

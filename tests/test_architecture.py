@@ -27,6 +27,7 @@ FLOORS = (
         "_signals",
         "_threads",
         "exceptions",
+        "limits",
     },
     {"messages"},
     {"envelopes", "protocol"},

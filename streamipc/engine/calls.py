@@ -8,6 +8,7 @@ neither another thread nor an interrupt can divide; what stands first counts. Al
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..exceptions import RequestCancelledError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ..messages import Message
     from ..protocol.envelopes import RequestId
     from ..serializers.base import Buffer
+    from .flow import Flow
 
 __all__ = ["CANCELLED", "Call"]
 
@@ -26,6 +28,9 @@ CANCELLED = RequestCancelledError("the request was cancelled here")
 
 class Owner(Protocol):
     """What a call asks of the engine that made it, for its user."""
+
+    flow: Flow
+    """Counts the items that wait."""
 
     def wait(self, awaited: Any, end: float | None, /) -> bool:
         """Wait until ``awaited`` is ready, at most until ``end``."""
@@ -75,6 +80,11 @@ class Listener(Protocol):
 class ItemSink(Protocol):
     """Whoever takes the items of a call."""
 
+    @property
+    def waiting(self) -> Collection[Any]:
+        """Those that nobody has taken yet."""
+        ...
+
     taker: int | None
     """Identifier of the thread that takes items, once that has asked for one."""
 
@@ -82,7 +92,7 @@ class ItemSink(Protocol):
     """Whether :meth:`replied` settles the call, behind the items that it has still to pass on."""
 
     def arrived(self, item: Any, mark: object = None, /) -> bool:
-        """Take an item, one of each mark; return whether the peer was allowed to send it."""
+        """Take an item, as it is or ``Held``, one of each mark; tell whether it was allowed."""
         ...
 
     def replied(self, value: Any, error: BaseException | None, /) -> None:

@@ -32,8 +32,8 @@ Where no thread can be had, the watcher runs everything itself (``_alone``): slo
 with nobody looking at it, but nothing is lost.
 
 A handler that waits for something of the session's (a nested reply, credit for a stream)
-does not count against ``limit``: it is inside ``blocked()``. So two processes can call
-each other to any depth; each level costs one thread that sleeps.
+does not count against ``limit``. So two processes can call each other deeper than that; each
+level costs one thread that sleeps, and ``Limits.blocked_handlers`` says how many may.
 
 The engine's lock guards everything here. A member sleeps on its own lock, ``Member.bell``;
 whoever gives it something to do changes its duty or a queue under the engine's lock and
@@ -365,8 +365,8 @@ class Crew(Watching):
             self._on_errands -= job.is_errand
             self.blocked_jobs += 1
             reader = self._reader
-            if not reader.overfull:
-                reader.paused = False
+            reader.flow.blocked_locked(self.blocked_jobs)
+            reader.flow.handler_waits_locked()
             watcher = self._watcher
             if watcher is not None and watcher.thread is threading.current_thread():
                 reader.crew_reads = False  # it is the one to read, for its own reply
@@ -380,3 +380,4 @@ class Crew(Watching):
             self.running += 1
             self._on_errands += job.is_errand
             self.blocked_jobs -= 1
+            self._reader.flow.blocked_locked(self.blocked_jobs)

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from .._shown import escaped
 from .._signals import interrupt_in
-from ..exceptions import OverloadedError, ProtocolError, SerializationError
+from ..exceptions import (
+    OverloadedError,
+    ProtocolError,
+    SerializationError,
+    release_frames,
+    with_traceback_as_text,
+)
 from ..messages import LogMessage, Message
 from ..protocol import events
 from ..protocol.connection import error_from, refusal_of
@@ -26,9 +32,10 @@ from ..protocol.envelopes import (
     Request,
     Response,
 )
-from ..protocol.framing import Apart, Junk
+from ..protocol.framing import Junk
 from .bells import wake
-from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, CallbacksJob, CallJob, NotificationsJob
+from .flow import Flow, Held, Kind
+from .jobs import CallbacksJob, CallJob, NotificationsJob
 from .junk import JunkLines
 from .lifetimes import is_exiting
 from .reading import Reader
@@ -36,6 +43,7 @@ from .serving import Served, closed_refusal
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection
+    from ..protocol.framing import Item
     from .calls import Call
     from .closing import Closing
     from .contracts import Host
@@ -47,28 +55,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatching", "Received"]
 
-MAX_WAITING = 1 << 16
-"""Requests that may wait for a handler thread; more are answered with OverloadedError."""
-
 _BURST = 128
 """Frames after which deadlines are seen to in between. A read may bring 8,000, and those that are
 broken take 20 microseconds each."""
-
-LARGE = 1 << 12
-"""Bytes from which on the size of a frame counts, beside the number of frames."""
-
-MAX_WAITING_FRAMES = 4
-"""Largest frames (``max_frame_size``) whose bytes waiting requests may have together."""
-
-MAX_RECEIVED = 1 << 10
-"""Notifications without a handler that wait for ``receive()``."""
 
 
 class Received:
     """Notifications that wait for ``receive()``."""
 
     def __init__(self) -> None:
-        self.items: deque[Message] = deque()
+        self.items: deque[Message | Held] = deque()
         self.wakers: list[Any] = []
         self.ended = False
 
@@ -94,10 +90,8 @@ class Dispatching:
     notifications: deque[Served]
     notifying: bool
     precedence: Precedence
-    max_frame_size: int
-    weight: int
-    waiting_bytes: int
-    notification_bytes: int
+    flow: Flow
+    _payload: Item | None
     _rules: dict[type, Callable[[Any], None]]
     _received: Received
     _frames_received: int
@@ -146,7 +140,7 @@ class Dispatching:
             decoded = connection.current
             if decoded is None:
                 decoded = connection.decode()
-            self.weight = _size_of(items[0])
+            self._payload = items[0]
             if junk.waits and type(decoded) is not Junk:
                 junk.end_line()
             try:
@@ -158,9 +152,10 @@ class Dispatching:
                     raise
                 # Such as an id that can't be hashed, of a serializer of the user's own:
                 # whatever one frame does, the next ones are read.
-                self._report_soon(error)
+                self._report_soon(with_traceback_as_text(error))
             self._frames_received += 1
             connection.applied()
+            self._payload = None
             left -= 1
             if not left:
                 left = _BURST
@@ -173,9 +168,6 @@ class Dispatching:
             self.connection.step = served
         if served is None or served.entered:
             return
-        if self.weight and not served.weight:
-            with self.lock:
-                self.waiting_bytes, served.weight = self.waiting_bytes + self.weight, self.weight
         # In the place of the envelope; one step, as the one in Engine.answer.
         self.connection.served[request.id] = served
         self.crew.submit_read(served)
@@ -186,27 +178,26 @@ class Dispatching:
             self._refuse_request(request, closed_refusal(request.id))
             return None
         served_now = self.connection.served
-        if len(served_now) > MAX_WAITING and self.crew.waiting_jobs() >= MAX_WAITING:
-            error = OverloadedError(
-                f"the peer has {MAX_WAITING:,} requests waiting; try again later"
-            )
+        flow = self.flow
+        most = flow.limits.waiting_requests
+        if len(served_now) > most and self.crew.waiting_jobs() >= most:
+            error = OverloadedError(f"the peer has {most:,} requests waiting; try again later")
             self._refuse_request(request, refusal_of(request.id, error, "overloaded"))
             return None
-        if self.weight and self.waiting_bytes + self.weight > (
-            MAX_WAITING_FRAMES * self.max_frame_size
-        ):
+        held = flow.hold(Kind.REQUEST, request, self._payload, len(served_now))
+        if held is not None and flow.is_too_much(held):
+            flow.release(held)
             error = OverloadedError(
-                f"the peer has requests of {self.waiting_bytes:,} bytes waiting; try again later"
+                f"the peer holds {flow.total:,} bytes, and this request of {held.size:,} does not "
+                "fit beside them (Limits.held_bytes there); try again later"
             )
             self._refuse_request(request, refusal_of(request.id, error, "overloaded"))
             return None
         handlers = self.host.request_handlers(type(request.message))
-        return Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]
-
-    def taken(self, weight: int) -> None:
-        """A large request no longer waits for a handler."""
-        with self.lock:
-            self.waiting_bytes -= weight
+        served = Served(self, request, handlers, request.id, request.timeout, request.window)  # type: ignore[arg-type]
+        if held is not None:
+            served.hold(held)
+        return served
 
     def _refuse_request(self, request: Request, answer: Any) -> None:
         with self.lock:
@@ -217,57 +208,74 @@ class Dispatching:
         served: Served | None = self.connection.step
         if served is None:
             self.connection.step = served = self._told(notification)
-        self._enter_notification(served)
+        self._enter_notification(served, notification, self._payload)
 
     def _take_notification(self, notification: Notification) -> None:
         """Take one that was made here."""
-        self._enter_notification(self._told(notification))
+        self._enter_notification(self._told(notification), notification, None)
 
     def _told(self, notification: Notification) -> Served:
         handlers = self.host.message_handlers(type(notification.message))
         return Served(self, notification, handlers, None, None, 0)  # type: ignore[arg-type]
 
-    def _enter_notification(self, served: Served) -> None:
+    def _enter_notification(
+        self, served: Served, notification: Notification, payload: Item | None
+    ) -> None:
+        flow = self.flow
         # One without a handler must not overtake those in work.
-        if not (served.handlers or served.entered or self.notifying):
-            self.keep(served)
+        is_kept = not (served.handlers or served.entered or self.notifying)
+        kind = Kind.RECEIVED if is_kept else Kind.NOTIFICATION
+        if not served.entered and served.held is None:
+            waiting = len(self._received.items if is_kept else self.notifications)
+            held = flow.hold(kind, notification, payload, waiting)
+            if held is not None:
+                served.hold(held)
+        if is_kept:
+            self.keep(served, type(notification.message).__wire_name__)
             return
         with self.lock:
             if not served.entered:
-                held = self.notification_bytes + self.weight
-                served.weight, self.notification_bytes, served.entered = self.weight, held, True
+                served.entered = True
                 self.notifications.append(served)
             if not self.notifying:
                 self.notifying = True
                 self.crew.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
             waiting = len(self.notifications)
-            if waiting >= MAX_NOTIFICATIONS or self.notification_bytes > self.max_frame_size:
+            if flow.are_many_locked(waiting):
                 # A handler that waits for the peer must not wait for itself, up to a point.
+                for_peer = bool(self.crew.blocked_jobs or self.outlet.handlers_waiting)
+                flow.too_many_wait_locked(waiting, for_peer)
                 if self.solo is None:
-                    self.precedence.arrived_locked(waiting)
-                    self.reader.overfull = waiting >= MOST_NOTIFICATIONS
-                if self.reader.overfull or not (
-                    self.crew.blocked_jobs or self.outlet.handlers_waiting
-                ):
-                    self.reader.paused = True
+                    self.precedence.arrived_locked(flow.level_locked(waiting))
 
-    def keep(self, served: Served) -> None:
-        """Keep a notification that no handler took for ``receive()``."""
-        received = self._received
+    def keep(self, served: Served, name: str) -> None:
+        """Keep a notification that no handler took, of this wire name, for ``receive()``."""
+        received, flow = self._received, self.flow
+        held = served.held
+        if held is not None:
+            flow.move(held, Kind.RECEIVED)
+        kept: Any = served.message if held is None else held
         served.entered = True
-        received.items.append(served.message)
-        while len(received.items) > MAX_RECEIVED:
-            received.items.popleft()
+        received.items.append(kept)
+        most = flow.limits.unreceived
+        while len(received.items) > most or (held is not None and flow.has_too_much_received):
+            try:
+                oldest = received.items.popleft()
+            except IndexError:
+                break  # it was received meanwhile
+            if type(oldest) is Held:
+                flow.release(oldest)
             self._dropped += 1
             if self._dropped == 1:
-                self._warn_of_dropping(type(served.message).__wire_name__)
+                self._warn_of_dropping(name)
         for lock in tuple(received.wakers):
             wake(lock)
 
     def _warn_of_dropping(self, name: str) -> None:
         text = (
-            f"more than {MAX_RECEIVED:,} notifications wait for receive() or a handler: "
-            "the oldest are dropped (session.stats counts them); register a handler with "
+            f"more than {self.flow.limits.unreceived:,} notifications, or "
+            f"{self.flow.bound // 4:,} bytes of them, wait for receive() or a handler: the oldest "
+            "are dropped (session.stats counts them); register a handler with "
             f"@session.on_message, for one of {name}"
         )
         self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
@@ -296,6 +304,7 @@ class Dispatching:
         self.end_call(response.call, None, error_from(response))
 
     def _reply_failed(self, event: events.ReplyFailed) -> None:
+        release_frames(event.error)
         self.end_call(event.call, None, event.error)
 
     def end_call(self, call: Call, value: Any, error: BaseException | None) -> None:
@@ -314,15 +323,32 @@ class Dispatching:
     def _progress_received(self, progress: Progress) -> None:
         call: Call = progress.call
         assert call.items is not None
-        if not call.items.arrived(progress.item, progress):
-            # Holding it would let the peer fill our memory; dropping it would make a hole.
+        flow = self.flow
+        held = flow.hold(Kind.ITEM, progress, self._payload, len(call.items.waiting))
+        if held is not None:
+            progress.call = None  # which holds the item: nothing but the item is to be held
+        # Holding what is too much would let the peer fill our memory; dropping it would make a
+        # hole.
+        if held is not None and flow.is_too_much(held):
+            flow.release(held)
+            error = ProtocolError(
+                f"{len(call.items.waiting):,} items of request {call.id!r} wait, and one more of "
+                f"{held.size:,} bytes is too much: {flow.total:,} bytes are held (Limits."
+                "held_bytes); take items sooner, or ask for fewer of them ahead (window=)"
+            )
+        elif call.items.arrived(progress.item if held is None else held, progress):
+            return
+        else:
+            if held is not None:
+                flow.release(held)
             error = ProtocolError(
                 f"the peer sent more items for request {call.id!r} than it was granted"
             )
-            self.cancel(call)
-            self.settle(call, None, error)
+        self.cancel(call)
+        self.settle(call, None, error)
 
     def _item_failed(self, event: events.ItemFailed) -> None:
+        release_frames(event.error)
         self.cancel(event.call)  # or its handler would wait for credit that nobody grants
         self.end_call(event.call, None, event.error)
 
@@ -369,9 +395,9 @@ class Dispatching:
         self._fault(event.error)
 
     def _fault(self, error: Exception) -> None:
-        """Report a fault of the peer's. Where in our code it was found helps nobody."""
+        """Report a fault of the peer's."""
         self._unreadable += 1
-        self._report_soon(error.with_traceback(None))
+        self._report_soon(error)
 
     def _mismatched(self, event: events.Mismatch) -> None:
         self._fault(event.error)
@@ -396,16 +422,7 @@ class Dispatching:
             error = ProtocolError(f"{call.name} was not read by the peer: {why}")
             self.end_call(call, None, error)
         if not calls:
-            self._take_notification(event.notification)
+            self._notification_received(event.notification)
 
     def _rejected(self, event: events.Rejected) -> None:
         self._send_control(event.answer)
-
-
-def _size_of(item: Any) -> int:
-    """Return by how many bytes what was read counts while it waits."""
-    if type(item) is memoryview:
-        size = len(item)
-    else:
-        size = len(item.head) + len(item.tail) if type(item) is Apart else 0
-    return size if size >= LARGE else 0

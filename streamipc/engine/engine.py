@@ -25,6 +25,7 @@ from .._signals import interrupt_in
 from ..exceptions import (
     RequestTimeoutError,
     SessionClosedError,
+    release_frames,
 )
 from ..messages import Message
 from ..protocol.connection import Connection
@@ -37,6 +38,7 @@ from .contracts import Host, Stats
 from .crew import Crew
 from .deadlines import Deadlines, Reminder
 from .dispatching import Dispatching, Received
+from .flow import Flow, Held
 from .jobs import CallJob
 from .junk import JunkLines
 from .lifetimes import park_at_exit
@@ -50,6 +52,7 @@ from .staff import working_member
 from .writer import Writer
 
 if TYPE_CHECKING:
+    from ..protocol.framing import Item
     from ..session import IpcSession
     from ..transports.base import Transport
     from .calls import Call
@@ -57,9 +60,6 @@ if TYPE_CHECKING:
     from .solo import Solo
 
 __all__ = ["Engine"]
-
-MAX_REPORTS = 1 << 10
-"""Errors that may wait for ``on_exception``."""
 
 _LATE = 0.05
 """Seconds by which a deadline may have been noticed late."""
@@ -111,6 +111,14 @@ class Engine(Sending, Dispatching):
         self._calls = self.connection.calls
         self._deadlines = Deadlines(self._calls)
         self.reader_wakeup, self.crew_wakeup = two_wakeups()
+        self.flow = Flow(
+            self.lock,
+            options.limits,
+            options.max_frame_size,
+            self.connection.decode_again,
+            self.connection.is_ours,
+            self._wake_watcher,
+        )
         self.reader = Reader(
             self.lock,
             self.connection,
@@ -121,6 +129,7 @@ class Engine(Sending, Dispatching):
             endpoint.arrived,
             self._apply,
             self._stream_ended,
+            self.flow,
         )
         self.outlet = PolledOutlet(endpoint, self._go_on_reading)
         self.writer = Writer(self.outlet, self._backlog, self._write_failed)
@@ -176,16 +185,11 @@ class Engine(Sending, Dispatching):
         self.notifications: deque[Served] = deque()
         self.notifying = False  # a NotificationsJob is queued or runs
         self.notifications_are_slow = False
-        self.max_frame_size = options.max_frame_size
         self.tracebacks = options.tracebacks
-        self.precedence = Precedence(self.lock)
-        self.weight = 0  # bytes of the frame that is dispatched, if they matter
-        self.waiting_bytes = 0  # of large requests that wait for a handler
-        self.notification_bytes = 0  # of large notifications that wait for theirs
+        self.precedence = Precedence(self.lock, self.flow.most_notifications)
+        self._payload: Item | None = None  # of what is applied
         self._reports = 0  # that wait for on_exception, or are in it
         self._reports_are_left_out = False
-        self._unwritten: deque[Any] = deque()  # refusals and the like, each with its bytes
-        self._control_bytes = 0  # of those
         self._frames_received = 0
         self._stalled_at: int | None = None  # bytes sent when a broadcast had no time left
         self._late = 0
@@ -378,9 +382,13 @@ class Engine(Sending, Dispatching):
         while True:
             ended = received.ended  # asked before: the last may come with the end, after our look
             try:
-                return received.items.popleft()
+                item = received.items.popleft()
             except IndexError:
                 pass  # or another thread has taken what woke us
+            else:
+                if isinstance(item, Held):
+                    return self.flow.take(item).message  # type: ignore[union-attr]
+                return item
             if ended:
                 park_at_exit()
                 raise self.closing.error()
@@ -447,17 +455,19 @@ class Engine(Sending, Dispatching):
 
     def _report_soon(self, error: Exception) -> None:
         """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""
-        if self._reports >= MAX_REPORTS:
+        most = self.flow.limits.waiting_errors
+        if self._reports >= most:
             if not self._reports_are_left_out:
                 self._reports_are_left_out = True
                 text = (
-                    f"more than {MAX_REPORTS:,} errors wait for on_exception: those that come now "
+                    f"more than {most:,} errors wait for on_exception: those that come now "
                     "are only counted (session.stats.unreadable)"
                 )
                 self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
             return
         with self.lock:
             self._reports += 1
+        release_frames(error)
         self.crew.submit(CallJob(lambda: self._report_waiting(error), self.report))
 
     def _report_waiting(self, error: Exception) -> None:
@@ -466,6 +476,9 @@ class Engine(Sending, Dispatching):
         finally:
             with self.lock:
                 self._reports -= 1
+
+    def _wake_watcher(self) -> None:
+        self.reader.wake_watcher()
 
     def _stream_ended(self, error: Exception | None) -> None:
         self.closing.stream_ended(error)

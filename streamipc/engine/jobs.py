@@ -15,12 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CallJob", "CallbacksJob", "NotificationsJob", "WriteJob"]
 
-MAX_NOTIFICATIONS = 1 << 10
-"""Notifications that may wait for their handlers before reading pauses."""
-MOST_NOTIFICATIONS = 1 << 16
-"""Notifications that may wait even where a handler waits for the peer, and the pause is
-lifted for its sake."""
-
 _BURST = 64
 """Notifications handled before the next duty gets a turn."""
 
@@ -64,9 +58,6 @@ class NotificationsJob:
                 served = waiting.popleft()
             except IndexError:
                 break
-            if served.weight:
-                with engine.lock:
-                    engine.notification_bytes -= served.weight
             engine.precedence.handled = served
             start = time.perf_counter()
             taken = served.run_notification()
@@ -74,7 +65,9 @@ class NotificationsJob:
                 look_for_fork()
                 break
             if not taken:
-                engine.keep(served)
+                engine.keep(served, type(served.message).__wire_name__)
+            elif served.held is not None:
+                engine.flow.release(served.held)
             if time.perf_counter() - start > SLOW_SECONDS:
                 engine.notifications_are_slow = True
 
@@ -82,12 +75,9 @@ class NotificationsJob:
         engine = self._engine
         waiting = engine.notifications
         with engine.lock:
-            engine.precedence.burst_handled_locked(len(waiting))
-            most = MOST_NOTIFICATIONS if engine.reader.overfull else MAX_NOTIFICATIONS
-            few = len(waiting) * 2 <= most
-            if engine.reader.paused and few and engine.notification_bytes <= engine.max_frame_size:
-                engine.reader.paused = engine.reader.overfull = False
-                engine.reader.wake_watcher()
+            flow = engine.flow
+            engine.precedence.burst_handled_locked(flow.level_locked(len(waiting)))
+            flow.notifications_handled_locked(len(waiting))
             if waiting:
                 engine.crew.submit_locked(self)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..limits import Limits
     from ..protocol.envelopes import IdGenerator
     from ..serializers.base import MessageSerializer
 
@@ -21,10 +22,12 @@ class Options:
         handler_threads: handlers that may run at the same time.
         spin: seconds to look for input before sleeping.
         tracebacks: tell the peer the tracebacks of handlers.
+        limits: of what is held in memory.
     """
 
     __slots__ = (
         "handler_threads",
+        "limits",
         "max_frame_size",
         "next_id",
         "serializer",
@@ -41,6 +44,7 @@ class Options:
         handler_threads: int,
         spin: float,
         tracebacks: bool,
+        limits: Limits,
     ) -> None:
         self.serializer = serializer
         self.next_id = next_id
@@ -48,6 +52,7 @@ class Options:
         self.handler_threads = handler_threads
         self.spin = spin
         self.tracebacks = tracebacks
+        self.limits = limits
 
     def replaced(self, serializer: MessageSerializer | None, max_frame_size: int | None) -> Options:
         """Return these settings with others for one session; ``None``: as they are."""
@@ -58,4 +63,5 @@ class Options:
             handler_threads=self.handler_threads,
             spin=self.spin,
             tracebacks=self.tracebacks,
+            limits=self.limits,
         )

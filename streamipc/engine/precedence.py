@@ -2,7 +2,7 @@
 
 Two sides may flood each other with notifications whose handlers notify back. A handler that
 waits for room has its side read on meanwhile, and what is read must be kept, up to
-``MOST_NOTIFICATIONS``. With both sides at that bound neither would read, and both handlers
+the bound of ``flow.py``. With both sides at that bound neither would read, and both handlers
 would wait for ever. So from half of it on, the other threads send one notification for each
 burst of those that are handled. A handler takes one away from here for each that it sends; so
 what both sides hold, and have in the stream, shrinks from then on.
@@ -26,19 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..handlers import current, has_returned
 from .bells import Bells
-from .jobs import MOST_NOTIFICATIONS
 from .staff import working_member
 
 if TYPE_CHECKING:
     from .serving import Served
 
-__all__ = ["CROWDED_AT", "STRICT_AT", "Precedence"]
-
-CROWDED_AT = MOST_NOTIFICATIONS // 2
-"""Notifications waiting from which on their handlers go first, until half of them are handled."""
-
-STRICT_AT = MOST_NOTIFICATIONS * 3 // 4
-"""Notifications waiting from which on that is so however long a burst takes."""
+__all__ = ["Precedence"]
 
 _LONGEST = 1.0
 """Seconds that a notification waits at the most; where so many wait, that the first one does."""
@@ -57,13 +50,19 @@ class Precedence:
 
     Args:
         lock: guards everything here; methods whose names end in ``_locked`` hold it.
+        most: notifications that may wait at the most.
 
     Attributes:
+        crowded_at: how many wait from which on their handlers go first, until half of them are
+            handled.
+        strict_at: how many wait from which on that is so however long a burst takes.
         crowded: the handlers go first.
         handled: the notification that is being handled.
     """
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: threading.Lock, most: int) -> None:
+        self.crowded_at = most // 2
+        self.strict_at = most * 3 // 4
         self.crowded = False
         self.handled: Served | None = None
         self._lock = lock
@@ -76,9 +75,9 @@ class Precedence:
 
     def arrived_locked(self, waiting: int) -> None:
         """So many notifications wait for their handlers, with one that has just come."""
-        if waiting >= CROWDED_AT and not self._over:
+        if waiting >= self.crowded_at and not self._over:
             self.crowded = True
-            self._strict = waiting >= STRICT_AT
+            self._strict = waiting >= self.strict_at
 
     def burst_handled_locked(self, waiting: int) -> None:
         """Some were handled, and so many still wait."""
@@ -87,8 +86,8 @@ class Precedence:
             return
         self._stuck = _NOBODY
         self._patience = _NO_PROGRESS
-        self._strict = waiting >= STRICT_AT
-        if waiting * 2 <= CROWDED_AT:
+        self._strict = waiting >= self.strict_at
+        if waiting * 2 <= self.crowded_at:
             self.crowded = False
             self._bells.ring()
         else:

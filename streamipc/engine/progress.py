@@ -7,6 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..exceptions import ProtocolError
+from .flow import Held
+
 if TYPE_CHECKING:
     from .calls import Call
     from .engine import Engine
@@ -17,7 +20,7 @@ __all__ = ["ProgressCalls"]
 class ProgressCalls:
     """A job of the crew's that is queued whenever there are items to pass on.
 
-    The thread that reads adds items, and in the end the reply, to ``_items``; one worker
+    The thread that reads adds items, and in the end the reply, to ``waiting``; one worker
     at a time takes them off. The engine's lock guards ``_queued``, which says whether
     the job is queued or runs: so the order is kept, and the reply is set last.
 
@@ -48,7 +51,7 @@ class ProgressCalls:
         self._callback = callback
         self._window = window
         self._context = contextvars.copy_context()
-        self._items: deque[tuple[bool, Any, BaseException | None]] = deque()
+        self.waiting: deque[tuple[bool, Any, BaseException | None]] = deque()
         self._queued = False
         self._owed = 0
         self._count = 0  # items that the peer has sent
@@ -73,7 +76,7 @@ class ProgressCalls:
 
     def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
         with self._engine.lock:
-            self._items.append(entry)
+            self.waiting.append(entry)
             if not self._queued:
                 self._queued = True
                 self._engine.crew.submit_locked(self)
@@ -88,15 +91,35 @@ class ProgressCalls:
         """Pass on what is there."""
         while True:
             with self._engine.lock:
-                if not self._items:
+                if not self.waiting:
                     self._queued = False
                     return
-                is_reply, value, error = self._items.popleft()
+                is_reply, value, error = self.waiting.popleft()
             if is_reply:
                 self._engine.lingering.discard(self._call)
                 self._engine.settle(self._call, value, error)
+                continue
+            if isinstance(value, Held):
+                self._pass_on_held(value)
             elif not self._call.ready():
                 self._pass_on(value)
+
+    def _pass_on_held(self, held: Held) -> None:
+        flow = self._engine.flow
+        try:
+            if not self._call.ready():
+                envelope: Any = flow.begin(held)
+                if envelope is None:
+                    raise ProtocolError(
+                        f"an item of request {self._call.id!r}, of {held.size:,} bytes, takes more "
+                        "memory than there is for it (Limits.held_bytes)"
+                    )
+                self._pass_on(envelope.item)
+        except Exception as error:  # also of a serializer of the user's own
+            self._engine.cancel(self._call)
+            self._engine.settle(self._call, None, error)
+        finally:
+            flow.release(held)
 
     def _pass_on(self, item: Any) -> None:
         try:

@@ -42,12 +42,12 @@ them, requests by the crew that answers them. So a read that brought requests se
 ``crew_reads``, and callers then leave the role to the crew; the watcher clears it when it
 had to sleep for longer than a moment, or has read nothing but replies a few times in a row.
 
-Reading pauses (``paused``) while more notifications wait for their handlers than the
-session is willing to hold: the stream fills, and the sender blocks. It goes on when half
+Reading pauses (``flow.paused``, see ``flow.py``) while more notifications wait for their handlers
+than the session is willing to hold: the stream fills, and the sender blocks. It goes on when half
 of them are handled, or when a handler itself waits for something that must be read, or to
-write to a peer that may do the same; the latter two no more (``overfull``) when very many wait.
+write to a peer that may do the same; the latter two no more when very many wait.
 
-The engine's lock guards ``holder``, ``waiting``, ``takes``, ``crew_reads`` and ``paused``;
+The engine's lock guards ``holder``, ``waiting``, ``takes`` and ``crew_reads``;
 ``reads`` belongs to the holder.
 """
 
@@ -66,6 +66,7 @@ from .polling import Inlet, Ready, SpinPolicy, Wakeup
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection
+    from .flow import Flow
 
 __all__ = ["TICK", "Awaited", "Reader"]
 
@@ -136,11 +137,11 @@ class Reader:
         logs: for each source, in which ``read_into`` leaves its result.
         apply: applies what was read; called by the holder of the role.
         on_end: called by the holder of the role when the stream has ended.
+        flow: tells whether reading pauses.
     """
 
     # What few sessions change stands here. CPython reads the attributes of an object with more
     # than thirty of its own more slowly, and 1.4 % of a round trip was lost to that.
-    overfull = False  # so much was read that the pause must not be lifted for a wait
     others_have_input = False
 
     def __init__(
@@ -154,7 +155,9 @@ class Reader:
         logs: Sequence[list[int]],
         apply: Callable[[], None],
         on_end: Callable[[Exception | None], None],
+        flow: Flow,
     ) -> None:
+        self.flow = flow
         self._lock = lock
         self._connection = connection
         self._read_into = read_into
@@ -177,7 +180,6 @@ class Reader:
         self.crew_reads = False
         self.is_busy = False  # somebody reads, or was interrupted in the midst of it
         self.draining = False  # the session is ending: only closing.py reads
-        self.paused = False  # what was read must be worked off first
         self._ended_fds: list[int] = []  # which the watcher's inlet does not know yet
         self.ended = False
         self.wake_watcher: Callable[[], None] = _nothing
@@ -253,11 +255,11 @@ class Reader:
 
     def callers_may_read(self) -> bool:
         """Tell whether a caller may take or keep the role."""
-        return not (self.crew_reads or self.paused or self.draining or self.ended)
+        return not (self.crew_reads or self.flow.paused or self.draining or self.ended)
 
     def is_open(self) -> bool:
         """Tell whether the crew may read."""
-        return not (self.paused or self.draining or self.ended)
+        return not (self.flow.paused or self.draining or self.ended)
 
     def _sleep(self, waiter: Waiter, end: float | None) -> bool:
         """Sleep until woken or ``end``; return whether the role was given to us."""

@@ -19,7 +19,7 @@ from ..exceptions import (
 from ..protocol.envelopes import Cancel, Credit, ErrorResponse, Notification, Request
 from ..protocol.framing import HEADER_SIZE
 from .calls import CANCELLED, Call
-from .jobs import MAX_NOTIFICATIONS, MOST_NOTIFICATIONS, WriteJob
+from .jobs import WriteJob
 from .lifetimes import park_at_exit
 from .serving import Served, error_frame
 from .writer import HIGH_WATER, Writer, WriteTimeoutError
@@ -32,22 +32,11 @@ if TYPE_CHECKING:
     from .closing import Closing
     from .crew import Crew
     from .deadlines import Deadlines
+    from .flow import Flow
     from .precedence import Precedence
-    from .reading import Reader
     from .solo import Solo
 
-__all__ = ["MAX_BACKLOG", "Sending"]
-
-MAX_BACKLOG = 1 << 26
-"""Bytes of refusals that may wait for room before reading, which causes them, pauses.
-
-Two sides that refuse each other's requests must not both come so far, or neither would read
-again. While refusals wait, callers wait behind them. So what is refused then is no more than
-lies in the stream, and in the queue up to ``HIGH_WATER``. A pipe, which we grow, holds 1 MiB; a
-TCP connection was seen to hold 4 MB of small requests each way; and a refusal takes about 290
-bytes where the smallest request takes 42.
-"""
-
+__all__ = ["Sending"]
 
 _MOMENT = 0.01
 """Seconds: more than a thread needs that has taken a reply and not settled its call yet."""
@@ -61,11 +50,11 @@ class Sending:
 
     lock: threading.Lock
     connection: Connection
-    reader: Reader
+    flow: Flow
+    notifications: deque[Served]
     writer: Writer
     crew: Crew | Solo
     closing: Closing
-    notifications: deque[Served]
     precedence: Precedence
     start: Callable[[], None]
     encode: Callable[[Any], list[Buffer]]
@@ -79,8 +68,6 @@ class Sending:
     _deadlines: Deadlines
     _started: bool
     _refusal: Callable[[], SessionClosedError] | None
-    _control_bytes: int
-    _unwritten: deque[tuple[list[Buffer], int]]
     _stalled_at: int | None
     _expire: Callable[..., None]
     wait: Callable[[Any, float | None], bool]
@@ -342,23 +329,9 @@ class Sending:
         else:
             size = len(frame[0])
             self.writer.offer(frame)
-            if self._count_unwritten(frame, size) > MAX_BACKLOG and not self.reader.paused:
-                # The peer sends what must be refused, and does not read the refusals.
-                self.reader.paused = True
+            # If not, the peer sends what must be refused, and does not read the refusals.
+            if frame and self.flow.refusal_waits(frame, size):
                 self._backlog()  # a thread that writes already may end without a word
-
-    def _count_unwritten(self, frame: list[Buffer], size: int) -> int:
-        """Count a frame that the peer has caused; return the bytes of those that still wait.
-
-        A frame that is written is empty.
-        """
-        with self.lock:
-            unwritten = self._unwritten
-            unwritten.append((frame, size))
-            self._control_bytes += size
-            while unwritten and not unwritten[0][0]:
-                self._control_bytes -= unwritten.popleft()[1]
-            return self._control_bytes
 
     def _backlog(self) -> None:
         """Have somebody write what is left, who may wait for room."""
@@ -370,11 +343,7 @@ class Sending:
     def _go_on_reading(self) -> None:
         """Lift the pause: who waits for room may wait for a peer that waits for us."""
         with self.lock:
-            reader = self.reader
-            overfull = reader.overfull and len(self.notifications) >= MOST_NOTIFICATIONS
-            if reader.paused and not overfull:
-                reader.paused = reader.overfull = False
-                reader.wake_watcher()
+            self.flow.room_is_awaited_locked(len(self.notifications))
 
     def _write_out(self) -> None:
         """Write what is queued; where the session is closing, no longer than that may take."""
@@ -382,12 +351,7 @@ class Sending:
 
     def _flush_backlog(self) -> None:
         self._write_out()
-        with self.lock:
-            self._unwritten.clear()
-            self._control_bytes = 0
-            if self.reader.paused and len(self.notifications) * 2 <= MAX_NOTIFICATIONS:
-                self.reader.paused = False
-                self.reader.wake_watcher()
+        self.flow.written()
 
     def _start_for(self, message: Message) -> None:
         try:

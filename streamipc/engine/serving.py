@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .._forks import forkable_lock, renew
 from ..exceptions import (
     IpcError,
+    OverloadedError,
     ProtocolError,
     RequestCancelledError,
     RequestTimeoutError,
@@ -33,6 +34,7 @@ from .bells import wake
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
     from ..session import IpcSession
+    from .flow import Flow, Held
 
 __all__ = ["Answering", "Served", "error_frame", "error_message_from"]
 
@@ -46,6 +48,7 @@ _SHORT = 150
 class Answering(Protocol):
     """What a served request asks of the engine."""
 
+    flow: Flow
     tracebacks: bool
     """Whether the peer is told the traceback of what a handler raised."""
 
@@ -55,10 +58,6 @@ class Answering(Protocol):
 
     def encode(self, envelope: Any, /) -> list[Buffer]:
         """Return the frame of an envelope."""
-        ...
-
-    def taken(self, weight: int, /) -> None:
-        """Count no longer among what waits: a request of so many bytes is about to run."""
         ...
 
     def send_item(self, served: Served, frame: list[Buffer], /) -> None:
@@ -105,7 +104,8 @@ class Served:
     _no_more_credit = False
     entered = False  # it stands, or stood, in the queue for its handler
     _mark: object = None
-    weight = 0  # bytes that wait for a handler, if they matter
+    held: Held | None = None  # the memory that it takes, if that counts
+    _stalled = False  # the caller has taken no item for too long
     over = False  # the handler has returned
     reminder: object = None
     wakers: Any = ()
@@ -131,6 +131,32 @@ class Served:
         # An inline handler needs no handler thread, so it waits for none.
         self.is_errand = bool(handlers) and handlers[0].inline
 
+    def hold(self, held: Held) -> None:
+        """Keep the message as ``held`` alone, which may fold it until it runs."""
+        self.held = held
+        self.message = None  # type: ignore[assignment]
+        self.metadata = None
+
+    def _begin(self) -> OverloadedError | None:
+        """Have the message at hand; return why it can't be handled, if so."""
+        flow = self._engine.flow
+        held = self.held
+        if held is not None:
+            envelope: Any = flow.begin(held)
+            if envelope is None:
+                return OverloadedError(
+                    f"a message of {held.size:,} bytes takes more memory than there is for it "
+                    "(Limits.held_bytes of the side that was to handle it)"
+                )
+            self.message = envelope.message
+            self.metadata = envelope.metadata
+        if flow.handlers_full and self.id is not None:
+            return OverloadedError(
+                f"the peer has {flow.limits.blocked_handlers:,} handlers that wait for this side "
+                "(Limits.blocked_handlers there); try again later"
+            )
+        return None
+
     @property
     def session(self) -> IpcSession:
         """The session that the message came by."""
@@ -142,7 +168,7 @@ class Served:
 
     def is_cancelled(self) -> bool:
         """Tell whether nobody waits for the answer, be it for the deadline alone."""
-        if self.cancelled:
+        if self.cancelled or self._stalled:
             return True
         return self.deadline is not None and time.monotonic() >= self.deadline
 
@@ -207,7 +233,10 @@ class Served:
         if self.window == 0 or self.id is None:
             return
         frame = self._engine.encode(Progress(self.id, item))
+        stalled_at: float | None = None
         while True:
+            if self._stalled:
+                raise self._stall_error()
             if self.asks_cancelled():
                 raise RequestCancelledError(f"request {self.id!r} was cancelled by its caller")
             if self.over:  # a thread of the handler's: nobody will grant it anything any more
@@ -224,8 +253,21 @@ class Served:
                         "the session"
                     )
                 self.wakers = self.wakers or []
-            self._engine.wait(self, self.deadline)
+            if stalled_at is None:
+                stall = self._engine.flow.limits.stream_stall
+                stalled_at = time.monotonic() + (_LONGEST if stall is None else stall)
+            end = stalled_at if self.deadline is None else min(self.deadline, stalled_at)
+            self._engine.wait(self, end)
+            if time.monotonic() >= stalled_at:
+                self._stalled = not self.ready()
         self._engine.send_item(self, frame)
+
+    def _stall_error(self) -> RequestCancelledError:
+        return RequestCancelledError(
+            f"the caller of request {self.id!r} has taken no item for "
+            f"{self._engine.flow.limits.stream_stall:g} s (Limits.stream_stall of the side that "
+            "sends them)"
+        )
 
     def forget_after_fork(self) -> None:
         """Renew the lock, in a forked child."""
@@ -250,11 +292,11 @@ class Served:
 
     def run(self) -> None:
         """Run the handlers and send the answer."""
-        if self.weight:
-            self._engine.taken(self.weight)
         # One that nobody waits for any more leaves the table, and nothing is sent.
         frame = [] if self.cancelled else self.run_request()
         self._engine.answer(self, frame)
+        if self.held is not None:
+            self._engine.flow.release(self.held)
 
     def run_request(self) -> list[Buffer]:
         """Run the handlers; return the frame of the answer."""
@@ -262,6 +304,13 @@ class Served:
         deadline = self.deadline
         if deadline is not None and time.monotonic() >= deadline:
             return self._late_frame("its time was over before a handler could start")
+        if self.held is not None or self._engine.flow.handlers_full:
+            try:
+                refusal = self._begin()
+            except Exception as error:  # a serializer of the user's own
+                return self._error_frame(error, "serialization")
+            if refusal is not None:
+                return self._error_frame(refusal, "overloaded")
         try:
             try:  # with context variables that are this request's own
                 value = copy_context().run(self._ask_handlers)
@@ -292,12 +341,20 @@ class Served:
             return []  # as above
         if self.deadline is not None and time.monotonic() >= self.deadline:
             return self._late_frame("its time was over while the handler ran")
+        if self._stalled:
+            return self._error_frame(self._stall_error(), "cancelled")
         return self._error_frame(error, "handler")
 
     def run_notification(self) -> bool:
         """Run all handlers, whatever one of them raises; return whether one took the message."""
         try:
+            refusal = None if self.held is None else self._begin()
+            if refusal is not None:
+                raise refusal
             return copy_context().run(self._tell_handlers)
+        except Exception as error:
+            self._engine.report(error)
+            return True
         finally:
             self._leave()
 

@@ -297,7 +297,8 @@ class Solo:
             with self._lock:
                 self.running -= 1
                 self.blocked_jobs += 1
-                reader.paused = False
+                reader.flow.blocked_locked(self.blocked_jobs)
+                reader.flow.handler_waits_locked()
         try:
             while True:
                 if in_job and awaited.ready():
@@ -317,6 +318,7 @@ class Solo:
                 if in_job:
                     self.running += 1
                     self.blocked_jobs -= 1
+                    reader.flow.blocked_locked(self.blocked_jobs)
                 if reader.holder is None:
                     self._wake_another()
             self._call_holders_of_others()

@@ -124,8 +124,8 @@ class Connection:
         self, serializer: MessageSerializer, max_frame_size: int, sources: int = 1
     ) -> None:
         self._serializer = serializer
-        # Those of the library are known to return good envelopes.
-        self._is_ours = type(serializer).__module__.startswith("streamipc.")
+        self.is_ours = type(serializer).__module__.startswith("streamipc.")
+        """Whether it is one of the library, which are known to return good envelopes."""
         self._decode_payload: Callable[..., Envelope] = self._decode_first
         self._max_frame_size = max_frame_size
         tail_size = _no_tail
@@ -182,6 +182,16 @@ class Connection:
         """Be done with the first of ``items``."""
         self.current = self._received = None
         self.items.popleft()
+
+    def decode_again(self, payload: Item) -> Envelope:
+        """Decode once more what was decoded before; from anywhere.
+
+        Raises:
+            Exception: of a serializer of the user's own.
+        """
+        if isinstance(payload, Apart):
+            return self._decode_payload(payload.head, payload.tail)
+        return self._decode_payload(payload)
 
     def feed(self, data: bytes, source: int = 0) -> list[Decoded]:
         """Copy ``data`` in and decode it: for tests, and for bytes that are at hand."""
@@ -240,14 +250,14 @@ class Connection:
             if getattr(error, "envelope", None) is None:
                 self._look_for_mismatch(payload)
             raise
-        self._decode_payload = self._serializer.decode if self._is_ours else self._decode_known
+        self._decode_payload = self._serializer.decode if self.is_ours else self._decode_known
         return envelope
 
     def _decode_known(self, payload: memoryview, *tail: bytes) -> Envelope:
         """Decode a payload; refuse what a serializer of the user's own must not return."""
         decode: Callable[..., Envelope] = self._serializer.decode
         envelope = decode(payload, *tail)
-        fault = None if self._is_ours else fault_of(envelope)
+        fault = None if self.is_ours else fault_of(envelope)
         if fault is None:
             return envelope
         raise SerializationError(
@@ -277,7 +287,7 @@ class Connection:
 
     def _is_payload(self, head: bytes) -> bool:
         # One of the user's own may need the whole payload to find anything in it.
-        return not self._is_ours or self._header(head) is not None
+        return not self.is_ours or self._header(head) is not None
 
     # Writing: from anywhere.
 
@@ -452,9 +462,22 @@ def _undecodable(error: Exception) -> Undecodable:
         raise interrupt
     if isinstance(error, SerializationError):
         return Undecodable(error, error.envelope)
-    wrapped = SerializationError(f"decode() of the serializer failed: {reason(error)}")
+    wrapped = SerializationError(
+        f"decode() of the serializer failed: {reason(error)}{_place_of(error)}"
+    )
     wrapped.__cause__ = error  # of a serializer of the user's own
     return Undecodable(wrapped)
+
+
+def _place_of(error: Exception) -> str:
+    """Return where an error was raised: its traceback, which holds the payload, is not kept."""
+    place = error.__traceback__
+    if place is None:
+        return ""
+    while place.tb_next is not None:
+        place = place.tb_next
+    file = place.tb_frame.f_code.co_filename.replace("\\", "/")
+    return f" ({file.rpartition('/')[2]}, line {place.tb_lineno})"
 
 
 def _name(envelope: Envelope) -> str:

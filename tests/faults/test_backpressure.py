@@ -16,14 +16,17 @@ from shared_messages import Echo, Note
 
 from streamipc import (
     IpcPeer,
+    Limits,
     LogMessage,
     OverloadedError,
     RequestTimeoutError,
     SessionClosedError,
 )
-from streamipc.engine.dispatching import MAX_WAITING
-from streamipc.engine.jobs import MAX_NOTIFICATIONS
+from streamipc.engine.flow import Kind, Reason
 from streamipc.engine.writer import HIGH_WATER
+
+MOST_REQUESTS = Limits().waiting_requests
+MOST_NOTIFICATIONS = Limits().waiting_notifications
 
 STOP = float(os.environ.get("STREAMIPC_TEST_STOP", "1"))
 """Seconds for which a peer stops reading; the suite's own is short."""
@@ -224,9 +227,9 @@ def test_two_sides_that_flood_each_other_both_wait(slow: Any, eventually: Any) -
         thread.start()
     try:
         for session in sessions:
-            eventually(lambda s=session: s._engine.reader.paused and s._engine.outlet.waiting)
+            eventually(lambda s=session: s._engine.flow.paused and s._engine.outlet.waiting)
             # What one read brought after the limit was reached is kept; no more is read.
-            assert MAX_NOTIFICATIONS <= waiting(session) < MAX_NOTIFICATIONS + 1000
+            assert MOST_NOTIFICATIONS <= waiting(session) < MOST_NOTIFICATIONS + 1000
         before = list(sent)
         allow(5000)
         eventually(lambda: sent[0] > before[0] + 500 and sent[1] > before[1] + 500)
@@ -326,13 +329,13 @@ def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
 
     flooder = threading.Thread(target=flood)
     flooder.start()
-    eventually(lambda: left._engine.reader.overfull and left._engine.reader.paused)
+    eventually(lambda: Reason.OVERFULL in left._engine.flow.reasons and left._engine.flow.paused)
     assert 3000 <= waiting(left) < 4000
     assert sent[0] < 20_000
     # Nor does another that begins to wait now.
     may_wait.set()
     eventually(lambda: left._engine.crew.blocked_jobs == 2)
-    assert left._engine.reader.paused
+    assert left._engine.flow.paused
     # Nested requests can't be answered while their session does not read: they are cancelled.
     for call in list(left._engine.connection.calls.values()):
         call.future.cancel()
@@ -357,7 +360,7 @@ def test_requests_beyond_those_that_may_wait_are_refused(connected: Any, eventua
     right.start()
     first = left.request(Echo(-1), timeout=None)
     assert entered.wait(10)
-    futures = [left.request(Echo(n), timeout=None) for n in range(MAX_WAITING + 50)]
+    futures = [left.request(Echo(n), timeout=None) for n in range(MOST_REQUESTS + 50)]
     # One or two may run, or be on their way.
     eventually(lambda: sum(future.done() for future in futures[-50:]) >= 48, timeout=200)
     for future in futures[-50:]:
@@ -367,12 +370,14 @@ def test_requests_beyond_those_that_may_wait_are_refused(connected: Any, eventua
     leave.set()
     assert first.result(timeout=20) == -1
     assert [f.result(timeout=60) for f in futures[:1000]] == list(range(1000))
-    assert futures[MAX_WAITING - 2].result(timeout=60) == MAX_WAITING - 2
+    assert futures[MOST_REQUESTS - 2].result(timeout=60) == MOST_REQUESTS - 2
 
 
 def test_large_requests_beyond_what_may_wait_are_refused(connected: Any) -> None:
     size = 1 << 20
-    left, right = connected(right=IpcPeer(handler_threads=1, max_frame_size=size))
+    left, right = connected(
+        right=IpcPeer(handler_threads=1, max_frame_size=size, limits=Limits(held_bytes=4 * size))
+    )
     leave = threading.Event()
     entered = threading.Event()
 
@@ -395,12 +400,12 @@ def test_large_requests_beyond_what_may_wait_are_refused(connected: Any) -> None
     assert first.result(timeout=20) == 1
     assert [future.result(timeout=20) for future in futures[:7]] == [len(half)] * 7
     assert left.request(Echo(half)).result(timeout=20) == len(half)
-    assert right._engine.waiting_bytes == 0
+    assert right._engine.flow.total == 0
 
 
 def test_large_notifications_pause_reading_before_they_are_many(slow: Any, eventually: Any) -> None:
     (left, right), (_, permit) = slow
-    right._engine.max_frame_size = 1 << 20
+    right._engine.flow.bound = 4 << 20
     sent = [0]
 
     def flood() -> None:
@@ -411,7 +416,7 @@ def test_large_notifications_pause_reading_before_they_are_many(slow: Any, event
     flooder = threading.Thread(target=flood)
     flooder.start()
     try:
-        eventually(lambda: right._engine.reader.paused)
+        eventually(lambda: right._engine.flow.paused)
         assert waiting(right) < 10
         assert sent[0] < 20
         permit.release(20)
@@ -420,4 +425,6 @@ def test_large_notifications_pause_reading_before_they_are_many(slow: Any, event
         permit.release(1000)
         flooder.join(20)
     assert not flooder.is_alive()
-    eventually(lambda: right._engine.notification_bytes == 0 and not right._engine.reader.paused)
+    eventually(
+        lambda: not right._engine.flow.held[Kind.NOTIFICATION] and not right._engine.flow.paused
+    )

@@ -253,7 +253,7 @@ def test_refusals_that_nobody_reads_bound_what_is_read(foe: Foe) -> None:
 
     flooder = threading.Thread(target=flood)
     flooder.start()
-    foe.until(lambda: written.is_set() or foe.session._engine.reader.paused)
+    foe.until(lambda: written.is_set() or foe.session._engine.flow.paused)
     assert foe.session._engine.writer.backlog < 2 << 20
     # It goes on where it stopped, once its answers are read.
     heard = 0

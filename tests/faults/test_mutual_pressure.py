@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from shared_messages import Echo, Note
 
-from streamipc import IpcPeer, Request, RequestContext, SerializationError, messages
-from streamipc.engine.jobs import MAX_NOTIFICATIONS
+from streamipc import IpcPeer, Limits, Request, RequestContext, SerializationError, messages
+from streamipc.engine.flow import Reason
 from streamipc.transports import pipe
 
 LONG = 20
@@ -49,7 +49,7 @@ class Floods:
 
     def pause_both(self, finally_send: Callable[[Any], object] = lambda _: None) -> None:
         def flood(session: Any) -> None:
-            for number in range(MAX_NOTIFICATIONS + 100):
+            for number in range(Limits().waiting_notifications + 100):
                 session.notify(Note(number=1 + number))
             finally_send(session)
 
@@ -57,7 +57,7 @@ class Floods:
             self.threads.append(threading.Thread(target=flood, args=(session,)))
             self.threads[-1].start()
         for session in self.sessions:
-            self._eventually(lambda engine=session._engine: engine.reader.paused)
+            self._eventually(lambda engine=session._engine: engine.flow.paused)
 
     def go_on(self) -> None:
         self._go_on.set()
@@ -135,7 +135,7 @@ def test_refusals_on_both_sides_do_not_keep_either_from_reading(
     futures: list[Any] = []
     for session in sessions:
         session.start()
-        session._engine.reader.paused = True
+        session._engine.flow.pause_locked(Reason.NOTIFICATIONS)
 
     def flood(session: Any) -> None:
         for _ in range(25_000):

@@ -10,7 +10,9 @@ import pytest
 from long_child import register
 from long_messages import AskBack, Blob, Context, Count, Down
 
-from streamipc import IpcPeer, IpcSession
+from streamipc import IpcPeer, IpcSession, Limits
+
+DEEP = Limits(blocked_handlers=1000)
 
 
 def down(msg: Down, session: IpcSession) -> int:
@@ -21,7 +23,7 @@ def down(msg: Down, session: IpcSession) -> int:
 def test_two_processes_call_each_other_to_any_depth(
     child: Callable[..., list[str]], depth: int
 ) -> None:
-    peer = IpcPeer(handler_threads=2, timeout=60)
+    peer = IpcPeer(handler_threads=2, timeout=60, limits=DEEP)
     peer.on_request(down)
     with peer.create_command_session(child("2")) as session:
         assert session.call(Down(depth)) == depth
@@ -31,7 +33,7 @@ def test_two_processes_call_each_other_to_any_depth(
 def test_depth_mixes_with_ordinary_traffic_of_eight_threads(
     child: Callable[..., list[str]], inline: bool
 ) -> None:
-    peer = IpcPeer(handler_threads=2, timeout=60)
+    peer = IpcPeer(handler_threads=2, timeout=60, limits=DEEP)
     peer.on_request(inline=inline)(down)
     errors: list[BaseException] = []
     with peer.create_command_session(child("2")) as session:
@@ -56,7 +58,7 @@ def test_depth_mixes_with_ordinary_traffic_of_eight_threads(
 
 
 def test_many_deep_calls_at_a_time(child: Callable[..., list[str]]) -> None:
-    peer = IpcPeer(handler_threads=2, timeout=60)
+    peer = IpcPeer(handler_threads=2, timeout=60, limits=DEEP)
     peer.on_request(down)
     with peer.create_command_session(child("2")) as session:
         futures = [session.request(Down(20)) for _ in range(10)]

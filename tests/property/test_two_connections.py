@@ -14,6 +14,7 @@ here, ``Served`` there. Held against DESIGN.md:
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterable
 from concurrent.futures import CancelledError
 from typing import Any
@@ -42,6 +43,7 @@ from streamipc import (
     ResponseStream,
     SessionClosedError,
 )
+from streamipc.engine.flow import Flow
 from streamipc.engine.serving import Served
 from streamipc.protocol import events
 from streamipc.protocol.connection import Connection, error_from
@@ -106,6 +108,7 @@ class Side:
     def __init__(self, name: str, serializer: Any) -> None:
         self.name = name
         self.connection = Connection(serializer, 1 << 20)
+        self.flow = Flow(threading.Lock())
         self.pipe = bytearray()  # what was written and has not arrived
         self.open = True  # may write
         self.ended = False  # has read the end

@@ -30,6 +30,7 @@ from streamipc import (
     IpcPeer,
     IpcSession,
     JsonMessageSerializer,
+    Limits,
     NativeMessageSerializer,
     RequestCancelledError,
     RequestContext,
@@ -156,6 +157,7 @@ if __name__ == "__main__":
     peer = IpcPeer(
         JsonMessageSerializer() if "json" in arguments else NativeMessageSerializer(),
         handler_threads=threads,
+        limits=Limits(blocked_handlers=1000),
         session_type=SyncIpcSession if "sync" in arguments else IpcSession,
     )
     session = peer.create_stdio_session()

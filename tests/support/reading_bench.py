@@ -10,6 +10,7 @@ from typing import Any
 
 from streamipc import JsonMessageSerializer, LogMessage
 from streamipc.engine.calls import Call
+from streamipc.engine.flow import Flow
 from streamipc.engine.polling import Wakeup
 from streamipc.engine.reading import Reader
 from streamipc.futures import ResponseFuture
@@ -109,6 +110,7 @@ class Bench:
             (self.log,),
             self._apply,
             self._on_end,
+            Flow(self.lock),
         )
         self.watcher_woken = threading.Semaphore(0)
         self.reader.wake_watcher = self.watcher_woken.release

@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 from shared_messages import Echo, Note
 
-from streamipc import LogMessage, RequestContext
+from streamipc import Limits, LogMessage, RequestContext
 from streamipc.engine import precedence
-from streamipc.engine.precedence import CROWDED_AT, STRICT_AT, Precedence
+from streamipc.engine.flow import REACH
+from streamipc.engine.precedence import Precedence
 from streamipc.engine.serving import Served
 from streamipc.handlers import current
 from streamipc.protocol.envelopes import Notification
 
 LONG = 20
+
+MOST = REACH * Limits().waiting_notifications
+CROWDED_AT = MOST // 2
+STRICT_AT = MOST * 3 // 4
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def crowd(monkeypatch: pytest.MonkeyPatch) -> Precedence:
     """Return what is crowded, and takes nobody for stuck."""
     monkeypatch.setattr(precedence, "_NO_PROGRESS", LONG)
     monkeypatch.setattr(precedence, "_LONGEST", LONG)
-    crowd = Precedence(threading.Lock())
+    crowd = Precedence(threading.Lock(), MOST)
     crowd.arrived_locked(CROWDED_AT)
     return crowd
 
@@ -52,7 +57,7 @@ class Watched(Precedence):
         self.looks = 0
         self._changes = changes
         self._shown: Served | None = None
-        super().__init__(threading.Lock())
+        super().__init__(threading.Lock(), MOST)
 
     @property
     def handled(self) -> Served | None:  # type: ignore[override]
@@ -95,7 +100,7 @@ class Waiters:
 
 @pytest.mark.parametrize(("waiting", "crowded"), [(CROWDED_AT - 1, False), (CROWDED_AT, True)])
 def test_it_is_crowded_by_the_number_that_wait(waiting: int, crowded: bool) -> None:
-    crowd = Precedence(threading.Lock())
+    crowd = Precedence(threading.Lock(), MOST)
     crowd.arrived_locked(waiting)
     crowd.arrived_locked(1)
     assert crowd.crowded is crowded
@@ -112,7 +117,7 @@ def test_it_is_crowded_until_half_of_them_are_handled(
 
 
 def test_nobody_gives_way_unless_it_is_crowded() -> None:
-    crowd = Precedence(threading.Lock())
+    crowd = Precedence(threading.Lock(), MOST)
     crowd.give_way()
     crowd.handled = notification()
     crowd.burst_handled_locked(CROWDED_AT)
@@ -273,7 +278,7 @@ def test_one_in_a_while_goes_on_where_very_many_wait_and_no_more_be_handlers_stu
     eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precedence, "_LONGEST", 0.05)
-    crowd = Held(threading.Lock())
+    crowd = Held(threading.Lock(), MOST)
     crowd._patience = 0.005
     crowd.handled = crowd._stuck = notification()
     crowd.arrived_locked(STRICT_AT)

@@ -12,6 +12,7 @@ import pytest
 from reading_bench import Bench, Caller, Gate
 
 from streamipc import RequestTimeoutError
+from streamipc.engine.flow import Reason
 from streamipc.engine.reading import Waiter
 
 
@@ -471,7 +472,7 @@ def test_a_caller_that_read_requests_leaves_the_role_to_the_crew(bench: Bench) -
 def test_a_holder_that_is_told_to_leaves_the_role_and_waits_on(bench: Bench, reason: str) -> None:
     first, second = bench.reads("first"), bench.waits("second")
     with bench.lock:
-        setattr(bench.reader, reason, True)
+        setattr(bench.reader.flow if reason == "paused" else bench.reader, reason, True)
     bench.reader.wake_holder()
     assert bench.watcher_was_woken()
     bench.until(lambda: bench.is_listed(first))
@@ -479,7 +480,7 @@ def test_a_holder_that_is_told_to_leaves_the_role_and_waits_on(bench: Bench, rea
     assert bench.is_listed(second)
     with bench.lock:
         bench.reader.holder = threading.get_ident()
-        setattr(bench.reader, reason, False)
+        setattr(bench.reader.flow if reason == "paused" else bench.reader, reason, False)
     bench.reader.leave()
     bench.until(lambda: bench.is_held_by(second))  # it was on the list first
     bench.answer("second", "first")
@@ -494,7 +495,7 @@ def test_one_who_gets_the_role_when_reading_pauses_gives_it_back(bench: Bench) -
     first.returned()
     gate.wait_until_reached()
     with bench.lock:
-        bench.reader.paused = True
+        bench.reader.flow.pause_locked(Reason.NOTIFICATIONS)
     second.reply.wakers.gate = None
     gate.open()
     assert bench.watcher_was_woken()

@@ -17,16 +17,18 @@ from shared_messages import Echo, Note
 from streamipc import (
     IpcPeer,
     IpcSession,
+    Limits,
     RequestContext,
     RequestTimeoutError,
     SessionClosedError,
     SyncIpcSession,
 )
-from streamipc.engine import sending
-from streamipc.engine.jobs import MAX_NOTIFICATIONS
+from streamipc.engine.flow import Reason
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import ErrorResponse, Notification, Request, Response
 from streamipc.serializers.native import NativeMessageSerializer
+
+MOST = Limits().waiting_notifications
 
 
 class RawPeer:
@@ -105,22 +107,22 @@ def test_a_peer_that_does_not_read_refusals_is_not_read_until_it_does(
 ) -> None:
     session = raw.session
     session.start()
-    most = 2 << 20
-    monkeypatch.setattr(sending, "MAX_BACKLOG", most)
+    most = 1 << 20
+    session._engine.flow.refusal_bytes = most
     count = 2 * most // REFUSAL + 400
     writing = threading.Thread(
         target=lambda: [raw.write(unknown_request(number)) for number in range(count)]
     )
     writing.start()
-    reader, writer = session._engine.reader, session._engine.writer
-    eventually(lambda: reader.paused)
+    writer = session._engine.writer
+    eventually(lambda: session._engine.flow.paused)
     assert most // 2 < writer.backlog < 2 * most
 
     refusals = raw.read_until(ErrorResponse, count)
     writing.join(LONG)
 
     assert [refusal.id for refusal in refusals] == list(range(count))
-    eventually(lambda: not reader.paused)
+    eventually(lambda: not session._engine.flow.paused)
     raw.write(raw.frame(Request(7, Echo("unhandled"), None)))
     assert raw.read_until(ErrorResponse, 1)[0].code == "unhandled"
 
@@ -131,7 +133,7 @@ def test_refusals_that_the_peer_has_read_count_no_more_although_some_always_wait
 ) -> None:
     session = raw.session
     session.start()
-    monkeypatch.setattr(sending, "MAX_BACKLOG", 8 * REFUSAL)  # twelve are sent, three wait
+    session._engine.flow.refusal_bytes = 8 * REFUSAL  # twelve are sent, three wait
     writer = session._engine.writer
 
     sent = 0
@@ -223,15 +225,18 @@ def test_refusals_that_another_thread_has_written_by_the_way_end_the_pause(
     session = raw.session
     session.start()
     room = room_of(raw)
-    monkeypatch.setattr(sending, "MAX_BACKLOG", room // 8)
+    flow = session._engine.flow
+    flow.refusal_bytes = room // 8
     writing = notify_until_stuck(session, room + room // 2, eventually)
-    reader, writer = session._engine.reader, session._engine.writer
+    writer = session._engine.writer
     number = 0
-    while not reader.paused:
+    while not session._engine.flow.paused:
         raw.write(unknown_request(number))
         number += 1
         # One that came while the thread that reads made up its mind is read later.
-        eventually(lambda count=1 + number: accepted(writer) == count or reader.paused)
+        eventually(
+            lambda count=1 + number: accepted(writer) == count or session._engine.flow.paused
+        )
 
     # All that is left finds room at once, behind the notification.
     os.set_blocking(raw.read_fd, False)
@@ -244,12 +249,12 @@ def test_refusals_that_another_thread_has_written_by_the_way_end_the_pause(
     eventually(is_drained)
     writing.join(LONG)
 
-    eventually(lambda: not reader.paused)
+    eventually(lambda: not session._engine.flow.paused)
 
 
 @pytest.mark.parametrize("overfull", [False, True])
 def test_a_handler_that_waits_for_room_has_reading_go_on(
-    raw: RawPeer, eventually: Eventually, most_notifications: Any, overfull: bool
+    raw: RawPeer, eventually: Eventually, overfull: bool
 ) -> None:
     """The peer may read nothing before it has written what it has to say.
 
@@ -258,7 +263,7 @@ def test_a_handler_that_waits_for_room_has_reading_go_on(
     session = raw.session
     may_answer, stuck = threading.Event(), threading.Event()
     if overfull:
-        most_notifications(MAX_NOTIFICATIONS)
+        session._engine.flow.most_notifications = MOST
 
     @session.on_message
     def handle(msg: Note) -> None:
@@ -270,17 +275,15 @@ def test_a_handler_that_waits_for_room_has_reading_go_on(
 
     session.on_request(Echo)(lambda msg: msg.value)
     session.start()
-    reader, outlet = session._engine.reader, session._engine.outlet
-    raw.write(
-        b"".join(raw.frame(Notification(Note(number=n))) for n in range(MAX_NOTIFICATIONS + 1))
-    )
-    eventually(lambda: reader.paused)
-    assert reader.overfull is overfull
+    flow, outlet = session._engine.flow, session._engine.outlet
+    raw.write(b"".join(raw.frame(Notification(Note(number=n))) for n in range(MOST + 1)))
+    eventually(lambda: session._engine.flow.paused)
+    assert (Reason.OVERFULL in flow.reasons) is overfull
     raw.write(raw.frame(Request(1, Echo("read although the handler waits"), None)))
     may_answer.set()
     eventually(lambda: outlet.handlers_waiting)
 
-    eventually(lambda: not reader.paused)
+    eventually(lambda: not session._engine.flow.paused)
     assert not stuck.is_set()
     answers = raw.read_until(Response, 1)
     assert [one.value for one in answers if type(one) is Response] == [

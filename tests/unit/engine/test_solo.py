@@ -13,6 +13,7 @@ import pytest
 from streamipc import JsonMessageSerializer, LogMessage
 from streamipc.engine.calls import Call
 from streamipc.engine.deadlines import Deadlines
+from streamipc.engine.flow import Flow, Reason
 from streamipc.engine.polling import Wakeup
 from streamipc.engine.reading import Reader
 from streamipc.engine.solo import Solo
@@ -58,6 +59,7 @@ class Bench:
             (self.log,),
             self.apply,
             lambda error: None,
+            Flow(self.lock),
         )
         self.calls: dict[Any, Any] = {}
         self.deadlines = Deadlines(self.calls)
@@ -192,7 +194,7 @@ def test_a_job_that_waits_runs_the_next_on_top_of_itself(bench: Bench) -> None:
 
 
 def test_a_job_that_waits_has_reading_go_on(bench: Bench) -> None:
-    bench.reader.paused = True
+    bench.reader.flow.pause_locked(Reason.NOTIFICATIONS)
     bench.send("one")
     bench.solo.submit(Job(lambda: bench.solo.wait(bench.until(1), soon())))
     bench.solo.run_jobs()
