@@ -62,6 +62,10 @@ _SMALL, _FEW = 128, 1 << 10
 _MEDIUM, _HANDFUL = 2 << 10, 8
 """The same for somewhat larger ones; most sessions never have more at a time."""
 
+_PLAIN, _MANY = 4 << 10, 1 << 12
+"""Bytes of memory of a small frame, at the most, that is not charged while no more than so many
+wait: a flood of small notifications, of which a read brings some hundreds at a time."""
+
 _ITEMS = 4
 """Items of one stream that are not charged, if they are small."""
 
@@ -307,6 +311,8 @@ class Flow:
             return None
         if type(payload) is memoryview and self._is_known and size <= _LOOKED_AT:
             charge = _OVERHEAD + densest(bytes(payload))
+            if charge <= _PLAIN and waiting < _MANY and kind is not Kind.ITEM:
+                return None
         elif payload is not None:
             charge = _OVERHEAD + (_WORST + 1) * size
         else:

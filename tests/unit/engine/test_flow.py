@@ -39,7 +39,7 @@ class Bench:
 
     def _decode(self, payload: Any) -> Any:
         self.decoded += 1
-        return self.connection.decode(payload)
+        return self.connection.decode_again(payload)
 
     def _resume(self) -> None:
         assert self.lock.locked()
@@ -53,7 +53,7 @@ class Bench:
             envelope = Notification(Echo(value))
         data = b"".join(map(bytes, self.connection.encode(envelope)))
         payload = memoryview(data)[HEADER_SIZE:]
-        return self.flow.hold(kind, self.connection.decode(payload), payload, waiting)
+        return self.flow.hold(kind, self.connection.decode_again(payload), payload, waiting)
 
     def held(self, value: Any, kind: Kind = Kind.REQUEST) -> Held:
         held = self.hold(value, kind)
