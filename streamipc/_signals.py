@@ -13,12 +13,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import FrameType, TracebackType
 
-__all__ = ["interrupt_in"]
+__all__ = ["Ignoring", "interrupt_in", "let_through"]
 
 
 def interrupt_in(error: BaseException, depth: int = 1) -> BaseException | None:
@@ -44,6 +45,30 @@ def interrupt_in(error: BaseException, depth: int = 1) -> BaseException | None:
         if one is not None and not _was_caught_below(one, here):
             return None  # it was there before: whoever called us is handling it
     return None
+
+
+def let_through(error: BaseException) -> None:
+    """Raise what the handler of a signal has raised, if ``error`` is that, or was made from it.
+
+    To be called first where an ``except`` takes an error for no more than a system call's answer.
+    """
+    interrupt = interrupt_in(error, 2)
+    if interrupt is not None:
+        raise interrupt
+
+
+class Ignoring(suppress):
+    """As :class:`contextlib.suppress`, but what the handler of a signal has raised comes out."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Leave the block; return whether the error is ignored."""
+        ignored = super().__exit__(kind, error, traceback)
+        return ignored and (error is None or interrupt_in(error, 2) is None)
 
 
 def _was_caught_below(error: BaseException, here: FrameType) -> bool:

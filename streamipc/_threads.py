@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ._patches import are_threads_greenlets
+from ._signals import let_through
 
 __all__ = ["make_thread", "start_thread"]
 
@@ -57,7 +58,13 @@ def start_thread(thread: threading.Thread) -> None:
         RuntimeError: no thread can be started.
     """
     if not _may_take_signals():
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # A signal's handler that raises while start() waits on its condition may have it fail
+            # with "release unlocked lock" (Python up to 3.12).
+            let_through(error)
+            raise
         return
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:

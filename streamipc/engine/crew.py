@@ -128,8 +128,10 @@ class Crew(Watching):
     def start(self) -> None:
         """Start the watcher; again, if starting it was interrupted."""
         with self._lock:
+            # Whether one that has not begun is going to can't be told: an interrupt within start()
+            # may have kept it from that, or have it die before it comes to our code.
             for member in list(self._members):
-                if member.thread.ident is None:
+                if not member.began:
                     del self._members[member]
             if not self._members:
                 self._hire()
@@ -281,6 +283,10 @@ class Crew(Watching):
         return member
 
     def _work(self, me: Member) -> None:
+        with self._lock:
+            if me not in self._members:
+                return  # its start was interrupted, and another one was started in its place
+            me.began = True
         take_seat(me)
         try:
             while self._next_duty(me):

@@ -57,10 +57,11 @@ class Member:
         crew: whose.
     """
 
-    __slots__ = ("bell", "crew", "job", "polling", "runs", "sleeps_until", "thread")
+    __slots__ = ("began", "bell", "crew", "job", "polling", "runs", "sleeps_until", "thread")
 
     def __init__(self, crew: Crew) -> None:
         self.crew = crew
+        self.began = False  # its thread runs our code
         self.bell = threading.Lock()
         self.bell.acquire()
         self.job: Job | None = None  # what it runs

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from contextlib import suppress
+
+from .._signals import Ignoring
 
 __all__ = ["ExitStatus"]
 
@@ -29,6 +30,7 @@ class ExitStatus:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._answers: list[tuple[int, int]] = []  # of waitpid(), guarded by Popen's lock
         # Not isinstance(): gevent may have put its own class there since the child was started.
         own = any(cls.__module__ == "subprocess" for cls in type(process).__mro__)
         self._lock = getattr(process, "_waitpid_lock", None) if own else None
@@ -71,12 +73,16 @@ class ExitStatus:
         lock = self._lock
         if lock is None:
             return process.poll() is not None
-        if not lock.acquire(blocking=False):
-            return False  # somebody waits in Popen.wait(), and will tell it
+        taken: list[bool] = []
         try:
+            # One call into C that also notes the result: an interrupt can't come in between.
+            taken.extend(map(lock.acquire, (False,)))
+            if not taken[0]:
+                return False  # somebody waits in Popen.wait(), and will tell it
             self._ask(os.WNOHANG)
         finally:
-            lock.release()
+            if taken and taken[0]:
+                lock.release()
         return process.returncode is not None
 
     def reap(self) -> None:
@@ -95,7 +101,7 @@ class ExitStatus:
             self._check()
         elif self._lock is not None and hasattr(os, "waitid"):
             # Without the lock, and without taking the status from anybody.
-            with suppress(ChildProcessError):
+            with Ignoring(ChildProcessError):
                 os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             self.reap()
         else:  # pragma: no cover - Windows, and macOS before Python 3.13
@@ -112,13 +118,18 @@ class ExitStatus:
         process = self._process
         if process.returncode is not None:
             return
+        answers = self._answers
         try:
-            pid, status = os.waitpid(process.pid, options)
+            if not answers:  # there is one if an interrupt has kept somebody from telling it
+                answers.extend(map(os.waitpid, (process.pid,), (options,)))
         except ChildProcessError:
             self._keep(0, "lost")  # as Popen has it then, which takes None for "it runs"
             return
+        pid, status = answers[0]
         if pid:
             self._keep(os.waitstatus_to_exitcode(status), "true")
+        else:
+            answers.clear()
 
     def _keep(self, code: int, truth: str) -> None:
         # With the object itself, of which there is one, and first: who sees the code sees this.

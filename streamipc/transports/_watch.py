@@ -12,11 +12,13 @@ import os
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from itertools import chain, starmap
+from typing import IO, TYPE_CHECKING, Any
 
 from .._forks import steady
+from .._signals import Ignoring, interrupt_in, let_through
 from .._threads import make_thread, start_thread
 from ._stderr import StderrSink
 from .pipe import can_poll, release_after_fork
@@ -28,9 +30,48 @@ __all__ = ["ChildWatcher", "wait_for_exit"]
 
 _CHUNK = 1 << 16
 
+_LAST = (-1,)
+"""Which element a list's ``pop`` is to take."""
+
+_consume = deque[Any](maxlen=0).extend
+"""Takes all that an iterator gives, in one call into C."""
+
 _LAST_LINES = 0.05
 """Seconds to read what a dead child left on standard error. It is there already; the
 bound is for a grandchild that writes on."""
+
+
+class _Duty:
+    """What one thread is to do, once, however often a thread was started for it.
+
+    Who was interrupted while he started a thread can't tell whether it runs. So he starts another
+    one: the first to append itself to ``_takers`` does it, the other nothing.
+    """
+
+    def __init__(self, name: str, do: Callable[[], None]) -> None:
+        self.name = name
+        self._do = do
+        self._takers: list[threading.Thread | None] = []
+
+    def run(self) -> None:
+        """Do it, on this thread, unless another one has."""
+        me = threading.current_thread()
+        self._takers.append(me)
+        if self._takers[0] is me:
+            self._do()
+
+    def drop(self) -> None:
+        """Have nobody do it, unless a thread has begun to."""
+        self._takers.append(None)
+
+    def is_taken(self) -> bool:
+        """Tell whether a thread does it, or nobody is to."""
+        return bool(self._takers)
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        """The thread that does it; ``None``: nobody does."""
+        return self._takers[0] if self._takers else None
 
 
 class ChildWatcher:
@@ -64,57 +105,76 @@ class ChildWatcher:
         self._sink = sink
         self._read_ahead = read_ahead
         self._on_exit: Callable[[], None] | None = None
-        self._threads: list[threading.Thread] = []
+        self._asked: Callable[[], None] | None = None
+        self._duties: list[_Duty] = []  # the last one is to watch
+        self.started = False
+        """Whether :meth:`start` has come to its end."""
         self._lock = threading.Lock()  # guards the five below
         self._running = False
         self._close_stderr_at_end = False
-        self._wake_fds: tuple[int, ...] = ()
-        self._pidfd = -1
+        self._wake_fds: list[int] = []  # to poll, and to write to; may be the same
+        self._pidfd: list[int] = []  # one, or none
         self._stopping = False
         self._exited = False
-
-    @property
-    def started(self) -> bool:
-        """Whether :meth:`start` was called."""
-        return bool(self._threads)
 
     def start(self, on_exit: Callable[[], None]) -> None:
         """Start to watch; ``on_exit`` is called once, on the watching thread.
 
+        If what a signal's handler raises comes out, a second call goes on with it.
+
         Raises:
-            RuntimeError: no thread can be started, or this is the second call.
+            RuntimeError: no thread can be started, or this is not the first callback.
             OSError: no file descriptor is left.
         """
-        if self._threads:
+        if self.started:
+            if on_exit == self._asked:
+                return  # whoever was interrupted behind it asks again
             raise RuntimeError("the child is being watched already")
         with self._lock:
             if self._stopping:
                 return  # another thread has closed it meanwhile, and standard error with it
             self._running = True
-        self._on_exit = on_exit
+        self._on_exit = self._asked = on_exit
         try:
-            for name, job in self._prepare():
-                thread = make_thread(job, name=name)
-                start_thread(thread)
-                self._threads.append(thread)
-        except BaseException:
-            self._release()
-            self._end_running()
+            if not self._duties:
+                self._prepare()
+            for duty in self._duties:
+                if not duty.is_taken():
+                    start_thread(make_thread(duty.run, name=duty.name))
+        except BaseException as error:
+            if interrupt_in(error) is None:
+                for duty in self._duties:
+                    duty.drop()
+                self._duties = []
+                self._release()
+                self._end_running()
             raise
+        self.started = True
 
-    def _prepare(self) -> list[tuple[str, Callable[[], None]]]:
-        """Make the descriptors that are needed; return what threads are to do, by name."""
+    def _prepare(self) -> None:
+        """Make the descriptors that are needed, and say what threads are to do."""
         self._exited = self._status.look()
         name = f"streamipc-child-{self._process.pid}"
         if not can_poll():
-            return [(f"{name}-stderr", self._read_to_end), (name, self._wait_without_poll)]
+            to_end = _Duty(f"{name}-stderr", self._read_to_end)
+            self._duties = [to_end, _Duty(name, self._wait_without_poll)]
+            return
+        # Each note is made by the very call into C that opens what it is of: an interrupt can't
+        # come in between.
         with steady:
-            self._wake_fds = _make_wake_fds()
-            self._pidfd = -1 if self._exited else _open_pidfd(self._process.pid)
-        jobs = [(name, self._run)]
-        if self._pidfd < 0 and not self._exited:
-            jobs.insert(0, (f"{name}-wait", self._wait))
-        return jobs
+            if not self._wake_fds:
+                if hasattr(os, "eventfd"):
+                    self._wake_fds.extend(
+                        map(os.eventfd, (0,), (os.EFD_CLOEXEC | os.EFD_NONBLOCK,))
+                    )
+                else:
+                    self._wake_fds.extend(chain.from_iterable(starmap(os.pipe, ((),))))
+            if not self._exited and not self._pidfd:
+                _open_pidfd(self._process.pid, self._pidfd)
+        duties = [_Duty(name, self._run)]
+        if not self._pidfd and not self._exited:
+            duties.insert(0, _Duty(f"{name}-wait", self._wait))
+        self._duties = duties
 
     def close(self, timeout: float = 1.0) -> None:
         """End the thread and close our end of standard error; does not end the child.
@@ -127,11 +187,20 @@ class ChildWatcher:
         """
         self._stopping = True
         self._wake()
-        # A thread that waits for the child itself ends with the child.
-        if self._threads and (can_poll() or self._exited):
-            watching = self._threads[-1]
-            if watching is not threading.current_thread():
+        for duty in self._duties:
+            duty.drop()
+        if self._duties:
+            watching = self._duties[-1].thread
+            # A thread that waits for the child itself ends with the child.
+            if watching not in (None, threading.current_thread()) and (can_poll() or self._exited):
                 watching.join(timeout)
+            # What has not begun will not: nobody else does what is done at its end.
+            if can_poll() and watching is None:
+                self._release()
+            if self._duties[-1 if can_poll() else 0].thread is None:
+                self._end_running()
+        else:
+            self._end_running()
         with self._lock:
             self._close_stderr_at_end = self._running
             running = self._running
@@ -140,14 +209,14 @@ class ChildWatcher:
 
     def close_after_fork(self) -> None:
         """Close the descriptors in a forked child; the thread does not exist there."""
-        for fd in {*self._wake_fds, self._pidfd}:
-            if fd >= 0:
-                release_after_fork(fd, owned=False)
-        self._wake_fds = ()
-        self._pidfd = -1
+        for fd in {*self._wake_fds, *self._pidfd}:
+            release_after_fork(fd, owned=False)
+        self._wake_fds.clear()
+        self._pidfd.clear()
         self._lock = threading.Lock()  # the thread that held it may not exist here
         self._running = False
-        self._threads.clear()
+        self._duties.clear()
+        self.started = False
         if self._stderr is not None and not self._stderr.closed:
             release_after_fork(self._stderr_fd, owned=True)
 
@@ -169,11 +238,11 @@ class ChildWatcher:
         import select
 
         poller = select.poll()
-        for fd in (self._wake_fds[0], self._pidfd, self._stderr_fd):
-            if fd >= 0:
-                poller.register(fd, select.POLLIN)
+        for fd in (self._wake_fds[0], *self._pidfd):
+            poller.register(fd, select.POLLIN)
         stderr_open = self._stderr_fd >= 0
         if stderr_open:
+            poller.register(self._stderr_fd, select.POLLIN)
             os.set_blocking(self._stderr_fd, False)
         self._sink.feed(self._read_ahead)
         forwarding = False
@@ -190,7 +259,7 @@ class ChildWatcher:
             if stderr_open and self._stderr_fd in ready and self._read_stderr() == 0:
                 stderr_open = False
                 poller.unregister(self._stderr_fd)
-            if self._pidfd in ready:
+            if not ready.isdisjoint(self._pidfd):
                 self._exited = True
         return stderr_open
 
@@ -228,7 +297,9 @@ class ChildWatcher:
     def _wait_without_poll(self) -> None:
         self._status.wait()
         self._exited = True
-        self._threads[0].join(_LAST_LINES)
+        reading = self._duties[0].thread
+        if reading is not None:
+            reading.join(_LAST_LINES)
         self._report_exit()
 
     def _read_to_end(self) -> None:
@@ -250,20 +321,20 @@ class ChildWatcher:
     def _wake(self) -> None:
         with self._lock:  # so that the number can't be another file by now
             if self._wake_fds:
-                with suppress(OSError):
+                with Ignoring(OSError):
                     os.write(self._wake_fds[-1], b"\1\0\0\0\0\0\0\0")
 
     def _release(self) -> None:
         with steady, self._lock:
-            for fd in {*self._wake_fds, self._pidfd}:
-                if fd >= 0:
-                    os.close(fd)
-            self._wake_fds = ()
-            self._pidfd = -1
+            for fds in (self._wake_fds, self._pidfd):
+                while fds:
+                    # Taken off by the very call that closes it: an interrupt neither has it left
+                    # open nor closed twice.
+                    _consume(map(os.close, map(fds.pop, _LAST)))
 
     def _close_stderr(self) -> None:
         if self._stderr is not None:
-            with steady, suppress(OSError):
+            with steady, Ignoring(OSError):
                 self._stderr.close()
 
 
@@ -280,18 +351,20 @@ def wait_for_exit(process: subprocess.Popen[bytes], status: ExitStatus, timeout:
     """
     if status.look():
         return True
-    pidfd = _open_pidfd(process.pid) if can_poll() else -1
-    if pidfd < 0:
-        return _look_until(status, time.monotonic() + timeout)
+    pidfd: list[int] = []
     try:
+        if can_poll():
+            _open_pidfd(process.pid, pidfd)
+        if not pidfd:
+            return _look_until(status, time.monotonic() + timeout)
         import select
 
         poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
+        poller.register(pidfd[0], select.POLLIN)
         if not poller.poll(max(0.0, timeout) * 1000):
             return False
     finally:
-        os.close(pidfd)
+        _consume(map(os.close, pidfd))
     status.reap()
     return True
 
@@ -308,16 +381,10 @@ def _look_until(status: ExitStatus, end: float) -> bool:
     return True
 
 
-def _open_pidfd(pid: int) -> int:
-    """Return a descriptor that is readable once the process has ended, or -1."""
+def _open_pidfd(pid: int, into: list[int]) -> None:
+    """Add a descriptor that is readable once the process has ended, if one can be had."""
     try:
-        return os.pidfd_open(pid)
-    except (AttributeError, OSError):
-        return -1  # no Linux, an old kernel, a sandbox; no descriptor left; reaped already
-
-
-def _make_wake_fds() -> tuple[int, ...]:
-    """Return a descriptor to poll and one to write to, which may be the same."""
-    if hasattr(os, "eventfd"):
-        return (os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK),)
-    return os.pipe()
+        into.extend(map(os.pidfd_open, (pid,)))
+    except (AttributeError, OSError) as error:
+        let_through(error)
+        # no Linux, an old kernel, a sandbox; no descriptor left; reaped already

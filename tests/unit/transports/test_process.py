@@ -60,7 +60,7 @@ def watched(start):
 def every_platform(request, monkeypatch):
     """Run the test as on Linux, on macOS, and as close to Windows as Linux comes."""
     if request.param != "pidfd":
-        monkeypatch.setattr(_watch, "_open_pidfd", lambda pid: -1)
+        monkeypatch.setattr(_watch, "_open_pidfd", lambda pid, into: None)
     if request.param == "no poll":
         monkeypatch.setattr(_watch, "can_poll", lambda: False)
 
@@ -500,8 +500,7 @@ def test_watching_that_begins_behind_the_end_touches_nobodys_descriptor(start):
     os.dup2(theirs, number)
     os.write(write, b"theirs")
     transport.watch(lambda: None)
-    for thread in transport._watcher._threads:
-        thread.join(10)
+    assert not transport._watcher.started
     assert os.get_blocking(number)
     assert os.read(number, 100) == b"theirs"
     for fd in {theirs, number, write}:
