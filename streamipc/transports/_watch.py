@@ -16,6 +16,7 @@ from collections.abc import Callable
 from itertools import chain, starmap
 from typing import IO, TYPE_CHECKING
 
+from .._events import Event
 from .._forks import steady
 from .._signals import Ignoring, consume, interrupt_in, let_through
 from .._threads import make_thread, start_thread
@@ -93,7 +94,7 @@ class ChildWatcher:
         sink: StderrSink,
         read_ahead: bytes = b"",
     ) -> None:
-        self.done = threading.Event()  # the child is reaped and its last lines are kept
+        self.done = Event()  # the child is reaped and its last lines are kept
         self._process = process
         self._status = status
         self._stderr = stderr
