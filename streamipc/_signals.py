@@ -12,6 +12,7 @@ import functools
 import signal
 import sys
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-__all__ = ["Ignoring", "interrupt_in", "let_through"]
+__all__ = ["Ignoring", "consume", "interrupt_in", "let_through"]
+
+consume = deque[Any](maxlen=0).extend
+"""Takes all that an iterator gives, in one call into C. So ``consume(map(os.close, map(fds.pop,
+…)))`` takes a descriptor off its list and closes it with nothing in between: CPython calls the
+handlers of signals between two steps of Python code only."""
 
 
 def interrupt_in(error: BaseException, depth: int = 1) -> BaseException | None:

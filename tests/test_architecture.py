@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     {
+        "_events",
         "_forks",
         "_log",
         "_patches",

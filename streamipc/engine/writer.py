@@ -34,7 +34,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
-from .._signals import interrupt_in
+from .._signals import consume, interrupt_in
 from ..exceptions import IpcError, SessionClosedError
 from .bells import wake
 
@@ -70,9 +70,6 @@ _BATCH = 128
 
 _ONCE = (False,)
 """What a lock is given that is tried once."""
-
-_consume = deque[Any](maxlen=0).extend
-"""Takes all that an iterator gives, in one call into C."""
 
 _LOOK = 0.05
 """Seconds after which one who waits looks whether there is still a reason."""
@@ -347,7 +344,7 @@ class Writer:
         emptied = map(list.clear, islice(iter(self._queue.popleft, None), len(frames)))
         sent, count = self.bytes_sent + size, self.frames_sent + sum(map(bool, frames))
         self.bytes_sent, self.frames_sent, self._begun, self._log[:] = sent, count, None, ()
-        _consume(emptied)
+        consume(emptied)
 
     def _count_written(self) -> None:
         """Take what is written off the front of the queue.

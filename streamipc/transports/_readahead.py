@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from .._signals import let_through
 from ._sigpipe import SigpipeHeldBack
 
 __all__ = ["flush_pending", "raw_of_pair", "take_read_ahead"]
@@ -39,7 +40,8 @@ def take_read_ahead(file: object) -> bytes:
         return b""
     try:
         return file.read(len(file.peek()))
-    except OSError:
+    except OSError as error:
+        let_through(error)
         return b""  # the stream is broken: the next read from the descriptor says so
     finally:
         restore()

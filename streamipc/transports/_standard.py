@@ -14,6 +14,7 @@ import os
 import sys
 from typing import Any
 
+from .._signals import Ignoring, let_through
 from ._sigpipe import SigpipeHeldBack
 
 __all__ = ["LineByLine", "check_open", "flush_output", "take_read_ahead"]
@@ -37,7 +38,8 @@ def check_open(fd: int, current: Any, original: Any, name: str) -> None:
     if not closed:
         try:
             os.fstat(fd)
-        except OSError:
+        except OSError as error:
+            let_through(error)
             closed = True
     if closed:
         raise OSError(
@@ -55,7 +57,8 @@ def _is_closed(file: Any) -> bool:
 def _leads_to(fd: int, file: Any) -> bool:
     try:
         return bool(file.fileno() == fd)
-    except Exception:  # there is none, it is closed, its buffer was detached
+    except Exception as error:  # there is none, it is closed, its buffer was detached
+        let_through(error)
         return False
 
 
@@ -70,11 +73,8 @@ def flush_output() -> None:
     """Write what was printed and is still held back."""
     for file in _different(sys.__stdout__, sys.stdout):
         # Not an io object, closed, detached, or the reader is gone: nothing to do about it here.
-        try:
-            with SigpipeHeldBack():
-                file.flush()
-        except (AttributeError, OSError, ValueError):
-            pass
+        with Ignoring(AttributeError, OSError, ValueError), SigpipeHeldBack():
+            file.flush()
 
 
 class LineByLine:
@@ -112,7 +112,8 @@ class LineByLine:
 def _set_line_buffering(file: io.TextIOWrapper, value: bool) -> bool:
     try:
         file.reconfigure(line_buffering=value)
-    except (OSError, ValueError):  # its reader is gone, or it was detached since
+    except (OSError, ValueError) as error:  # its reader is gone, or it was detached since
+        let_through(error)
         return False
     return True
 
@@ -167,8 +168,8 @@ def _text_of(file: io.TextIOWrapper) -> bytes:
             text += character
     except UnicodeDecodeError as error:
         undecoded = error.object  # a character that is not complete yet
-    except (OSError, ValueError):
-        pass
+    except (OSError, ValueError) as error:
+        let_through(error)
     try:
         return text.encode(file.encoding, file.errors or "strict") + undecoded
     except (LookupError, UnicodeError):

@@ -12,6 +12,8 @@ import signal
 import sys
 from typing import Any
 
+from .._signals import Ignoring, let_through
+
 __all__ = ["Keys", "is_by_hand", "is_in_foreground", "say_what_this_is"]
 
 FRAME = b"\xf3\x4a\x9d\xe2"
@@ -29,7 +31,8 @@ def is_by_hand(fd: int) -> bool:
 
         # A program on the other side that knows what it does has seen to raw mode itself.
         return bool(termios.tcgetattr(fd)[3] & (termios.ICANON | termios.ISIG))
-    except Exception:  # none; Windows has neither
+    except Exception as error:  # none; Windows has neither
+        let_through(error)
         return False
 
 
@@ -37,7 +40,8 @@ def is_in_foreground(fd: int) -> bool:
     """Tell whether this process may change its terminal, and read from it."""
     try:
         return os.tcgetpgrp(fd) == os.getpgrp()
-    except OSError:
+    except OSError as error:
+        let_through(error)
         return False
 
 
@@ -50,11 +54,9 @@ def say_what_this_is() -> None:
         f"program:\n\n    IpcPeer().create_command_session([sys.executable, {arguments}])\n\n"
         "Ctrl-C or Ctrl-D ends it.\n"
     )
-    try:
+    with Ignoring(Exception):  # there is nobody to tell
         sys.stderr.write(text)
         sys.stderr.flush()
-    except Exception:
-        pass  # there is nobody to tell
 
 
 def _program() -> tuple[str, str]:

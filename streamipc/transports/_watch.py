@@ -12,13 +12,13 @@ import os
 import subprocess
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from itertools import chain, starmap
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
+from .._events import Event
 from .._forks import steady
-from .._signals import Ignoring, interrupt_in, let_through
+from .._signals import Ignoring, consume, interrupt_in, let_through
 from .._threads import make_thread, start_thread
 from ._stderr import StderrSink
 from .pipe import can_poll, release_after_fork
@@ -32,9 +32,6 @@ _CHUNK = 1 << 16
 
 _LAST = (-1,)
 """Which element a list's ``pop`` is to take."""
-
-_consume = deque[Any](maxlen=0).extend
-"""Takes all that an iterator gives, in one call into C."""
 
 _LAST_LINES = 0.05
 """Seconds to read what a dead child left on standard error. It is there already; the
@@ -97,7 +94,7 @@ class ChildWatcher:
         sink: StderrSink,
         read_ahead: bytes = b"",
     ) -> None:
-        self.done = threading.Event()  # the child is reaped and its last lines are kept
+        self.done = Event()  # the child is reaped and its last lines are kept
         self._process = process
         self._status = status
         self._stderr = stderr
@@ -330,7 +327,7 @@ class ChildWatcher:
                 while fds:
                     # Taken off by the very call that closes it: an interrupt neither has it left
                     # open nor closed twice.
-                    _consume(map(os.close, map(fds.pop, _LAST)))
+                    consume(map(os.close, map(fds.pop, _LAST)))
 
     def _close_stderr(self) -> None:
         if self._stderr is not None:
@@ -364,7 +361,7 @@ def wait_for_exit(process: subprocess.Popen[bytes], status: ExitStatus, timeout:
         if not poller.poll(max(0.0, timeout) * 1000):
             return False
     finally:
-        _consume(map(os.close, pidfd))
+        consume(map(os.close, pidfd))
     status.reap()
     return True
 

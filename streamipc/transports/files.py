@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
+from .._signals import Ignoring
 from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
 
 __all__ = ["FileReader", "FileTransport", "FileWriter"]
@@ -163,7 +163,7 @@ class FileWriter(_Half):
     def shut_down(self) -> None:
         """End this direction of a socket that is also read from."""
         if hasattr(self._file, "shutdown"):
-            with suppress(OSError):
+            with Ignoring(OSError):
                 self._file.shutdown(1)  # SHUT_WR, of all platforms
 
     def _write_and_flush(self, data: memoryview) -> Any:
@@ -199,5 +199,5 @@ def _close_quietly(file: Any) -> None:
     close = getattr(file, "close", None)
     if close is not None:
         # What was written has been flushed; there is nothing to lose and nobody to tell.
-        with suppress(Exception), SigpipeHeldBack():
+        with Ignoring(Exception), SigpipeHeldBack():
             close()

@@ -12,9 +12,12 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import starmap
 from typing import Any, Protocol
 
 from .._forks import forgets, steady
+from .._signals import Ignoring, consume, let_through
 from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
 
 __all__ = ["Closable", "FdTransport", "can_poll", "make_raw", "release_after_fork"]
@@ -100,12 +103,14 @@ class FdTransport:
         self._owners = dict(owners or {})
         self._on_close = on_close
         self._lock = threading.Lock()  # guards _open_fds
-        self._open_fds = {*self.read_fds, write_fd}
+        self._write_end = write_fd
+        # Those that are open, each under its number, so that pop() gives it to what closes it.
+        self._open_fds = {fd: fd for fd in (*self.read_fds, write_fd)}
         self._restores: list[Callable[[], object]] = []
         modes = {fd: os.fstat(fd).st_mode for fd in self._open_fds}
         self._sockets = {fd for fd, mode in modes.items() if stat.S_ISSOCK(mode)}
         self._socket = _socket_module() if self._sockets else None
-        self.pollable = can_poll() or self._sockets == self._open_fds
+        self.pollable = can_poll() or self._sockets == set(self._open_fds)
         for fd, mode in modes.items():
             if stat.S_ISCHR(mode) and os.isatty(fd):
                 self._take_terminal(fd)
@@ -207,7 +212,7 @@ class FdTransport:
     def close_write(self) -> None:
         """Close ``write_fd``, or shut down that direction of a socket."""
         with steady, self._lock:
-            fd = self.write_fd
+            fd = self._write_end
             if fd not in self._open_fds:
                 return
             if fd in self._sockets:
@@ -215,37 +220,39 @@ class FdTransport:
             if fd in self.read_fds:
                 return
             self.write_fd = _CLOSED
-            self._open_fds.discard(fd)
             self._restore_settings()
             self._close_fd(fd)
 
     def close(self) -> None:
         """Close all descriptors."""
         with steady, self._lock:
-            fds, self._open_fds = self._open_fds, set()
             # Other objects may share a socket (its makefile(), a forked process): only
             # shutting it down tells the peer that this session is over.
-            for fd in fds & self._sockets:
+            for fd in self._open_fds.keys() & self._sockets:
                 self._shut_down(fd, both=True)
             self._restore_settings()
             self.read_fds = (_CLOSED,) * len(self.read_fds)
             self.write_fd = _CLOSED
-            for fd in fds:
+            for fd in tuple(self._open_fds):
                 self._close_fd(fd)
-        on_close, self._on_close = self._on_close, None
-        if on_close is not None:
-            on_close()
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
 
     def _shut_down(self, fd: int, *, both: bool) -> None:
         socket: Any = self._socket
+        make = partial(socket.SocketType, fileno=fd)
+        ends: list[Any] = []
         try:
-            end = socket.socket(fileno=fd)
-            try:
-                end.shutdown(socket.SHUT_RDWR if both else socket.SHUT_WR)
-            finally:
-                end.detach()
-        except OSError:
-            pass  # the peer is gone already: there is nothing to tell it
+            # Kept by the call that makes it: one that an interrupt had us lose would close the
+            # descriptor.
+            ends.extend(starmap(make, ((),)))
+            ends[0].shutdown(socket.SHUT_RDWR if both else socket.SHUT_WR)
+        except OSError as error:
+            let_through(error)  # the peer is gone already: there is nothing to tell it
+        finally:
+            if ends:
+                ends[0].detach()
 
     def close_after_fork(self) -> None:
         """Close the copies that a forked child inherited; touches nothing else.
@@ -254,7 +261,7 @@ class FdTransport:
         they are: the parent shares them and goes on.
         """
         self._lock = threading.Lock()
-        fds, self._open_fds = self._open_fds, set()
+        fds, self._open_fds = self._open_fds, {}
         self.read_fds = (_CLOSED,) * len(self.read_fds)
         self.write_fd = _CLOSED
         self._on_close = None
@@ -265,24 +272,23 @@ class FdTransport:
     def _restore_settings(self) -> None:
         """Give back blocking mode and terminal settings to others who have these files."""
         while self._restores:
-            try:
-                self._restores.pop()()
-            except OSError:
-                pass
+            with Ignoring(OSError):
+                self._restores[-1]()
+            self._restores.pop()
 
     def _close_fd(self, fd: int) -> None:
-        owners = self._owners.pop(fd, ())
-        for owner in owners:
-            try:
-                with SigpipeHeldBack():  # it may hold bytes that others wrote to it
-                    owner.close()
-            except OSError:
-                pass
+        """Close a descriptor; once more, if that was interrupted."""
+        owners = self._owners.get(fd)
         if not owners:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+            with Ignoring(OSError):
+                # Taken off by the very call that closes it: nothing comes in between.
+                consume(map(os.close, map(self._open_fds.pop, (fd,))))
+            return
+        for owner in owners:
+            with Ignoring(OSError), SigpipeHeldBack():  # it may hold bytes that others wrote to it
+                owner.close()
+        self._open_fds.pop(fd, None)
+        self._owners.pop(fd, None)
 
 
 def release_after_fork(fd: int, *, owned: bool) -> None:

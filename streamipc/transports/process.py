@@ -6,10 +6,10 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from .._forks import steady
+from .._signals import Ignoring, let_through
 from ..exceptions import SessionClosedError
 from ._command import Path, StderrOption, check_stderr, checked_command, explained
 from ._exit import ExitStatus
@@ -98,6 +98,7 @@ def start_process(
                 **popen_options,
             )
         except OSError as error:
+            let_through(error)
             better = explained(error, command, shell)
             if better is error:
                 raise
@@ -181,7 +182,7 @@ class ProcessTransport(FdTransport):
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
         assert stdin is not None
         assert stdout is not None
-        with suppress(OSError):  # the child is dead; its last output may still be read
+        with Ignoring(OSError):  # the child is dead; its last output may still be read
             flush_pending(stdin)
         self._process = process
         self._status = ExitStatus(process)
@@ -286,14 +287,14 @@ class ProcessTransport(FdTransport):
         self._end_is_wanted = True
         try:
             if not wait_for_exit(process, status, timeout):
-                with suppress(PermissionError):
+                with Ignoring(PermissionError):
                     process.terminate()
                 if not wait_for_exit(process, status, min(max(timeout, 0.2), 2.0)):
-                    with suppress(PermissionError):
+                    with Ignoring(PermissionError):
                         process.kill()
                     wait_for_exit(process, status, _UNKILLABLE)
         except BaseException:
-            with suppress(OSError):
+            with Ignoring(OSError):
                 process.kill()
             wait_for_exit(process, status, _UNKILLABLE)
             raise

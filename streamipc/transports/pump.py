@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .._events import Event
 from .._forks import steady
 from .._patches import check_sockets
 from .._threads import make_thread, start_thread
@@ -78,7 +79,7 @@ class _Flow:
             self.near_fd = near.detach()
         self._no_signal = getattr(socket, "MSG_NOSIGNAL", 0)  # see _sigpipe.py
         self.failure: Exception | None = None
-        self.ended = threading.Event()
+        self.ended = Event()
         self._tickets = [1]
         self._thread: threading.Thread | None = None
 

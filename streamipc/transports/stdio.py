@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .._forks import steady
+from .._signals import Ignoring, let_through
 from ._standard import LineByLine, check_open, flush_output, take_read_ahead
 from ._terminal import Keys, is_by_hand, is_in_foreground, say_what_this_is
 from .pipe import FdTransport, make_raw
@@ -169,7 +170,8 @@ class StdioTransport(FdTransport):
         """Tell whether what is printed must not go there any more."""
         try:
             mode = os.fstat(fd).st_mode
-        except OSError:
+        except OSError as error:
+            let_through(error)
             return False  # somebody has closed it
         stream = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         return (self._stays_redirected and stream) or self._is_broken(fd)
@@ -179,7 +181,7 @@ class StdioTransport(FdTransport):
         self._spare_output()
         if not self._is_broken(stream):
             # As long as this process lives: the peer takes the end of the stream for its end.
-            self._open_fds.discard(stream)
+            self._open_fds.pop(stream, None)
 
     def _spare_output(self) -> None:
         """Have what is printed go nowhere if standard error had the same reader."""
@@ -197,12 +199,10 @@ class StdioTransport(FdTransport):
         return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
     def _put_back(self) -> None:
-        copies, self._copies = self._copies, None
-        for number, copy in enumerate(copies or ()):
-            try:
+        for number, copy in enumerate(self._copies or ()):
+            with Ignoring(OSError):
                 os.dup2(copy, number)
-            except OSError:
-                pass
+        self._copies = None
 
     def close_after_fork(self) -> None:
         """Close the private copies; the forked process keeps fds 0 and 1 as they are."""
@@ -301,7 +301,8 @@ def _redirect() -> None:
 def _point_to_null(fd: int) -> None:
     try:
         null = os.open(os.devnull, os.O_RDWR)
-    except OSError:
+    except OSError as error:
+        let_through(error)
         return  # no descriptor is left
     try:
         os.dup2(null, fd)

@@ -7,10 +7,10 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol, Union
 
 from .._forks import steady
+from .._signals import Ignoring, let_through
 from ._readahead import flush_pending, raw_of_pair, take_read_ahead
 from .base import Transport
 from .files import FileReader, FileTransport
@@ -76,7 +76,7 @@ def open_streams(
                 f"with read2, write needs a file descriptor, and {write!r} shows none; "
                 "use a pipe or a socket"
             )
-    with suppress(OSError):  # the peer is gone: the session will see it
+    with Ignoring(OSError):  # the peer is gone: the session will see it
         flush_pending(write)
     prefix = {
         number: take_read_ahead(source.file)
@@ -223,6 +223,7 @@ def _check_descriptor(fd: int, name: str) -> None:
     try:
         mode = os.fstat(fd).st_mode
     except OSError as error:
+        let_through(error)
         raise OSError(error.errno, f"{name}: file descriptor {fd} is not open") from None
     if stat.S_ISDIR(mode):
         raise ValueError(f"{name}: file descriptor {fd} is a directory")

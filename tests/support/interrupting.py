@@ -19,8 +19,19 @@ class Interrupt(BaseException):
     """What the handler of a signal raises."""
 
 
-def interrupted_at(k: int, files: tuple[str, ...], function: Callable[[], object]) -> bool:
+def interrupted_at(
+    k: int,
+    files: tuple[str, ...],
+    function: Callable[[], object],
+    kind: type[BaseException] = Interrupt,
+) -> bool:
     """Call ``function``, with an interrupt at the ``k``-th place within ``files``, from 1.
+
+    Args:
+        k: which place.
+        files: ends of the paths of those that are looked at.
+        function: is called once.
+        kind: of exception; nothing else may raise it.
 
     Returns:
         Whether there was such a place; the interrupt came out of ``function``, or was swallowed,
@@ -35,13 +46,13 @@ def interrupted_at(k: int, files: tuple[str, ...], function: Callable[[], object
         left -= 1
         if left == 0:
             sys.setprofile(None)
-            raise Interrupt
+            raise kind
 
     came_out = False
     sys.setprofile(profile)
     try:
         function()
-    except Interrupt:
+    except kind:
         came_out = True
     finally:
         sys.setprofile(None)
