@@ -15,9 +15,9 @@ from .handlers import Handler, positional_of, signature_of
 
 if TYPE_CHECKING:
     from .engine.engine import Engine
+    from .engine.transport import TransportAdapter
     from .peer import IpcPeer
     from .session import IpcSession
-    from .transports.base import Transport
 
 __all__ = ["SessionHost"]
 
@@ -29,13 +29,13 @@ class SessionHost:
     it keep the session's handlers, which mostly are functions that use the session.
     """
 
-    def __init__(self, session: IpcSession, peer: IpcPeer, transport: Transport) -> None:
+    def __init__(self, session: IpcSession, peer: IpcPeer, adapter: TransportAdapter) -> None:
         self._session = weakref.ref(session)
         self._own = weakref.ref(session._registries)
         self._held: Registries | None = None  # those of a session that nobody holds any more
         self._peers = peer._registries
         self._peer = weakref.ref(peer)
-        self._transport = transport
+        self._adapter = adapter
         self._limit = LogLimit()
         forgets(self._limit)
         self._unsaid = ["that the end makes handlers fail"]  # taken out once it was logged
@@ -98,14 +98,14 @@ class SessionHost:
         log_warning(text)
 
     def closed_error(self, what: str) -> SessionClosedError:
-        describe = getattr(self._transport, "closed_error", None)
+        describe = self._adapter.closed_error
         session = self._session()
-        if describe is not None and session is not None and hasattr(session, "_engine"):
+        if session is not None and hasattr(session, "_engine"):
             engine = session._engine
             if not (engine.reader.bytes_received or engine.closing.refuses_requests):
                 # It went without a word, and not because we have closed.
-                describe = getattr(self._transport, "silent_error", describe)
-        error: SessionClosedError = SessionClosedError(what) if describe is None else describe(what)
+                describe = self._adapter.silent_error
+        error = describe(what)
         # This session's, for report().
         error._ended = self._unsaid  # type: ignore[attr-defined]
         return error
@@ -132,10 +132,9 @@ class SessionHost:
 
     def _log_death(self, session: IpcSession) -> None:
         """Log how a child died that we did not end, where no error has told anybody."""
-        untold_death = getattr(self._transport, "untold_death", None)
-        if untold_death is None or session._engine.closing.refuses_requests or is_exiting():
+        if session._engine.closing.refuses_requests or is_exiting():
             return
-        text = untold_death()
+        text = self._adapter.untold_death()
         if text:
             log_warning(text)
 

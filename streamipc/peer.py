@@ -23,6 +23,7 @@ from .engine.engine import Engine
 from .engine.lifetimes import track
 from .engine.options import Options
 from .engine.polling import usable_cpus
+from .engine.transport import TransportAdapter
 from .exceptions import IpcError, SessionClosedError
 from .limits import Limits
 from .messages import Message
@@ -359,13 +360,14 @@ class IpcPeer(Registering):
             raise IpcError("the peer is closed: make a new IpcPeer")
 
     @staticmethod
-    def endpoint_of(transport: Transport) -> Any:
-        """Return what the engine polls: the transport, or what stands before one that blocks."""
-        if getattr(transport, "pollable", False):
-            return transport
+    def adapter_of(transport: Transport) -> TransportAdapter:
+        """Return what an engine uses: the transport, and what stands before one that blocks."""
+        adapter = TransportAdapter(transport)
+        if adapter.pollable:
+            return adapter
         from .transports.pump import pumped
 
-        return pumped(transport)
+        return TransportAdapter(transport, pumped(transport))
 
     def keep(self, session: IpcSession) -> None:
         """Keep a session alive that is being started: its handlers may be all that uses it."""

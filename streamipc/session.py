@@ -71,18 +71,17 @@ class IpcSession(Registering):
     ) -> None:
         self._peer = peer
         super().__init__()
-        endpoint = peer.endpoint_of(transport)
+        adapter = peer.adapter_of(transport)
         try:
             self._engine = Engine(
-                transport,
-                endpoint,
+                adapter,
                 options or peer.options,
-                SessionHost(self, peer, transport),
+                SessionHost(self, peer, adapter),
                 f"streamipc-{next(_numbers)}",
                 self._threads,
             )
         except BaseException:  # such as "too many open files"
-            endpoint.close()
+            adapter.endpoint.close()
             raise
 
     # Sending.
@@ -333,7 +332,7 @@ class IpcSession(Registering):
 
     def _is_child(self) -> bool:
         """Tell whether the other side is the parent of this process."""
-        return bool(getattr(self._engine.transport, "goes_with_peer", False))
+        return self._engine.adapter.goes_with_peer
 
     def _has_nobody(self) -> bool:
         """Tell whether this is the session of a process of ``multiprocessing``.
@@ -343,7 +342,7 @@ class IpcSession(Registering):
         SIGTERM. With that a pool ends its workers, also those that are just being started,
         and it waits for ever for one that has taken it for the end of a session.
         """
-        return bool(getattr(self._engine.transport, "has_nobody", False))
+        return self._engine.adapter.has_nobody
 
     def _close_soon(self) -> bool:
         if self._engine.closing.ended.is_set():
@@ -466,7 +465,7 @@ class ProcessSession(IpcSession):
     @property
     def _transport(self) -> ProcessTransport:
         self._engine.is_foreign()  # a copy in a forked process leaves the child alone
-        return self._engine.transport  # type: ignore[return-value]
+        return self._engine.adapter.transport  # type: ignore[no-any-return]
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

@@ -191,7 +191,7 @@ class Closing:
 
     def leave_output(self) -> None:
         """Have ``print()`` stay away from the stream of standard output, if ours is that."""
-        getattr(self._engine.transport, "stay_redirected", _nothing)()
+        self._engine.adapter.stay_redirected()
 
     def _end(self, what: str) -> None:
         """Fail what is pending; have the rest seen to. May be done again, or twice at once."""
@@ -313,11 +313,11 @@ class Closing:
             self._wait_for_pump()
         if self.ended.is_set():
             # Whoever watches the child goes with the transport: reap it before.
-            getattr(engine.transport, "look_for_status", _nothing)()
+            engine.adapter.look_for_status()
             return
         until = self.until()
         left = 0.0 if until is None else max(0.0, until - time.monotonic())
-        shutdown = getattr(engine.transport, "shutdown", None)
+        shutdown = engine.adapter.shutdown
         if engine.solo is not None:
             if shutdown is not None or engine.connection.calls:
                 engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + left)
@@ -333,8 +333,7 @@ class Closing:
 
     def _wait_for_pump(self) -> None:
         """See what was written through to a transport that blocks, and to its end."""
-        wait = getattr(self._engine.endpoint, "wait_for_pump", None)
-        while wait is not None and not wait(_SLICE):
+        while not self._engine.adapter.wait_for_pump(_SLICE):
             until = self.until()  # again: close() may set it meanwhile
             if until is not None and time.monotonic() >= until:
                 return
@@ -382,7 +381,7 @@ class Closing:
     def _wait_for_handlers(self) -> None:
         engine = self._engine
         # Whoever is there for the peer goes with it.
-        sees_through = not getattr(engine.transport, "goes_with_peer", False)
+        sees_through = not engine.adapter.goes_with_peer
         waiting = 0
         while True:
             now = time.monotonic()
@@ -492,10 +491,6 @@ class Closing:
 
     def _shut_down_child(self, end: float) -> None:
         """End a child that still lives, once its pipes are closed."""
-        shutdown = getattr(self._engine.transport, "shutdown", None)
+        shutdown = self._engine.adapter.shutdown
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
-
-
-def _nothing() -> None:
-    pass

@@ -54,10 +54,10 @@ from .writer import Writer
 if TYPE_CHECKING:
     from ..protocol.framing import Item
     from ..session import IpcSession
-    from ..transports.base import Transport
     from .calls import Call
     from .options import Options
     from .solo import Solo
+    from .transport import TransportAdapter
 
 __all__ = ["Engine"]
 
@@ -72,8 +72,7 @@ class Engine(Sending, Dispatching):
     """See the module's text. One for each session.
 
     Args:
-        transport: moves the bytes; the engine owns it.
-        endpoint: the transport itself, if it can be polled, or what stands before it.
+        adapter: of the transport, which the engine owns.
         options: settings.
         host: the session's side.
         name: of the threads.
@@ -85,27 +84,26 @@ class Engine(Sending, Dispatching):
 
     def __init__(
         self,
-        transport: Transport,
-        endpoint: Any,
+        adapter: TransportAdapter,
         options: Options,
         host: Host,
         name: str,
         threads: bool = True,
     ) -> None:
-        self.transport = transport
-        self.endpoint = endpoint
+        self.adapter = adapter
+        self.endpoint = endpoint = adapter.endpoint
         self.host = host
         self._options = options
         self._next_id = options.next_id or itertools.count(1).__next__
         self.patches = Patches()
         self.lock = threading.Lock()
-        if endpoint is not transport and not threads:
+        if not (adapter.is_direct or threads):
             raise ValueError(
                 "a session without threads needs a transport that can be polled (pipes, sockets, "
                 "terminals on a POSIX system), for threads copy from and to any other; use "
                 "IpcSession for this one"
             )
-        fds: tuple[int, ...] = endpoint.read_fds
+        fds = endpoint.read_fds
         self.connection = Connection(options.serializer, options.max_frame_size, len(fds))
         self.encode = self.connection.encode
         self._calls = self.connection.calls
@@ -248,15 +246,12 @@ class Engine(Sending, Dispatching):
             self.host.started()
 
     def _start_transport(self) -> None:
-        getattr(self.transport, "session_starts", _nothing)()
-        start_pump = getattr(self.endpoint, "start_pump", None)
-        if start_pump is not None:
-            start_pump(self._pump_failed)
+        self.adapter.session_starts()
+        self.adapter.start_pump(self._pump_failed)
 
     def _watch_child(self) -> None:
-        watch = getattr(self.transport, "watch", None)
-        if watch is not None and self.solo is None:
-            watch(self.closing.child_exited)
+        if self.adapter.watch is not None and self.solo is None:
+            self.adapter.watch(self.closing.child_exited)
 
     @property
     def started(self) -> bool:
@@ -538,9 +533,7 @@ class Engine(Sending, Dispatching):
         self.closing.forget_after_fork()
         self.writer.forget_after_fork()
         self.crew.forget_after_fork()
-        getattr(self.transport, "close_after_fork", _nothing)()
-        if self.endpoint is not self.transport:
-            self.endpoint.close_after_fork()
+        self.adapter.close_after_fork()
         self.crew_wakeup.close_after_fork()
         self.reader_wakeup.close_after_fork()
         self.outlet.close_after_fork()
@@ -555,7 +548,7 @@ class Engine(Sending, Dispatching):
 
     def _read_prefix(self) -> None:
         """Read, holding the role, what was read ahead of the session: no poll reports it."""
-        if not getattr(self.endpoint, "prefix", None):
+        if not self.endpoint.prefix:
             return
         with self.lock:
             self.reader.holder = threading.get_ident()
@@ -565,7 +558,3 @@ class Engine(Sending, Dispatching):
                     self.reader.read_source(source)
         finally:
             self.reader.leave()
-
-
-def _nothing() -> None:
-    pass

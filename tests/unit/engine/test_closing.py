@@ -133,8 +133,8 @@ def test_one_who_waits_for_a_notification_while_another_reads_is_told_of_the_end
     eventually(lambda: len(left._engine.reader.waiting) == 1)
     assert left._engine.reader.holder == reads.thread.ident
     held.wait_until_entered("reads")
-    left._engine.transport.close_write()
-    right._engine.transport.close_write()
+    left._engine.adapter.transport.close_write()
+    right._engine.adapter.transport.close_write()
 
     assert isinstance(receives.returned(), SessionClosedError)
     assert isinstance(reads.returned(), SessionClosedError)
