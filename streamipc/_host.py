@@ -14,7 +14,7 @@ from .exceptions import SessionClosedError, text_of
 from .handlers import Handler, positional_of, signature_of
 
 if TYPE_CHECKING:
-    from .engine.engine import Engine
+    from .engine.solo import Solo
     from .engine.transport import TransportAdapter
     from .peer import IpcPeer
     from .session import IpcSession
@@ -100,11 +100,8 @@ class SessionHost:
     def closed_error(self, what: str) -> SessionClosedError:
         describe = self._adapter.closed_error
         session = self._session()
-        if session is not None and hasattr(session, "_engine"):
-            engine = session._engine
-            if not (engine.reader.bytes_received or engine.closing.refuses_requests):
-                # It went without a word, and not because we have closed.
-                describe = self._adapter.silent_error
+        if session is not None and hasattr(session, "_engine") and session._engine.is_silent:
+            describe = self._adapter.silent_error
         error = describe(what)
         # This session's, for report().
         error._ended = self._unsaid  # type: ignore[attr-defined]
@@ -115,9 +112,9 @@ class SessionHost:
         if session is not None:
             session.peer.keep(session)
 
-    def engines(self) -> Sequence[Engine]:
+    def solos(self) -> Sequence[Solo]:
         peer = self._peer()
-        return () if peer is None else peer.engines()
+        return () if peer is None else peer.solos()
 
     def ended(self) -> None:
         session = self._session()
@@ -132,7 +129,7 @@ class SessionHost:
 
     def _log_death(self, session: IpcSession) -> None:
         """Log how a child died that we did not end, where no error has told anybody."""
-        if session._engine.closing.refuses_requests or is_exiting():
+        if session._engine.lifecycle.is_closing or is_exiting():
             return
         text = self._adapter.untold_death()
         if text:

@@ -16,6 +16,7 @@ from ._forks import at_home, forkable_lock, look_for_fork
 from .engine.bells import wake
 from .engine.calls import CANCELLED, Call
 from .engine.flow import Held
+from .engine.lifetimes import park_at_exit
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 from .protocol.envelopes import RequestId
@@ -105,7 +106,7 @@ class ResponseFuture(Future[R], Generic[R]):
             # What Future.result does, without its lock: a finished future never changes.
             if self._exception is None:
                 return self._result  # type: ignore[no-any-return]
-            self._call.engine.failing()
+            park_at_exit()
             try:
                 raise fresh(self._exception)
             finally:

@@ -83,6 +83,7 @@ class IpcSession(Registering):
         except BaseException:  # such as "too many open files"
             adapter.endpoint.close()
             raise
+        self._outgoing = self._engine.outgoing
 
     # Sending.
 
@@ -137,20 +138,20 @@ class IpcSession(Registering):
         timeout = self._seconds(timeout)
         if metadata:
             metadata = checked_metadata(metadata)
-        engine = self._engine
+        outgoing = self._outgoing
         if on_progress is None:
-            call = engine.request(message, timeout, metadata, self)
+            call = outgoing.request(message, timeout, metadata, self)
             return ResponseFuture(call)
         from .engine.progress import ProgressCalls
 
         callback = on_progress
-        call = engine.request(
+        call = outgoing.request(
             message,
             timeout,
             metadata,
             self,
             checked_window(window),
-            lambda call: ProgressCalls(engine, call, callback, window),
+            lambda call: ProgressCalls(outgoing, call, callback, window),
         )
         return ResponseFuture(call)
 
@@ -185,7 +186,7 @@ class IpcSession(Registering):
         timeout = self._seconds(timeout)
         if metadata:
             metadata = checked_metadata(metadata)
-        return self._engine.call(message, timeout, metadata)
+        return self._outgoing.call(message, timeout, metadata)
 
     @overload
     def stream(
@@ -226,9 +227,8 @@ class IpcSession(Registering):
         """
         check_message(message, "stream")
         checked_window(window)
-        engine = self._engine
         streams: list[ResponseStream[Any]] = []
-        engine.request(
+        self._outgoing.request(
             message,
             self._seconds(timeout),
             checked_metadata(metadata),
@@ -268,7 +268,7 @@ class IpcSession(Registering):
         """
         check_notification(message, "notify")
         seconds = None if timeout is None else checked_timeout(timeout)
-        self._engine.notify(message, checked_metadata(metadata), seconds)
+        self._engine.notifier.notify(message, checked_metadata(metadata), seconds)
 
     def receive(self, timeout: float | None = None) -> Message:
         """Return the next notification that no handler took; wait for one if need be.
@@ -283,7 +283,7 @@ class IpcSession(Registering):
             RequestTimeoutError: none came in time.
             SessionClosedError: the session has ended, and none is left.
         """
-        return self._engine.receive(None if timeout is None else checked_timeout(timeout))
+        return self._engine.inbox.receive(None if timeout is None else checked_timeout(timeout))
 
     # Handlers; the decorators are those of Registering.
 
@@ -370,7 +370,7 @@ class IpcSession(Registering):
     @property
     def closed(self) -> bool:
         """Whether the session has ended, or is ending, for whatever reason."""
-        return self._engine.is_foreign() or self._engine.refusal is not None
+        return self._engine.lifecycle.is_foreign() or self._engine.lifecycle.refusal is not None
 
     @property
     def closed_error(self) -> SessionClosedError | None:
@@ -378,14 +378,14 @@ class IpcSession(Registering):
 
         For the exit status of a child that has ended just now it may wait, up to 80 ms.
         """
-        self._engine.is_foreign()  # a copy in a forked process says that it is one
-        refusal = self._engine.refusal
+        self._engine.lifecycle.is_foreign()  # a copy in a forked process says that it is one
+        refusal = self._engine.lifecycle.refusal
         return None if refusal is None else refusal()
 
     @property
     def pending(self) -> int:
         """How many requests of this side wait for their reply."""
-        self._engine.is_foreign()  # a copy in a forked process has none
+        self._engine.lifecycle.is_foreign()  # a copy in a forked process has none
         return len(self._engine.connection.calls)
 
     @property
@@ -412,7 +412,7 @@ class IpcSession(Registering):
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
-        if engine is None or engine.is_foreign() or not self._needs_closing():
+        if engine is None or engine.lifecycle.is_foreign() or not self._needs_closing():
             return
         try:
             warnings.warn(
@@ -423,14 +423,16 @@ class IpcSession(Registering):
             engine.closing.abandon()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "open" if self._engine.started else "not started"
+        state = (
+            "closed" if self.closed else "open" if self._engine.lifecycle.begun else "not started"
+        )
         return f"<{type(self).__name__} {self._about()}{state}>"
 
     def _about(self) -> str:
         return ""
 
     def _needs_closing(self) -> bool:
-        return self._engine.refusal is None
+        return self._engine.lifecycle.refusal is None
 
     @classmethod
     def for_processes(cls) -> type[ProcessSession]:
@@ -464,7 +466,7 @@ class ProcessSession(IpcSession):
 
     @property
     def _transport(self) -> ProcessTransport:
-        self._engine.is_foreign()  # a copy in a forked process leaves the child alone
+        self._engine.lifecycle.is_foreign()  # a copy in a forked process leaves the child alone
         return self._engine.adapter.transport  # type: ignore[no-any-return]
 
     @property
@@ -511,7 +513,7 @@ class ProcessSession(IpcSession):
         return f"pid={self.pid} "
 
     def _needs_closing(self) -> bool:
-        if self._engine.refusal is None:
+        if self._engine.lifecycle.refusal is None:
             return True
         # The child may outlive the session: it has closed its output, for one.
-        return not self._engine.closing.refuses_requests and not self._transport.has_ended
+        return not self._engine.lifecycle.is_closing and not self._transport.has_ended

@@ -52,10 +52,6 @@ class Owner(Protocol):
         """Raise if nobody reads while a coroutine waits."""
         ...
 
-    def failing(self) -> None:
-        """Called by a thread that is going to raise the outcome."""
-        ...
-
 
 class Listener(Protocol):
     """Whoever holds the future of a call."""

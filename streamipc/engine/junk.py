@@ -46,6 +46,7 @@ class JunkLines:
 
     Attributes:
         count: bytes of junk so far.
+        pieces: in which they came.
         waits: the beginning of a line whose end has not come yet.
         due: in :func:`time.monotonic` seconds, when it is handed out without.
         seen: what came lately, for errors.
@@ -59,11 +60,13 @@ class JunkLines:
         self.waits = b""
         self.due = 0.0
         self.count = 0
+        self.pieces = 0
         self.seen = JunkSeen()
 
     def add(self, data: bytes) -> bool:
         """Take bytes; return whether a line waits for its end that did not wait before."""
         self.count += len(data)
+        self.pieces += 1
         self.seen.add(data)
         with self._lock:
             waited = bool(self.waits)
@@ -90,6 +93,11 @@ class JunkLines:
             line, self.waits = self.waits, b""
         if line:
             self._hand_out(line)
+
+    def time_is_over(self) -> None:
+        """A line has waited for its end for long enough, unless that was one before this one."""
+        if time.monotonic() >= self.due:
+            self.end_line()
 
     def _hand_out(self, line: bytes) -> None:
         self._take(line.removesuffix(b"\r").decode("utf-8", "replace"))

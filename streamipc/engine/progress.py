@@ -5,16 +5,52 @@ from __future__ import annotations
 import contextvars
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..exceptions import ProtocolError
 from .flow import Held
 
 if TYPE_CHECKING:
+    import threading
+
     from .calls import Call
-    from .engine import Engine
+    from .crew import Crew
+    from .flow import Flow
+    from .solo import Solo
 
 __all__ = ["ProgressCalls"]
+
+
+class Asking(Protocol):
+    """What is asked of the owner of a request."""
+
+    lock: threading.Lock
+    crew: Crew | Solo
+    flow: Flow
+
+    def completes_later(self, call: Call, /) -> None:
+        """Note that the reply is there, behind items."""
+        ...
+
+    def complete(self, call: Call, value: Any, error: BaseException | None, /) -> None:
+        """Set the outcome, behind the items."""
+        ...
+
+    def settle(self, call: Call, value: Any, error: BaseException | None, /) -> None:
+        """Set the outcome."""
+        ...
+
+    def cancel(self, call: Call, /) -> None:
+        """Forget the request and tell the peer."""
+        ...
+
+    def credit(self, call: Call, count: int, /) -> None:
+        """Grant the peer ``count`` more items."""
+        ...
+
+    def report(self, error: BaseException, /) -> None:
+        """Hand on an error of the callback's."""
+        ...
 
 
 class ProgressCalls:
@@ -25,7 +61,7 @@ class ProgressCalls:
     the job is queued or runs: so the order is kept, and the reply is set last.
 
     Args:
-        engine: whose request it is.
+        asking: whose request it is.
         call: the request.
         callback: the user's, run in a copy of the context in which the request was made.
         window: items that the peer may send before more are granted.
@@ -41,12 +77,12 @@ class ProgressCalls:
 
     def __init__(
         self,
-        engine: Engine,
+        asking: Asking,
         call: Call,
         callback: Callable[[Any], object],
         window: int,
     ) -> None:
-        self._engine = engine
+        self._asking = asking
         self._call = call
         self._callback = callback
         self._window = window
@@ -71,15 +107,15 @@ class ProgressCalls:
 
     def replied(self, value: Any, error: BaseException | None) -> None:
         """Queue the outcome behind the items."""
-        self._engine.lingering.add(self._call)
+        self._asking.completes_later(self._call)
         self._add((True, value, error))
 
     def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
-        with self._engine.lock:
+        with self._asking.lock:
             self.waiting.append(entry)
             if not self._queued:
                 self._queued = True
-                self._engine.crew.submit_locked(self)
+                self._asking.crew.submit_locked(self)
 
     def ended(self) -> None:
         """Do nothing: the items that are left are not passed on."""
@@ -90,14 +126,13 @@ class ProgressCalls:
     def run(self) -> None:
         """Pass on what is there."""
         while True:
-            with self._engine.lock:
+            with self._asking.lock:
                 if not self.waiting:
                     self._queued = False
                     return
                 is_reply, value, error = self.waiting.popleft()
             if is_reply:
-                self._engine.lingering.discard(self._call)
-                self._engine.settle(self._call, value, error)
+                self._asking.complete(self._call, value, error)
                 continue
             if isinstance(value, Held):
                 self._pass_on_held(value)
@@ -105,7 +140,7 @@ class ProgressCalls:
                 self._pass_on(value)
 
     def _pass_on_held(self, held: Held) -> None:
-        flow = self._engine.flow
+        flow = self._asking.flow
         try:
             if not self._call.ready():
                 envelope: Any = flow.begin(held)
@@ -116,8 +151,8 @@ class ProgressCalls:
                     )
                 self._pass_on(envelope.item)
         except Exception as error:  # also of a serializer of the user's own
-            self._engine.cancel(self._call)
-            self._engine.settle(self._call, None, error)
+            self._asking.cancel(self._call)
+            self._asking.settle(self._call, None, error)
         finally:
             flow.release(held)
 
@@ -127,9 +162,9 @@ class ProgressCalls:
                 self._context.run(self._callback, item)
         except BaseException as error:
             self._failed = True  # said once; the request goes on
-            self._engine.report(error)
+            self._asking.report(error)
         self._owed += 1
         if self._owed * 2 >= self._window:
             owed, self._owed = self._owed, 0
             self._allowed += owed
-            self._engine.credit(self._call, owed)
+            self._asking.credit(self._call, owed)

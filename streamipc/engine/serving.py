@@ -33,7 +33,6 @@ from .bells import wake
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
-    from ..session import IpcSession
     from .flow import Flow, Held
 
 __all__ = ["Answering", "Served", "error_frame", "error_message_from"]
@@ -52,7 +51,7 @@ class Answering(Protocol):
     tracebacks: bool
     """Whether the peer is told the traceback of what a handler raised."""
 
-    def session(self) -> IpcSession:
+    def session(self) -> Any:
         """Return the session, which handlers may ask for."""
         ...
 
@@ -158,7 +157,7 @@ class Served:
         return None
 
     @property
-    def session(self) -> IpcSession:
+    def session(self) -> Any:
         """The session that the message came by."""
         return self._engine.session()
 

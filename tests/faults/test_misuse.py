@@ -85,7 +85,7 @@ def test_a_session_may_be_closed_from_its_handlers(connected: Any, where: str) -
     if where == "notification":
         left.notify(Note())
     elif where == "exception":
-        right._engine.report(ValueError("anything"))
+        right._engine.errors.report(ValueError("anything"))
     else:
         assert left.request(Echo()).result(timeout=TIMEOUT) == "closed"
     assert done.wait(TIMEOUT)

@@ -109,11 +109,11 @@ def test_what_comes_while_the_session_closes_can_still_be_received(
     held.wait_until_entered("in flight")
     closing = threading.Thread(target=right.close, args=(LONG,))
     closing.start()
-    eventually(lambda: right._engine.refusal)
+    eventually(lambda: right._engine.lifecycle.refusal)
     with pytest.raises(SessionClosedError):
         right.request(Quick())
     receiver = Caller(Receiving(right))
-    eventually(lambda: right._engine._received.wakers)
+    eventually(lambda: right._engine.inbox._received.wakers)
     left.notify(Note("last"))
 
     assert receiver.returned() == Note("last")

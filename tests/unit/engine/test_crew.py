@@ -180,7 +180,7 @@ def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
 def test_what_waits_behind_a_callback_that_got_stuck_is_run_by_others(sides: Sides) -> None:
     _, right, _ = sides
     right.start()
-    crew, report = right._engine.crew, right._engine.report
+    crew, report = right._engine.crew, right._engine.errors.report
     of_its_kind, of_another_kind, done = (threading.Event() for _ in range(3))
     future: Any = make_future(None, 1, Quick())  # type: ignore[arg-type]
     future.add_done_callback(lambda _: of_another_kind.set())
@@ -234,7 +234,7 @@ def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
     ran: list[int] = []
 
     getattr(right._engine.crew, how)(
-        CallJob(lambda: ran.append(threading.get_ident()), right._engine.report)
+        CallJob(lambda: ran.append(threading.get_ident()), right._engine.errors.report)
     )
 
     assert ran == [threading.get_ident()]
@@ -349,7 +349,7 @@ def test_what_waits_for_a_thread_is_run_when_the_next_one_that_can_be_had_is_the
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(count):
-                job = CallJob(lambda: all_run.wait(LONG), right._engine.report)
+                job = CallJob(lambda: all_run.wait(LONG), right._engine.errors.report)
                 crew._give_to_worker(job)
         assert crew._standby is None
 
@@ -368,7 +368,7 @@ def test_who_can_have_one_more_thread_and_no_second_runs_the_rest_itself(
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(3):
-                crew._give_to_worker(CallJob(done.release, right._engine.report))
+                crew._give_to_worker(CallJob(done.release, right._engine.errors.report))
         no_thread_for(right, monkeypatch, beyond=2)
 
     assert all(done.acquire(timeout=LONG) for _ in range(3))

@@ -81,7 +81,7 @@ class Line:
         """Wait until it has begun, as far as that can be while the role is held."""
         engine = self.session._engine
         if self._how == "we close":
-            eventually(lambda: engine.closing.refuses_requests)
+            eventually(lambda: engine.lifecycle.is_closing)
         elif self._how == "the child dies":
             eventually(lambda: engine.reader.draining)
 

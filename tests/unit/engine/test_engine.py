@@ -96,7 +96,7 @@ def test_what_comes_with_the_end_is_received_whatever_receive_was_doing(
             the_end_comes()
             engine.start()
 
-        monkeypatch.setattr(engine, "start", start)
+        monkeypatch.setattr(engine.lifecycle, "start", start)
     else:
 
         class Looked(deque[Any]):
@@ -108,7 +108,7 @@ def test_what_comes_with_the_end_is_received_whatever_receive_was_doing(
                         the_end_comes()
                     raise
 
-        engine._received.items = Looked()
+        engine.inbox._received.items = Looked()
 
     assert left.receive(LONG) == Note("last words")
     with pytest.raises(SessionClosedError, match="the peer closed the connection"):
@@ -154,7 +154,7 @@ def test_a_reminder_of_a_request_that_is_gone_reminds_nobody(
     said: list[BaseException] = []
     left.on_exception(said.append)
     called: list[str] = []
-    served = Served(engine, Request(1, Note(), None), (), 1, None, 0)
+    served = Served(engine.responder, Request(1, Note(), None), (), 1, None, 0)
     served.on_cancel(lambda: called.append("called"))
     gone, there = Reminder(served), weakref.ref(served)
     del served
