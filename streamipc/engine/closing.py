@@ -264,7 +264,7 @@ class Closing:
             return
         self._lifecycle.refuse(what)
         self._outgoing.fail_pending(
-            lambda call: self._host.closed_error(f"no reply to {call.name}; {what}")
+            lambda call: self._lifecycle.closed_error(f"no reply to {call.name}; {what}")
         )
         self._junk.end_line()
         self._inbox.end_receiving()
@@ -405,7 +405,7 @@ class Closing:
             for stream in left:
                 outgoing.cancel(stream)
                 text = f"{stream.name} was cut off; this side closed the session"
-                outgoing.end(stream, None, self._host.closed_error(text))
+                outgoing.end(stream, None, self._lifecycle.closed_error(text))
             if len(left) == len(streams):
                 return
             if self._solo is None:
@@ -474,7 +474,7 @@ class Closing:
                 self._fail_completing,
                 self._endpoint.close,
                 *self._descriptors,
-                self._host.ended,
+                lambda: self._host.ended(self._lifecycle.is_closing),
             )
         )
         try:
@@ -520,7 +520,7 @@ class Closing:
     def _fail_completing(self) -> None:
         """Fail what waits for a stuck ``on_progress``: there are no more deadlines to do it."""
         text = "the session ended before on_progress had taken all items of the reply"
-        self._outgoing.fail_completing(lambda _: self._host.closed_error(text))
+        self._outgoing.fail_completing(lambda _: self._lifecycle.closed_error(text))
 
     def _shut_down_child(self, end: float) -> None:
         """End a child that still lives, once its pipes are closed."""

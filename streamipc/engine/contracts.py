@@ -37,8 +37,13 @@ class Host(Protocol):
         """Log a warning."""
         ...
 
-    def closed_error(self, what: str, /) -> SessionClosedError:
-        """Return the error for a session that has ended; ``what`` says how."""
+    def closed_error(self, what: str, is_silent: bool, /) -> SessionClosedError:
+        """Return the error for a session that has ended.
+
+        Args:
+            what: how it has, or what failed because of it.
+            is_silent: nothing has come from the peer, and not because this side has closed.
+        """
         ...
 
     def solos(self) -> Sequence[Solo]:
@@ -53,8 +58,8 @@ class Host(Protocol):
         """Learn, under the engine's lock, that the session is being started."""
         ...
 
-    def ended(self) -> None:
-        """Call the ``on_close`` callbacks."""
+    def ended(self, was_closed: bool, /) -> None:
+        """Call the ``on_close`` callbacks; ``was_closed``: it ended because this side closed it."""
         ...
 
 

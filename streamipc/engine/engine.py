@@ -115,7 +115,13 @@ class Engine:
             lambda: self.reader.wake_watcher(),
         )
         self.precedence = Precedence(lock, self.flow.most_notifications)
-        self.lifecycle = Lifecycle(lock, host, self.start, self.precedence.end_locked)
+        self.lifecycle = Lifecycle(
+            lock,
+            host,
+            self.start,
+            lambda: self.reader.bytes_received > 0,
+            self.precedence.end_locked,
+        )
         self.junk = JunkLines(lock, lambda line: self.inbox.take(LogMessage(line, "junk")))
         actions: dict[type, Callable[[Any], object]] = {}
         self.dispatcher = Dispatcher(
@@ -413,11 +419,6 @@ class Engine:
         return [one for one in self.host.solos() if one is not self.solo]
 
     # Looking.
-
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing has come from the peer, and not because this side has closed."""
-        return not (self.reader.bytes_received or self.lifecycle.is_closing)
 
     def stats(self) -> Stats:
         """Return the counters."""

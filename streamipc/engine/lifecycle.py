@@ -34,6 +34,7 @@ class Lifecycle:
         lock: the engine's.
         host: the session's side.
         start: starts the session, or raises why it can't be used.
+        has_heard: tells whether anything has come from the peer.
         on_refusal_locked: called, with the lock held, when it is refused.
 
     Attributes:
@@ -50,10 +51,12 @@ class Lifecycle:
         lock: threading.Lock,
         host: Host,
         start: Callable[[], None],
+        has_heard: Callable[[], bool],
         on_refusal_locked: Callable[[], None],
     ) -> None:
         self._lock = lock
         self._host = host
+        self._has_heard = has_heard
         self._on_refusal_locked = on_refusal_locked
         self.start = start
         self.patches = Patches()
@@ -106,8 +109,12 @@ class Lifecycle:
     def error(self) -> SessionClosedError:
         """Return the error for whoever uses the session now."""
         if self.refusal is None:
-            return self._host.closed_error("the session is ending")
+            return self.closed_error("the session is ending")
         return self.refusal()
+
+    def closed_error(self, what: str) -> SessionClosedError:
+        """Return an error that says how the session has ended, with ``what`` failed for that."""
+        return self._host.closed_error(what, not (self.is_closing or self._has_heard()))
 
     # What becomes of it.
 
@@ -134,7 +141,7 @@ class Lifecycle:
         """Take no new requests from now on; ``what`` says why, and the first call counts."""
         with self._lock:
             if self.refusal is None:
-                self.refusal = partial(self._host.closed_error, what)
+                self.refusal = partial(self.closed_error, what)
             self.is_open = False
             self._on_refusal_locked()
 
