@@ -386,7 +386,7 @@ class IpcSession(Registering):
     def pending(self) -> int:
         """How many requests of this side wait for their reply."""
         self._engine.lifecycle.is_foreign()  # a copy in a forked process has none
-        return len(self._engine.connection.calls)
+        return self._outgoing.pending
 
     @property
     def stats(self) -> Stats:

@@ -219,7 +219,7 @@ def test_imports_go_in_no_circle() -> None:
 
 
 def test_no_part_of_the_engine_inherits_from_another() -> None:
-    """But for the thread pool, which is to be composed too, and a task that is a kind of another."""
+    """But for the thread pool, which is to be composed too, and a kind of task."""
     trees = [
         ast.parse(file.read_text(encoding="utf-8")) for file in FILES if room(file) == "engine"
     ]

@@ -82,10 +82,7 @@ class Closing:
     """Ends one session.
 
     Args:
-        lock: the engine's.
         lifecycle: told that nothing is taken any more.
-        host: the session's side.
-        adapter: of the transport.
         reader: reads what is there to the end.
         junk: handed out to the last byte.
         writer: writes what is left.
@@ -95,7 +92,6 @@ class Closing:
         outgoing: our requests, which are waited for.
         responder: the peer's, which are cancelled.
         inbox: notifications, which are waited for.
-        errors: told what nobody else is.
         descriptors: close what the session has beside the transport's own.
     """
 
@@ -369,7 +365,7 @@ class Closing:
         left = 0.0 if until is None else max(0.0, until - time.monotonic())
         shutdown, outgoing = self._adapter.shutdown, self._outgoing
         if self._solo is not None:
-            if shutdown is not None or not outgoing.is_idle():
+            if shutdown is not None or outgoing.pending:
                 self._solo.wait_for_end(self.ended.is_set, time.monotonic() + left)
         elif shutdown is not None:
             shutdown(left)  # the crew reads meanwhile
@@ -377,7 +373,7 @@ class Closing:
         else:
             end = time.monotonic() + left
             # Some media can't be closed by halves, and some peers don't mind the end.
-            while not outgoing.is_idle() and time.monotonic() < end:
+            while outgoing.pending and time.monotonic() < end:
                 if self.ended.wait(_SLICE):
                     break
 
@@ -437,9 +433,9 @@ class Closing:
                 if self._peer_is_gone():
                     self._responder.cancel_all()
                     self._gone_by = now + _CANCELLED_HANDLERS
-            elif sees_through and len(self._inbox) < waiting:
+            elif sees_through and self._inbox.waiting < waiting:
                 self._gone_by = now + _CANCELLED_HANDLERS
-            waiting = len(self._inbox)
+            waiting = self._inbox.waiting
             until = self.until()
             if until is not None and now >= until:
                 break

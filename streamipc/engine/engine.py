@@ -122,7 +122,9 @@ class Engine:
             lambda: self.reader.bytes_received > 0,
             self.precedence.end_locked,
         )
-        self.junk = JunkLines(lock, lambda line: self.inbox.take(LogMessage(line, "junk")))
+        self.junk = JunkLines(
+            lock, lambda line: self.inbox.take(LogMessage(line, "junk")), self._remind_locked
+        )
         actions: dict[type, Callable[[Any], object]] = {}
         self.dispatcher = Dispatcher(
             connection,
@@ -207,7 +209,6 @@ class Engine:
         self.responder = Responder(
             lock=lock,
             connection=connection,
-            deadlines=self.deadlines,
             lifecycle=self.lifecycle,
             host=host,
             writer=self.writer,
@@ -215,6 +216,7 @@ class Engine:
             flow=self.flow,
             crew=self.crew,
             errors=self.errors,
+            remind_locked=self._remind_locked,
             tracebacks=options.tracebacks,
             wait=self.wait,
             look=_nothing if self.solo is None else self.solo.look,
@@ -245,7 +247,7 @@ class Engine:
                 events.ReplyFailed: self.outgoing.reply_failed,
                 events.ItemFailed: self.outgoing.item_failed,
                 Notification: self.inbox.notification_received,
-                Junk: self._junk_received,
+                Junk: self.junk.received,
                 events.Late: self.faults.came_late,
                 events.Violation: self.faults.broke_a_rule,
                 events.Rejected: self.faults.was_rejected,
@@ -392,6 +394,11 @@ class Engine:
 
     # What the parts ask of those that are made after them.
 
+    def _remind_locked(self, due: float, one: Reminder | JunkLines) -> None:
+        """Have :meth:`_expire` called with ``one`` when its time is over."""
+        self.deadlines.add(due, one)
+        self.crew.deadline_added(due)
+
     def _expire(self, due: list[Any]) -> None:
         """See to those whose time is over."""
         for one in due:
@@ -401,12 +408,6 @@ class Engine:
                 one.time_is_over()
             else:
                 self.outgoing.expire(one)
-
-    def _junk_received(self, junk: Junk) -> None:
-        if self.junk.add(junk.data):
-            with self.lock:
-                self.deadlines.add(self.junk.due, self.junk)
-                self.crew.deadline_added(self.junk.due)
 
     def _pump_failed(self, error: Exception) -> None:
         """A transport that blocks has raised when it was written to, or told of the end."""
@@ -430,7 +431,7 @@ class Engine:
             frames_received=self.dispatcher.frames,
             bytes_sent=self.writer.bytes_sent,
             bytes_received=self.reader.bytes_received,
-            pending=len(self.connection.calls),
+            pending=self.outgoing.pending,
             running=running,
             late=self.faults.late,
             junk=self.junk.count,

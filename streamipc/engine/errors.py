@@ -25,8 +25,6 @@ class ErrorReports:
     """See the module's text.
 
     Args:
-        lock: the engine's.
-        host: the session's side.
         crew: runs what is the user's code.
         solo: the same where there are no threads.
         most: errors that may wait.

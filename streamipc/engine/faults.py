@@ -24,7 +24,6 @@ class Faults:
     """See the module's text.
 
     Args:
-        control: sends answers.
         errors: told of what is the peer's fault.
         outgoing: our requests, which may fail for it.
         inbox: gets a notification that only looks like a fault.

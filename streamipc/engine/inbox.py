@@ -61,15 +61,11 @@ class Inbox:
     """See the module's text.
 
     Args:
-        lock: the engine's.
-        connection: from which they come.
-        lifecycle: of the session.
         host: the session's side, which knows the handlers.
         flow: counts what is held, and pauses reading.
         precedence: has other threads' notifications wait while many wait here.
         crew: runs the task.
         outlet: tells whether handlers wait for room.
-        errors: told what handlers raise.
         server: what a handler may ask.
         wait: waits until something is ready, or a time; tells whether it is.
         has_threads: whether others send while the crew handles.
@@ -112,7 +108,9 @@ class Inbox:
         self._is_slow = False
         self.dropped = 0
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
+        """How many wait for their handlers."""
         return len(self._waiting)
 
     # What is read, by whoever reads: see ``dispatcher.py``.

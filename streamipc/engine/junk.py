@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..protocol.framing import MAGIC
+from ..protocol.framing import MAGIC, Junk
 
 __all__ = ["PATIENCE", "JunkLines", "JunkSeen"]
 
@@ -43,6 +43,7 @@ class JunkLines:
     Args:
         lock: the engine's; guards the beginning of a line.
         take: called with each line.
+        remind_locked: has :meth:`time_is_over` called at a time; called with the lock held.
 
     Attributes:
         count: bytes of junk so far.
@@ -54,17 +55,24 @@ class JunkLines:
 
     id = None
 
-    def __init__(self, lock: threading.Lock, take: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        lock: threading.Lock,
+        take: Callable[[str], object],
+        remind_locked: Callable[[float, JunkLines], object],
+    ) -> None:
         self._lock = lock
         self._take = take
+        self._remind_locked = remind_locked
         self.waits = b""
         self.due = 0.0
         self.count = 0
         self.pieces = 0
         self.seen = JunkSeen()
 
-    def add(self, data: bytes) -> bool:
-        """Take bytes; return whether a line waits for its end that did not wait before."""
+    def received(self, junk: Junk) -> None:
+        """Take bytes, in the place of a frame; by whoever reads: see ``dispatcher.py``."""
+        data = junk.data
         self.count += len(data)
         self.pieces += 1
         self.seen.add(data)
@@ -75,12 +83,11 @@ class JunkLines:
                 lines.append(last)
                 last = b""
             self.waits = last
-            begins = bool(last) and not (waited and not lines)
-            if begins:
+            if last and (lines or not waited):
                 self.due = time.monotonic() + PATIENCE
+                self._remind_locked(self.due, self)
         for line in lines:
             self._hand_out(line)
-        return begins
 
     @property
     def lingers(self) -> bool:

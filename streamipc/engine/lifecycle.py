@@ -31,8 +31,6 @@ class Lifecycle:
     """See the module's text.
 
     Args:
-        lock: the engine's.
-        host: the session's side.
         start: starts the session, or raises why it can't be used.
         has_heard: tells whether anything has come from the peer.
         on_refusal_locked: called, with the lock held, when it is refused.

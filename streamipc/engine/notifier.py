@@ -32,8 +32,6 @@ class Notifier:
     """See the module's text.
 
     Args:
-        connection: makes frames.
-        lifecycle: of the session.
         precedence: says who may send now.
         writer: takes the frames.
     """

@@ -65,16 +65,8 @@ class Outgoing:
     """See the module's text. It is the ``Owner`` of its calls.
 
     Args:
-        lock: the engine's.
-        connection: with the table.
-        deadlines: of the calls in it.
-        next_id: makes the ids of requests.
-        lifecycle: of the session.
-        writer: takes the frames.
         control: sends what the peer is to know of a request.
-        flow: counts items that wait.
         crew: runs the callbacks of futures.
-        errors: told what those raise.
         wait: waits until something is ready, or a time; tells whether it is.
         drop: cancels a future that nobody holds any more.
         check_awaitable: raises if nobody would read while a coroutine waits.
@@ -357,9 +349,10 @@ class Outgoing:
 
     # The end.
 
-    def is_idle(self) -> bool:
-        """Tell whether nothing is asked that is not answered."""
-        return not self._calls
+    @property
+    def pending(self) -> int:
+        """How many requests wait for their reply."""
+        return len(self._calls)
 
     def streams(self) -> list[Call]:
         """Return the requests in flight that take items."""

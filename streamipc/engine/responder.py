@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .contracts import Host
     from .control import ControlSender
     from .crew import Crew
-    from .deadlines import Deadlines
     from .errors import ErrorReports
     from .flow import Flow
     from .lifecycle import Lifecycle
@@ -43,16 +42,8 @@ class Responder:
     """See the module's text. It is the ``Server`` of each request.
 
     Args:
-        lock: the engine's.
-        connection: with the table.
-        deadlines: where those stand that have ``on_cancel``.
-        lifecycle: of the session.
-        host: the session's side, which knows the handlers.
-        writer: takes the frames.
         control: sends refusals.
-        flow: counts what is held.
         crew: runs the handlers.
-        errors: told what nobody else is.
         tracebacks: whether the peer is told those of handlers.
         wait: waits until something is ready, or a time; tells whether it is.
         look: without threads: reads what is there.
@@ -63,7 +54,6 @@ class Responder:
         *,
         lock: threading.Lock,
         connection: Connection,
-        deadlines: Deadlines,
         lifecycle: Lifecycle,
         host: Host,
         writer: Writer,
@@ -71,6 +61,7 @@ class Responder:
         flow: Flow,
         crew: Crew | Solo,
         errors: ErrorReports,
+        remind_locked: Callable[[float, Reminder], object],
         tracebacks: bool,
         wait: Callable[[Any, float | None], bool],
         look: Callable[[], None],
@@ -85,7 +76,7 @@ class Responder:
         self._lock = lock
         self._connection = connection
         self._served = connection.served
-        self._deadlines = deadlines
+        self._remind_locked = remind_locked
         self._lifecycle = lifecycle
         self._host = host
         self._writer = writer
@@ -201,8 +192,7 @@ class Responder:
         assert served.deadline is not None
         served.reminder = reminder = Reminder(served)
         with self._lock:
-            self._deadlines.add(served.deadline, reminder)
-            self._crew.deadline_added(served.deadline)
+            self._remind_locked(served.deadline, reminder)
 
     def call_soon(self, callbacks: list[Callable[[], object]]) -> None:
         """Call what ``on_cancel`` was given."""
