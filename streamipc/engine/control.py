@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..exceptions import IpcError
 from ..protocol.envelopes import ErrorResponse
+from .error_answers import error_frame
 from .jobs import WriteJob
-from .serving import error_frame
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer

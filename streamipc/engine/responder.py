@@ -18,9 +18,10 @@ from .._forks import at_home, look_for_fork
 from ..exceptions import OverloadedError, RequestCancelledError, SessionClosedError
 from ..protocol.connection import refusal_of
 from .deadlines import Reminder
+from .error_answers import closed_refusal
 from .flow import Kind
 from .jobs import CallJob
-from .serving import Served, closed_refusal
+from .serving import Served
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,26 +21,22 @@ from ..exceptions import (
     RequestCancelledError,
     RequestTimeoutError,
     SerializationError,
-    SessionClosedError,
     UnhandledRequestError,
-    text_of,
 )
 from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
 from .bells import wake
+from .error_answers import ErrorReturned, error_frame, error_message_from
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
     from .flow import Flow, Held
 
-__all__ = ["Answering", "Served", "error_frame", "error_message_from"]
+__all__ = ["Answering", "Served"]
 
 _LONGEST = 1e8
 """Seconds: three years. Locks and poll(2) refuse numbers not much larger."""
-
-_SHORT = 150
-"""Characters of a text that must be short."""
 
 
 class Answering(Protocol):
@@ -313,8 +308,10 @@ class Served:
         try:
             try:  # with context variables that are this request's own
                 value = copy_context().run(self._ask_handlers)
-            finally:
-                self._leave()
+            finally:  # as _leave(), without a call more
+                self.over = True
+                if self.wakers:
+                    self._wake()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
             return self._frame_of_failure(error)
@@ -409,7 +406,7 @@ class Served:
         if isinstance(value, ErrorMessage):
             if self.id is None:
                 return None
-            raise _ErrorReturned(value)
+            raise ErrorReturned(value)
         handler.plain_type = type(value)
         return value
 
@@ -461,61 +458,6 @@ class Served:
         return f"the peer has no handler for {name}: it must register one with @session.on_request"
 
 
-def error_frame(
-    encode: Callable[[ErrorResponse], list[Buffer]], answer: ErrorResponse
-) -> list[Buffer]:
-    """Return the frame of an error, shortened if it can't be sent as it is.
-
-    Raises:
-        IpcError: the serializer can't carry any error.
-    """
-    try:
-        return encode(answer)
-    except IpcError:  # larger than a frame may be, or a text that can't be carried
-        error = answer.error
-        short = ErrorMessage(_shortened(error.message), _shortened(error.type))
-        return encode(ErrorResponse(answer.id, short, answer.code))
-
-
-def _shortened(text: str) -> str:
-    """Return a text that is sure to fit into the smallest frame (1,024 bytes)."""
-    text = ascii(text)[1:-1]
-    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "~"
-
-
-class _ErrorReturned(Exception):
-    """A handler returned an ``ErrorMessage``: its request fails, with what that says."""
-
-    def __init__(self, error: ErrorMessage) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def error_message_from(error: BaseException, tracebacks: bool = True) -> ErrorMessage:
-    """Return what the peer is told about an exception.
-
-    Args:
-        error: the exception.
-        tracebacks: whether that includes its traceback, with paths and chained causes.
-    """
-    if isinstance(error, _ErrorReturned):
-        said = error.error
-        return ErrorMessage(
-            str(said.message), str(said.type), str(said.traceback) if tracebacks else ""
-        )
-    cls = type(error)
-    name = (
-        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    )
-    if not tracebacks:
-        return ErrorMessage(text_of(error), name)
-    try:
-        trace = "".join(traceback.format_exception(cls, error, error.__traceback__))
-    except Exception:  # of the exception's own
-        trace = ""
-    return ErrorMessage(text_of(error), name, trace)
-
-
 def _explained(error: IpcError, message: Message) -> SerializationError:
     return SerializationError(f"the reply to {type(message).__wire_name__} can't be sent: {error}")
 
@@ -542,9 +484,3 @@ def _lock_of(served: Served) -> Any:
             if lock is None:
                 lock = served._lock = new
     return lock
-
-
-def closed_refusal(id: RequestId) -> ErrorResponse:  # noqa: A002
-    """Return the answer to a request that comes while this side is closing."""
-    error = SessionClosedError("the peer is closing the session and takes no new requests")
-    return ErrorResponse(id, ErrorMessage(str(error), type(error).__name__), "closed")
