@@ -350,7 +350,7 @@ class IpcPeer(Registering):
         if closed:
             session.close()
             raise IpcError("the peer is closed")
-        track(session._engine.closing, session._engine)
+        track(session._engine.shutdown, session._engine)
 
     def _check_open(self) -> None:
         look_for_fork()

@@ -328,7 +328,7 @@ class IpcSession(Registering):
                 self._engine.start()
             except SessionClosedError:
                 pass
-            self._engine.closing.wait_until_closed()
+            self._engine.shutdown.wait_until_closed()
 
     def _is_child(self) -> bool:
         """Tell whether the other side is the parent of this process."""
@@ -345,9 +345,9 @@ class IpcSession(Registering):
         return self._engine.adapter.has_nobody
 
     def _close_soon(self) -> bool:
-        if self._engine.closing.ended.is_set():
+        if self._engine.shutdown.ended.is_set():
             return False
-        self._engine.closing.leave_output()  # the peer did not ask for this
+        self._engine.shutdown.leave_output()  # the peer did not ask for this
         try:
             start_thread(make_thread(self.close, name="streamipc-closing"))
         except RuntimeError:  # can't start new thread
@@ -365,12 +365,12 @@ class IpcSession(Registering):
             timeout: seconds for all of this. A child that has not exited by then gets
                 SIGTERM, and soon after SIGKILL; it is always reaped.
         """
-        self._engine.closing.close(checked_timeout(timeout))
+        self._engine.shutdown.close(checked_timeout(timeout))
 
     @property
     def closed(self) -> bool:
         """Whether the session has ended, or is ending, for whatever reason."""
-        return self._engine.lifecycle.is_foreign() or self._engine.lifecycle.refusal is not None
+        return self._engine.lifecycle.is_forked() or self._engine.lifecycle.refusal is not None
 
     @property
     def closed_error(self) -> SessionClosedError | None:
@@ -378,14 +378,14 @@ class IpcSession(Registering):
 
         For the exit status of a child that has ended just now it may wait, up to 80 ms.
         """
-        self._engine.lifecycle.is_foreign()  # a copy in a forked process says that it is one
+        self._engine.lifecycle.is_forked()  # a copy in a forked process says that it is one
         refusal = self._engine.lifecycle.refusal
         return None if refusal is None else refusal()
 
     @property
     def pending(self) -> int:
         """How many requests of this side wait for their reply."""
-        self._engine.lifecycle.is_foreign()  # a copy in a forked process has none
+        self._engine.lifecycle.is_forked()  # a copy in a forked process has none
         return self._outgoing.pending
 
     @property
@@ -412,7 +412,7 @@ class IpcSession(Registering):
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
-        if engine is None or engine.lifecycle.is_foreign() or not self._needs_closing():
+        if engine is None or engine.lifecycle.is_forked() or not self._needs_closing():
             return
         try:
             warnings.warn(
@@ -420,7 +420,7 @@ class IpcSession(Registering):
             )
         finally:  # the warning may have been made an error
             engine.host.hold(self._registries)
-            engine.closing.abandon()
+            engine.shutdown.abandon()
 
     def __repr__(self) -> str:
         state = (
@@ -466,7 +466,7 @@ class ProcessSession(IpcSession):
 
     @property
     def _transport(self) -> ProcessTransport:
-        self._engine.lifecycle.is_foreign()  # a copy in a forked process leaves the child alone
+        self._engine.lifecycle.is_forked()  # a copy in a forked process leaves the child alone
         return self._engine.adapter.transport  # type: ignore[no-any-return]
 
     @property

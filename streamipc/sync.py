@@ -74,14 +74,14 @@ class SyncIpcSession(IpcSession):
 
         def stop() -> bool:
             told.append(1)
-            self._engine.closing.leave_output()
+            self._engine.shutdown.leave_output()
             self._engine.reader.wake_holder()
-            return not self._engine.closing.ended.is_set()
+            return not self._engine.shutdown.ended.is_set()
 
         with OnSigterm(stop, self._is_child()):
             with suppress(SessionClosedError):
                 self._engine.start()
-            ended = self._engine.closing.ended.is_set
+            ended = self._engine.shutdown.ended.is_set
             self._solo.wait_for_end(lambda: ended() or bool(told), None)
             self._solo.run_jobs()
         if told:
@@ -114,4 +114,4 @@ class SyncProcessSession(SyncIpcSession, ProcessSession):
         if engine.lifecycle.refusal is None and not self._transport.seems_alive():
             engine.start()
             self._solo.look()
-            engine.closing.child_exited()
+            engine.shutdown.child_exited()

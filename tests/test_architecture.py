@@ -227,7 +227,7 @@ def test_no_part_of_the_engine_inherits_from_another() -> None:
     names = {one.name for one in classes}
     heirs = {one.name for one in classes if names & {ast.unparse(base) for base in one.bases}}
 
-    assert heirs == {"Crew", "Watching", "WriteJob"}
+    assert heirs == {"Crew", "Watching", "WriteTask"}
 
 
 def test_transports_are_asked_through_their_adapter() -> None:

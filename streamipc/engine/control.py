@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..exceptions import IpcError
 from ..protocol.envelopes import ErrorResponse
 from .error_answers import error_frame
-from .jobs import WriteJob
+from .tasks import WriteTask
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
@@ -76,7 +76,7 @@ class ControlSender:
         until = self._until()
         if until is not None and time.monotonic() >= until:
             return  # the session's time for its end is over, and with it what is left
-        self._crew.submit_writing(WriteJob(self._flush_backlog, self._errors.report))
+        self._crew.submit_writing(WriteTask(self._flush_backlog, self._errors.report))
 
     def flush(self) -> None:
         """Write what is queued; where the session is closing, no longer than that may take."""

@@ -37,7 +37,6 @@ from ..protocol.envelopes import (
     Response,
 )
 from ..protocol.framing import Junk
-from .closing import Closing
 from .contracts import Host, Stats
 from .control import ControlSender
 from .crew import Crew
@@ -57,6 +56,7 @@ from .polling import Inlet, two_wakeups
 from .precedence import Precedence
 from .reading import Reader
 from .responder import Responder
+from .shutdown import Shutdown
 from .staff import working_member
 from .writer import Writer
 
@@ -143,14 +143,14 @@ class Engine:
             options.spin,
             endpoint.arrived,
             self.dispatcher.apply,
-            lambda error: self.closing.stream_ended(error),
+            lambda error: self.shutdown.stream_ended(error),
             self.flow,
         )
         self.outlet = PolledOutlet(endpoint, lambda: self.inbox.room_is_awaited())
         self.writer = Writer(
             self.outlet,
             lambda: self.control.write_backlog(),
-            lambda error: self.closing.write_failed(error),
+            lambda error: self.shutdown.write_failed(error),
         )
         self.crew: Crew | Solo
         self.solo: Solo | None = None
@@ -166,7 +166,7 @@ class Engine:
                 self._expire,
                 self.writer.flush_some,
                 self.writer.is_clogged,
-                lambda error: self.closing.failed(error),
+                lambda error: self.shutdown.failed(error),
             )
         else:
             from .solo import Solo
@@ -187,7 +187,7 @@ class Engine:
             self.flow,
             self.crew,
             self.errors,
-            lambda: self.closing.until(),
+            lambda: self.shutdown.until(),
         )
         self.notifier = Notifier(connection, self.lifecycle, self.precedence, self.writer)
         self.outgoing = Outgoing(
@@ -231,7 +231,7 @@ class Engine:
             crew=self.crew,
             outlet=self.outlet,
             errors=self.errors,
-            server=self.responder,
+            responder=self.responder,
             wait=self.wait,
             has_threads=threads,
         )
@@ -256,7 +256,7 @@ class Engine:
                 events.PeerSkipped: self.faults.skipped_ours,
             }
         )
-        self.closing = Closing(
+        self.shutdown = Shutdown(
             lock=lock,
             lifecycle=self.lifecycle,
             host=host,
@@ -308,7 +308,7 @@ class Engine:
                 except BaseException as error:
                     if interrupt_in(error) is None:
                         park_at_exit(error)
-                        self.closing.abandon()  # no thread, or no descriptor, is left for it
+                        self.shutdown.abandon()  # no thread, or no descriptor, is left for it
                     raise  # an interrupt, such as Ctrl-C: whoever comes next goes on with it
                 self._steps.popleft()
             if not lifecycle.started:
@@ -333,7 +333,7 @@ class Engine:
 
     def _watch_child(self) -> None:
         if self.adapter.watch is not None and self.solo is None:
-            self.adapter.watch(self.closing.child_exited)
+            self.adapter.watch(self.shutdown.child_exited)
 
     def forget_after_fork(self) -> None:
         """Make this copy, in a forked child, inert: also for the thread that has forked.
@@ -343,7 +343,7 @@ class Engine:
         reason = self.lifecycle.forget_after_fork()
         renew(self.lock)
         renew(self._starting)
-        self.closing.forget_after_fork()
+        self.shutdown.forget_after_fork()
         self.writer.forget_after_fork()
         self.crew.forget_after_fork()
         self.adapter.close_after_fork()
@@ -361,7 +361,7 @@ class Engine:
         lifecycle = self.lifecycle
         if not at_home[0] or lifecycle.is_guarded:
             lifecycle.check_caller()
-            if lifecycle.is_foreign():
+            if lifecycle.is_forked():
                 raise lifecycle.error()
         if threading.Lock is not lifecycle.patches.lock:
             lifecycle.patches.check_lock()
@@ -386,7 +386,7 @@ class Engine:
 
     def _check_awaitable(self) -> None:
         """Raise if nobody would read while a coroutine waits."""
-        if self.solo is not None and not self.closing.ended.is_set():
+        if self.solo is not None and not self.shutdown.ended.is_set():
             raise RuntimeError(
                 "a SyncIpcSession reads only while it is called, so awaiting would never end: "
                 "use IpcSession in asyncio"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..exceptions import release_frames
-from .jobs import CallJob
+from .tasks import CallTask
 
 if TYPE_CHECKING:
     import threading
@@ -66,11 +66,11 @@ class ErrorReports:
         with self._lock:
             self._waiting += 1
         release_frames(error)
-        self._crew.submit(CallJob(lambda: self._report_waiting(error), self.report))
+        self._crew.submit(CallTask(lambda: self._report_waiting(error), self.report))
 
     def warn_soon(self, text: str) -> None:
         """Log a warning, elsewhere than on the thread that reads."""
-        self._crew.submit(CallJob(lambda: self._host.warn(text), self.report))
+        self._crew.submit(CallTask(lambda: self._host.warn(text), self.report))
 
     def _report_waiting(self, error: Exception) -> None:
         try:

@@ -21,8 +21,8 @@ from ..handlers import SLOW_SECONDS
 from ..protocol.envelopes import Notification
 from .bells import wake
 from .flow import Held, Kind
+from .incoming import IncomingRequest
 from .lifetimes import is_exiting, park_at_exit
-from .serving import Served
 
 if TYPE_CHECKING:
     from ..messages import Message
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from .crew import Crew
     from .errors import ErrorReports
     from .flow import Flow
+    from .incoming import Answering
     from .lifecycle import Lifecycle
     from .outlets import PolledOutlet
     from .precedence import Precedence
-    from .serving import Answering
     from .solo import Solo
 
 __all__ = ["Inbox", "Received"]
@@ -66,7 +66,7 @@ class Inbox:
         precedence: has other threads' notifications wait while many wait here.
         crew: runs the task.
         outlet: tells whether handlers wait for room.
-        server: what a handler may ask.
+        responder: what a handler may ask.
         wait: waits until something is ready, or a time; tells whether it is.
         has_threads: whether others send while the crew handles.
 
@@ -86,7 +86,7 @@ class Inbox:
         crew: Crew | Solo,
         outlet: PolledOutlet,
         errors: ErrorReports,
-        server: Answering,
+        responder: Answering,
         wait: Callable[[Any, float | None], bool],
         has_threads: bool,
     ) -> None:
@@ -99,11 +99,11 @@ class Inbox:
         self._crew = crew
         self._outlet = outlet
         self._errors = errors
-        self._server = server
+        self._responder = responder
         self._wait = wait
         self._has_threads = has_threads
         self._received = Received()
-        self._waiting: deque[Served] = deque()
+        self._waiting: deque[IncomingRequest] = deque()
         self._is_handling = False
         self._is_slow = False
         self.dropped = 0
@@ -118,7 +118,7 @@ class Inbox:
     def notification_received(self, notification: Notification) -> None:
         """A notification, for which ``Connection.step`` notes how far it has come."""
         connection = self._connection
-        served: Served | None = connection.step
+        served: IncomingRequest | None = connection.step
         if served is None:
             connection.step = served = self._served(notification)
         self._enter(served, notification, connection.items[0])
@@ -128,11 +128,13 @@ class Inbox:
         notification = Notification(message)
         self._enter(self._served(notification), notification, None)
 
-    def _served(self, notification: Notification) -> Served:
+    def _served(self, notification: Notification) -> IncomingRequest:
         handlers = self._host.message_handlers(type(notification.message))
-        return Served(self._server, notification, handlers, None, None, 0)
+        return IncomingRequest(self._responder, notification, handlers, None, None, 0)
 
-    def _enter(self, served: Served, notification: Notification, payload: Item | None) -> None:
+    def _enter(
+        self, served: IncomingRequest, notification: Notification, payload: Item | None
+    ) -> None:
         flow = self._flow
         # One without a handler must not overtake those in work.
         is_kept = not (served.handlers or served.entered or self._is_handling)
@@ -200,7 +202,7 @@ class Inbox:
 
     # receive().
 
-    def _keep(self, served: Served, name: str) -> None:
+    def _keep(self, served: IncomingRequest, name: str) -> None:
         """Keep a notification that no handler took, of this wire name, for ``receive()``."""
         received, flow = self._received, self._flow
         held = served.held

@@ -64,7 +64,7 @@ class Lifecycle:
         self.is_open = False
         self.is_closing = False
         self.refusal: Callable[[], SessionClosedError] | None = None
-        self._is_foreign = False
+        self._is_forked = False
         self._pid = os.getpid()
 
     # Who may use it.
@@ -96,13 +96,13 @@ class Lifecycle:
             except SessionClosedError as error:
                 raise not_sent(message, error, executed=False) from None
 
-    def is_foreign(self) -> bool:
+    def is_forked(self) -> bool:
         """Tell whether this is a copy in a forked process."""
         if at_home[0]:
-            return self._is_foreign
+            return self._is_forked
         look_for_fork()
         # Asked by a finalizer, in the midst of it, that may come before our turn.
-        return self._is_foreign or os.getpid() != self._pid
+        return self._is_forked or os.getpid() != self._pid
 
     def error(self) -> SessionClosedError:
         """Return the error for whoever uses the session now."""
@@ -153,7 +153,7 @@ class Lifecycle:
                 "was forked: make a session of your own here"
             )
 
-        self._is_foreign = self.is_guarded = True
+        self._is_forked = self.is_guarded = True
         self.is_open = False
         self.refusal = reason
         return reason

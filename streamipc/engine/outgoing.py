@@ -31,8 +31,8 @@ from ..protocol.envelopes import Cancel, Credit, Request
 from ..protocol.framing import HEADER_SIZE
 from .calls import CANCELLED, Call
 from .flow import Kind
-from .jobs import CallbacksJob
 from .lifetimes import park_at_exit
+from .tasks import CallbacksTask
 from .writer import HIGH_WATER, WriteTimeoutError
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class Outgoing:
 
     def cancel(self, call: Call) -> None:
         """Forget a request and tell the peer."""
-        if not self._lifecycle.is_foreign() and self._calls.get(call.id) is call:
+        if not self._lifecycle.is_forked() and self._calls.get(call.id) is call:
             # In this order: one who is interrupted does it again.
             if not self._writer.withdraw(call.frame):
                 self._control.send(Cancel(call.id))
@@ -255,7 +255,7 @@ class Outgoing:
 
     def credit(self, call: Call, count: int) -> None:
         """Grant the peer ``count`` more items of a request."""
-        if not self._lifecycle.is_foreign():
+        if not self._lifecycle.is_forked():
             self._control.send(Credit(call.id, count))
 
     # What is read, by whoever reads: see ``dispatcher.py``.
@@ -268,7 +268,7 @@ class Outgoing:
             return
         call.settle(response.value, None)
         if call.future is not None and call.future.has_callbacks():
-            self.crew.submit(CallbacksJob(call.future, self.report))
+            self.crew.submit(CallbacksTask(call.future, self.report))
 
     def error_received(self, response: ErrorResponse) -> None:
         """The same, if it is an error."""
@@ -336,7 +336,7 @@ class Outgoing:
         """Set a request's outcome; the callbacks of its future run on the crew."""
         future = call.future
         if call.settle(value, error) and future is not None and future.has_callbacks():
-            self.crew.submit(CallbacksJob(future, self.report))
+            self.crew.submit(CallbacksTask(future, self.report))
 
     def completes_later(self, call: Call) -> None:
         """Note a call whose reply waits behind its items, until it completes."""

@@ -20,8 +20,8 @@ from ..protocol.connection import refusal_of
 from .deadlines import Reminder
 from .error_answers import closed_refusal
 from .flow import Kind
-from .jobs import CallJob
-from .serving import Served
+from .incoming import IncomingRequest
+from .tasks import CallTask
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection
@@ -40,7 +40,7 @@ __all__ = ["Responder"]
 
 
 class Responder:
-    """See the module's text. It is the ``Server`` of each request.
+    """See the module's text. Each request asks it for what its handler does.
 
     Args:
         control: sends refusals.
@@ -91,7 +91,7 @@ class Responder:
     def request_received(self, request: Request) -> None:
         """A request, whose envelope stands in the table."""
         connection = self._connection
-        served: Served | None = connection.step
+        served: IncomingRequest | None = connection.step
         if served is None:
             served = self._admit(request)
             connection.step = served
@@ -101,7 +101,7 @@ class Responder:
         self._served[request.id] = served
         self._submit_read(served)
 
-    def _admit(self, request: Request) -> Served | None:
+    def _admit(self, request: Request) -> IncomingRequest | None:
         """Return what handles a request; refuse it if there are too many."""
         if self._lifecycle.is_closing:
             self._refuse(request, closed_refusal(request.id))
@@ -123,7 +123,9 @@ class Responder:
             self._refuse(request, refusal_of(request.id, error, "overloaded"))
             return None
         handlers = self._host.request_handlers(type(request.message))
-        served = Served(self, request, handlers, request.id, request.timeout, request.window)
+        served = IncomingRequest(
+            self, request, handlers, request.id, request.timeout, request.window
+        )
         if held is not None:
             served.hold(held)
         return served
@@ -147,7 +149,7 @@ class Responder:
 
     # What a request asks of us.
 
-    def send_item(self, served: Served, frame: list[Buffer]) -> None:
+    def send_item(self, served: IncomingRequest, frame: list[Buffer]) -> None:
         """Send a progress item; blocks while the stream is full."""
         if not at_home[0]:
             look_for_fork()  # then the writer is broken by now
@@ -155,14 +157,14 @@ class Responder:
             self._write(frame)
         except SessionClosedError:
             error = self._lifecycle.error()
-            if self._lifecycle.is_foreign():
+            if self._lifecycle.is_forked():
                 raise error from None
             # Its Cancel has not been read yet, if there is one.
             raise RequestCancelledError(
                 f"the caller of request {served.id!r} is gone: {error}"
             ) from error
 
-    def answer(self, served: Served, frame: list[Buffer]) -> None:
+    def answer(self, served: IncomingRequest, frame: list[Buffer]) -> None:
         """Send the answer to a request, unless nobody waits for one any more.
 
         The watcher queues it if more is to be answered, and never waits for room.
@@ -188,7 +190,7 @@ class Responder:
         else:
             self._writer.offer(frame)
 
-    def remind(self, served: Served) -> None:
+    def remind(self, served: IncomingRequest) -> None:
         """Call what ``on_cancel`` was given when the deadline of a request has passed."""
         assert served.deadline is not None
         served.reminder = reminder = Reminder(served)
@@ -198,7 +200,7 @@ class Responder:
     def call_soon(self, callbacks: list[Callable[[], object]]) -> None:
         """Call what ``on_cancel`` was given."""
         if callbacks:
-            self._crew.submit_and_wake(CallJob(lambda: self._call(callbacks), self.report))
+            self._crew.submit_and_wake(CallTask(lambda: self._call(callbacks), self.report))
 
     def _call(self, callbacks: list[Callable[[], object]]) -> None:
         for callback in callbacks:
@@ -219,10 +221,10 @@ class Responder:
         for served in self._in_work():
             self.call_soon(served.cancel())
 
-    def _in_work(self) -> list[Served]:
+    def _in_work(self) -> list[IncomingRequest]:
         with self._lock:
             # The others are on their way from the reader.
-            return [one for one in self._served.values() if isinstance(one, Served)]
+            return [one for one in self._served.values() if isinstance(one, IncomingRequest)]
 
     def forget_after_fork(self) -> None:
         """Renew the locks, in a forked child."""

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from ..serializers.base import Buffer
     from .flow import Flow, Held
 
-__all__ = ["Answering", "Served"]
+__all__ = ["Answering", "IncomingRequest"]
 
 _LONGEST = 1e8
 """Seconds: three years. Locks and poll(2) refuse numbers not much larger."""
 
 
 class Answering(Protocol):
-    """What a served request asks of the engine."""
+    """What an incoming request asks of who sends the answers."""
 
     flow: Flow
     tracebacks: bool
@@ -54,11 +54,11 @@ class Answering(Protocol):
         """Return the frame of an envelope."""
         ...
 
-    def send_item(self, served: Served, frame: list[Buffer], /) -> None:
+    def send_item(self, served: IncomingRequest, frame: list[Buffer], /) -> None:
         """Send a frame; blocks while the stream is full."""
         ...
 
-    def answer(self, served: Served, frame: list[Buffer], /) -> None:
+    def answer(self, served: IncomingRequest, frame: list[Buffer], /) -> None:
         """Send the final answer, unless there was one."""
         ...
 
@@ -74,15 +74,15 @@ class Answering(Protocol):
         """Hand an error that no caller gets to ``on_exception``, or to the log."""
         ...
 
-    def remind(self, served: Served, /) -> None:
-        """Call what :meth:`Served.take_callbacks` returns when its deadline has passed."""
+    def remind(self, served: IncomingRequest, /) -> None:
+        """Call what :meth:`IncomingRequest.take_callbacks` returns when its deadline has passed."""
         ...
 
 
-class Served:
+class IncomingRequest:
     """One request of the peer's, or one notification, while it is being handled.
 
-    A request is a job of the crew's (``staff.py``) itself.
+    A request is itself what the crew runs.
 
     ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and
     ``_callbacks``; it is never held while anything is called.
@@ -108,14 +108,14 @@ class Served:
 
     def __init__(
         self,
-        engine: Answering,
+        responder: Answering,
         envelope: Request | Notification,
         handlers: tuple[Handler, ...],
         id: RequestId | None,  # noqa: A002
         timeout: float | None,
         window: int,
     ) -> None:
-        self._engine = engine
+        self._responder = responder
         self.id = id
         self.message: Message = envelope.message
         self.metadata: Mapping[str, str] | None = envelope.metadata
@@ -133,7 +133,7 @@ class Served:
 
     def _begin(self) -> OverloadedError | None:
         """Have the message at hand; return why it can't be handled, if so."""
-        flow = self._engine.flow
+        flow = self._responder.flow
         held = self.held
         if held is not None:
             envelope: Any = flow.begin(held)
@@ -154,7 +154,7 @@ class Served:
     @property
     def session(self) -> Any:
         """The session that the message came by."""
-        return self._engine.session()
+        return self._responder.session()
 
     def ready(self) -> bool:
         """Tell whether an item may be sent, or never will be."""
@@ -203,7 +203,7 @@ class Served:
     def asks_cancelled(self) -> bool:
         """As :meth:`is_cancelled`, for the handler: without threads, look for news first."""
         if not self.is_cancelled():
-            self._engine.look()
+            self._responder.look()
         return self.is_cancelled()
 
     def on_cancel(self, callback: Callable[[], object]) -> None:
@@ -215,18 +215,18 @@ class Served:
                 self._callbacks = [*(self._callbacks or ()), callback]
         if waits:
             if first and self.deadline is not None:
-                self._engine.remind(self)
+                self._responder.remind(self)
             return
         try:
             callback()
         except Exception as error:
-            self._engine.report(error)
+            self._responder.report(error)
 
     def progress(self, item: Any) -> None:
         """Send an item if the caller takes any; see ``RequestContext.progress``."""
         if self.window == 0 or self.id is None:
             return
-        frame = self._engine.encode(Progress(self.id, item))
+        frame = self._responder.encode(Progress(self.id, item))
         stalled_at: float | None = None
         while True:
             if self._stalled:
@@ -248,18 +248,18 @@ class Served:
                     )
                 self.wakers = self.wakers or []
             if stalled_at is None:
-                stall = self._engine.flow.limits.stream_stall
+                stall = self._responder.flow.limits.stream_stall
                 stalled_at = time.monotonic() + (_LONGEST if stall is None else stall)
             end = stalled_at if self.deadline is None else min(self.deadline, stalled_at)
-            self._engine.wait(self, end)
+            self._responder.wait(self, end)
             if time.monotonic() >= stalled_at:
                 self._stalled = not self.ready()
-        self._engine.send_item(self, frame)
+        self._responder.send_item(self, frame)
 
     def _stall_error(self) -> RequestCancelledError:
         return RequestCancelledError(
             f"the caller of request {self.id!r} has taken no item for "
-            f"{self._engine.flow.limits.stream_stall:g} s (Limits.stream_stall of the side that "
+            f"{self._responder.flow.limits.stream_stall:g} s (Limits.stream_stall of the side that "
             "sends them)"
         )
 
@@ -272,7 +272,7 @@ class Served:
         for lock in tuple(self.wakers):
             wake(lock)
 
-    # Running: a job of the crew's.
+    # Running, by the crew.
 
     @property
     def is_slow(self) -> bool:
@@ -288,9 +288,9 @@ class Served:
         """Run the handlers and send the answer."""
         # One that nobody waits for any more leaves the table, and nothing is sent.
         frame = [] if self.cancelled else self.run_request()
-        self._engine.answer(self, frame)
+        self._responder.answer(self, frame)
         if self.held is not None:
-            self._engine.flow.release(self.held)
+            self._responder.flow.release(self.held)
 
     def run_request(self) -> list[Buffer]:
         """Run the handlers; return the frame of the answer."""
@@ -298,7 +298,7 @@ class Served:
         deadline = self.deadline
         if deadline is not None and time.monotonic() >= deadline:
             return self._late_frame("its time was over before a handler could start")
-        if self.held is not None or self._engine.flow.handlers_full:
+        if self.held is not None or self._responder.flow.handlers_full:
             try:
                 refusal = self._begin()
             except Exception as error:  # a serializer of the user's own
@@ -316,7 +316,7 @@ class Served:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
             return self._frame_of_failure(error)
         if self.cancelled:
-            return []  # Engine.answer would drop it
+            return []  # Responder.answer would drop it
         if deadline is not None and time.monotonic() >= deadline:
             # Too late for the caller too, whether or not it has looked at its clock yet:
             # our deadline is the later one.
@@ -324,7 +324,7 @@ class Served:
         if value is NotImplemented:
             return self._error_frame(UnhandledRequestError(self._unhandled()), "unhandled")
         try:
-            return self._engine.encode(Response(self.id, value))
+            return self._responder.encode(Response(self.id, value))
         except ProtocolError as error:
             return self._error_frame(error, "protocol")
         except IpcError as error:
@@ -332,7 +332,7 @@ class Served:
 
     def _frame_of_failure(self, error: BaseException) -> list[Buffer]:
         if isinstance(error, KeyboardInterrupt):  # in the main thread, where it reads itself
-            self._engine.report(error)
+            self._responder.report(error)
         if self.cancelled:
             return []  # as above
         if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -349,7 +349,7 @@ class Served:
                 raise refusal
             return copy_context().run(self._tell_handlers)
         except Exception as error:
-            self._engine.report(error)
+            self._responder.report(error)
             return True
         finally:
             self._leave()
@@ -382,7 +382,7 @@ class Served:
             try:
                 taken |= self._call(handler) is not NotImplemented
             except BaseException as error:
-                self._engine.report(error)
+                self._responder.report(error)
                 taken = True
         return taken
 
@@ -435,7 +435,7 @@ class Served:
         try:
             generator.close()
         except Exception as error:
-            self._engine.report(error)
+            self._responder.report(error)
 
     def _late_frame(self, text: str) -> list[Buffer]:
         return self._error_frame(RequestTimeoutError(text), "timeout")
@@ -443,12 +443,12 @@ class Served:
     def _error_frame(self, error: BaseException, code: str) -> list[Buffer]:
         """Return the frame of an error; empty if there is no way to send it."""
         assert self.id is not None
-        answer = ErrorResponse(self.id, error_message_from(error, self._engine.tracebacks), code)
+        answer = ErrorResponse(self.id, error_message_from(error, self._responder.tracebacks), code)
         try:
-            return error_frame(self._engine.encode, answer)
+            return error_frame(self._responder.encode, answer)
         except IpcError as failure:  # a serializer of the user's own
             failure.__cause__ = error
-            self._engine.report(failure)
+            self._responder.report(failure)
             return []
 
     def _unhandled(self) -> str:
@@ -471,10 +471,10 @@ def _refuse_coroutine(value: Any, handler: Handler) -> Any:
     )
 
 
-_creation = forkable_lock()  # guards the creation of the lock of a Served
+_creation = forkable_lock()  # guards the creation of the lock of a IncomingRequest
 
 
-def _lock_of(served: Served) -> Any:
+def _lock_of(served: IncomingRequest) -> Any:
     """Return the lock of a request, made when first needed: most never need one."""
     lock = served._lock
     if lock is None:

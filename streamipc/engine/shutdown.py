@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._signals import interrupt_in
 from .._threads import make_thread, start_thread
-from .jobs import CallJob
+from .incoming import IncomingRequest
 from .polling import make_poller
-from .serving import Served
+from .tasks import CallTask
 
 if TYPE_CHECKING:
     from .contracts import Host
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from .transport import TransportAdapter
     from .writer import Writer
 
-__all__ = ["Closing"]
+__all__ = ["Shutdown"]
 
 _SLICE = 0.05
 """Seconds between two looks at whether the peer is gone, while handlers finish."""
@@ -78,7 +78,7 @@ _BROKEN = 0.1
 """Seconds for the end of the stream to arrive after writing has failed."""
 
 
-class Closing:
+class Shutdown:
     """Ends one session.
 
     Args:
@@ -171,7 +171,7 @@ class Closing:
         From a thread that the session itself needs for that (a handler's, a callback's),
         return at once and let it happen.
         """
-        if self._lifecycle.is_foreign():
+        if self._lifecycle.is_forked():
             return
         timeout = min(timeout, _LONGEST)
         end = time.monotonic() + timeout
@@ -315,7 +315,7 @@ class Closing:
 
     def _start_thread(self, target: Any, *args: Any) -> None:
         if self._solo is not None:
-            self._solo.submit(CallJob(lambda: target(*args), self._errors.report))
+            self._solo.submit(CallTask(lambda: target(*args), self._errors.report))
             return
         try:
             start_thread(make_thread(target, *args, name="streamipc-closing"))
@@ -508,7 +508,7 @@ class Closing:
         """Run the user's callbacks that nobody else will call any more."""
         until = None if self._by is None else time.monotonic() + _JOIN
         for job in self._crew.drop_jobs():
-            if isinstance(job, Served):
+            if isinstance(job, IncomingRequest):
                 continue
             if until is None or time.monotonic() < until or not getattr(job, "may_be_left", False):
                 job.run()

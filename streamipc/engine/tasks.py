@@ -1,4 +1,4 @@
-"""What the crew runs: each job wraps one piece of the user's code, and never raises."""
+"""What the crew runs: each task wraps one piece of the user's code, and never raises."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .calls import Listener
 
-__all__ = ["CallJob", "CallbacksJob", "WriteJob"]
+__all__ = ["CallTask", "CallbacksTask", "WriteTask"]
 
 
-class CallbacksJob:
+class CallbacksTask:
     """Calls what was given to ``add_done_callback``."""
 
     __slots__ = ("_future", "_report", "by_watcher")
@@ -35,7 +35,7 @@ class CallbacksJob:
             self._report(error)
 
 
-class CallJob:
+class CallTask:
     """Calls a function without arguments."""
 
     __slots__ = ("_function", "_report", "by_watcher")
@@ -61,7 +61,7 @@ class CallJob:
             self._report(error)
 
 
-class WriteJob(CallJob):
+class WriteTask(CallTask):
     """Writes what is left, and may wait for room; all errands may be stuck for want of that."""
 
     __slots__ = ()

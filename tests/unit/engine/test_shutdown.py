@@ -74,10 +74,10 @@ def test_a_child_that_dies_while_its_request_is_being_dispatched_is_not_waited_f
     outcome = Caller(pending, timeout=None)
 
     assert isinstance(outcome.returned(), SessionClosedError)
-    eventually(lambda: session._engine.closing._gone_by is not None)  # handlers are cancelled
+    eventually(lambda: session._engine.shutdown._gone_by is not None)  # handlers are cancelled
     opened.set()
     session.close()
-    assert session._engine.closing.closed.wait(LONG)
+    assert session._engine.shutdown.closed.wait(LONG)
     held.release_all()
 
 
@@ -97,7 +97,7 @@ def test_a_transport_that_fails_to_close_keeps_nothing_else_from_being_closed() 
     session.close()
 
     assert said == ["can't be closed twice", "closed"]
-    assert session._engine.closing.closed.is_set()
+    assert session._engine.shutdown.closed.is_set()
 
 
 def test_what_comes_while_the_session_closes_can_still_be_received(
@@ -167,7 +167,7 @@ def test_a_session_ends_although_there_is_no_thread_to_see_it_out(
     right.close()
 
     assert refused.wait(LONG)
-    assert left._engine.closing.closed.wait(LONG)
+    assert left._engine.shutdown.closed.wait(LONG)
     left.close()
 
 
@@ -179,7 +179,7 @@ def test_a_handler_that_has_to_close_the_session_itself_does_not_wait_for_itself
     session.on_message(Note)(lambda msg: session.close())
     session.notify(Note("comes back"))
 
-    assert session._engine.closing.closed.wait(LONG)
+    assert session._engine.shutdown.closed.wait(LONG)
     assert refused.is_set()
     assert session.returncode == 0  # as the end of its input has it, not SIGTERM
     session.close()
