@@ -1,6 +1,9 @@
-"""Answering: runs the handlers of requests and notifications and sends what they return.
+"""One request of the peer's, or one notification: runs its handlers and sends what they return.
 
-Whatever a handler does, the caller gets exactly one answer, or knows that it asked for
+Owns what its caller still grants and whether he waits at all, and the callbacks of ``on_cancel``;
+a lock of its own guards these, made when first needed, and is never held while anything is called.
+
+Invariant: whatever a handler does, the caller gets exactly one answer, or knows that it asked for
 none any more: a value, a remote error with its traceback, or an error that says why there
 is no value. No exception of a handler reaches the thread that runs it.
 """

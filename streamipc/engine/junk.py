@@ -3,6 +3,9 @@
 They are handed out in lines. And the error of a request that nobody has answered tells what came
 instead: where a terminal stands between the two sides (``ssh -tt``), it echoes what is sent and
 damages it; a child that is no session prints its usage. All that the caller would see is silence.
+
+Owns the beginning of a line whose end has not come, guarded by the engine's lock: whoever takes it
+away hands it out. And what came lately, which the thread that reads adds to and any other looks at.
 """
 
 from __future__ import annotations

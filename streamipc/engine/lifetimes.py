@@ -1,4 +1,8 @@
-"""What happens to all sessions of a process at once: its exit, and a fork."""
+"""What happens to all sessions of a process at once: its exit, and a fork.
+
+Owns the list of them, which holds none alive. It takes no lock: each step on it is one, and the
+exit looks at a copy.
+"""
 
 from __future__ import annotations
 

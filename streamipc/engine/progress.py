@@ -1,67 +1,36 @@
-"""Calls ``on_progress`` for the items of one request: in order, and before the result."""
+"""Calls ``on_progress`` for the items of one request: in order, and before the result.
+
+Owns the items that wait for that, with the reply behind them. The engine's lock guards the queue
+and ``_queued``.
+
+Invariant: while something waits, there is one task that is queued or runs, and passes it on. So the
+order is kept, and the reply is set last.
+"""
 
 from __future__ import annotations
 
 import contextvars
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..exceptions import ProtocolError
 from .flow import Held
 
 if TYPE_CHECKING:
-    import threading
-
     from .calls import Call
-    from .crew import Crew
-    from .flow import Flow
-    from .solo import Solo
+    from .outgoing import Outgoing
 
 __all__ = ["ProgressCalls"]
 
 
-class Asking(Protocol):
-    """What is asked of the owner of a request."""
-
-    lock: threading.Lock
-    crew: Crew | Solo
-    flow: Flow
-
-    def completes_later(self, call: Call, /) -> None:
-        """Note that the reply is there, behind items."""
-        ...
-
-    def complete(self, call: Call, value: Any, error: BaseException | None, /) -> None:
-        """Set the outcome, behind the items."""
-        ...
-
-    def settle(self, call: Call, value: Any, error: BaseException | None, /) -> None:
-        """Set the outcome."""
-        ...
-
-    def cancel(self, call: Call, /) -> None:
-        """Forget the request and tell the peer."""
-        ...
-
-    def credit(self, call: Call, count: int, /) -> None:
-        """Grant the peer ``count`` more items."""
-        ...
-
-    def report(self, error: BaseException, /) -> None:
-        """Hand on an error of the callback's."""
-        ...
-
-
 class ProgressCalls:
-    """A job of the crew's that is queued whenever there are items to pass on.
+    """The task, which is queued whenever there are items to pass on.
 
-    The thread that reads adds items, and in the end the reply, to ``waiting``; one worker
-    at a time takes them off. The engine's lock guards ``_queued``, which says whether
-    the job is queued or runs: so the order is kept, and the reply is set last.
+    The thread that reads adds items, and in the end the reply; one worker at a time takes them off.
 
     Args:
-        asking: whose request it is.
+        outgoing: whose request it is.
         call: the request.
         callback: the user's, run in a copy of the context in which the request was made.
         window: items that the peer may send before more are granted.
@@ -77,12 +46,12 @@ class ProgressCalls:
 
     def __init__(
         self,
-        asking: Asking,
+        outgoing: Outgoing,
         call: Call,
         callback: Callable[[Any], object],
         window: int,
     ) -> None:
-        self._asking = asking
+        self._outgoing = outgoing
         self._call = call
         self._callback = callback
         self._window = window
@@ -107,15 +76,15 @@ class ProgressCalls:
 
     def replied(self, value: Any, error: BaseException | None) -> None:
         """Queue the outcome behind the items."""
-        self._asking.completes_later(self._call)
+        self._outgoing.completes_later(self._call)
         self._add((True, value, error))
 
     def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
-        with self._asking.lock:
+        with self._outgoing.lock:
             self.waiting.append(entry)
             if not self._queued:
                 self._queued = True
-                self._asking.crew.submit_locked(self)
+                self._outgoing.crew.submit_locked(self)
 
     def ended(self) -> None:
         """Do nothing: the items that are left are not passed on."""
@@ -126,13 +95,13 @@ class ProgressCalls:
     def run(self) -> None:
         """Pass on what is there."""
         while True:
-            with self._asking.lock:
+            with self._outgoing.lock:
                 if not self.waiting:
                     self._queued = False
                     return
                 is_reply, value, error = self.waiting.popleft()
             if is_reply:
-                self._asking.complete(self._call, value, error)
+                self._outgoing.complete(self._call, value, error)
                 continue
             if isinstance(value, Held):
                 self._pass_on_held(value)
@@ -140,7 +109,7 @@ class ProgressCalls:
                 self._pass_on(value)
 
     def _pass_on_held(self, held: Held) -> None:
-        flow = self._asking.flow
+        flow = self._outgoing.flow
         try:
             if not self._call.ready():
                 envelope: Any = flow.begin(held)
@@ -151,8 +120,8 @@ class ProgressCalls:
                     )
                 self._pass_on(envelope.item)
         except Exception as error:  # also of a serializer of the user's own
-            self._asking.cancel(self._call)
-            self._asking.settle(self._call, None, error)
+            self._outgoing.cancel(self._call)
+            self._outgoing.settle(self._call, None, error)
         finally:
             flow.release(held)
 
@@ -162,9 +131,9 @@ class ProgressCalls:
                 self._context.run(self._callback, item)
         except BaseException as error:
             self._failed = True  # said once; the request goes on
-            self._asking.report(error)
+            self._outgoing.report(error)
         self._owed += 1
         if self._owed * 2 >= self._window:
             owed, self._owed = self._owed, 0
             self._allowed += owed
-            self._asking.credit(self._call, owed)
+            self._outgoing.credit(self._call, owed)

@@ -212,7 +212,7 @@ class Shutdown:
             # session: it runs what is queued once it has left the role.
             self._start_thread(self.close, 0.0)
         else:
-            self.close(0.0)  # nobody would come to run a job
+            self.close(0.0)  # nobody would come to run a task
 
     def forget_after_fork(self) -> None:
         """Make a copy in a forked child count as closed."""

@@ -1,4 +1,8 @@
-"""What the crew runs: each task wraps one piece of the user's code, and never raises."""
+"""What the crew runs: each task wraps one piece of the user's code, and never raises.
+
+There are two more kinds, which own what they run on: ``inbox.py`` and ``progress.py``. A request of
+the peer's is itself one (``incoming.py``).
+"""
 
 from __future__ import annotations
 
