@@ -1,10 +1,12 @@
 """Notifications of the peer's: those that wait for their handlers, and those for ``receive()``.
 
-Owns both queues, and the count of what was dropped. The engine's lock guards ``_is_handling``, with
-which ``_waiting`` is looked at; the queue for ``receive()`` needs none, each step on it is one.
+Owns both queues, and the count of what was dropped. The engine's lock guards ``_is_handling`` and
+``_runs``, with which ``_waiting`` is looked at; the queue for ``receive()`` needs none, each step
+on it is one.
 
-Invariant: while ``_waiting`` holds something, ``_is_handling`` is true, and there is one task that
-is queued or runs, which handles all of them in the order sent.
+Invariant: while ``_is_handling``, the task is queued or runs, and handles all that waits, in the
+order sent. It may be queued twice, by one who was interrupted: it does nothing while it ``_runs``.
+Without threads an interrupt may lose it, and whoever enters the next notification finds that out.
 """
 
 from __future__ import annotations
@@ -104,7 +106,9 @@ class Inbox:
         self._has_threads = has_threads
         self._received = Received()
         self._waiting: deque[IncomingRequest] = deque()
+        self._task = _Handling(self)
         self._is_handling = False
+        self._runs = False
         self._is_slow = False
         self.dropped = 0
 
@@ -151,9 +155,11 @@ class Inbox:
             if not served.entered:
                 served.entered = True
                 self._waiting.append(served)
-            if not self._is_handling:
+            lost = not (self._has_threads or self._runs or self._crew.waiting_jobs())
+            if lost or not self._is_handling:
+                # In this order: who is interrupted in between submits it once more.
+                self._crew.submit_locked(self._task)
                 self._is_handling = True
-                self._crew.submit_locked(_Handling(self))
             waiting = len(self._waiting)
             if flow.are_many_locked(waiting):
                 # A handler that waits for the peer must not wait for itself, up to a point.
@@ -168,6 +174,19 @@ class Inbox:
             self._flow.room_is_awaited_locked(len(self._waiting))
 
     # Handling.
+
+    def _handle(self) -> None:
+        mine = False
+        try:
+            with self._lock:
+                mine, self._runs = not self._runs, True
+            if mine:
+                self._handle_some()
+        finally:  # also when interrupted, without threads: there is no other task for the rest
+            if mine:
+                with self._lock:
+                    self._runs = False
+                    self._leave_rest_locked()
 
     def _handle_some(self) -> None:
         waiting = self._waiting
@@ -189,16 +208,14 @@ class Inbox:
             if time.perf_counter() - start > SLOW_SECONDS:
                 self._is_slow = True
 
-    def _leave_rest(self, task: _Handling) -> None:
-        waiting = self._waiting
-        with self._lock:
-            flow = self._flow
-            self._precedence.burst_handled_locked(flow.level_locked(len(waiting)))
-            flow.notifications_handled_locked(len(waiting))
-            if waiting:
-                self._crew.submit_locked(task)
-            else:
-                self._is_handling = False
+    def _leave_rest_locked(self) -> None:
+        waiting, flow = self._waiting, self._flow
+        if waiting:
+            self._crew.submit_locked(self._task)
+        else:
+            self._is_handling = False
+        self._precedence.burst_handled_locked(flow.level_locked(len(waiting)))
+        flow.notifications_handled_locked(len(waiting))
 
     # receive().
 
@@ -305,7 +322,4 @@ class _Handling:
 
     def run(self) -> None:
         """Handle a burst of them."""
-        try:
-            self._inbox._handle_some()
-        finally:  # also when interrupted, without threads: there is no other task for the rest
-            self._inbox._leave_rest(self)
+        self._inbox._handle()
