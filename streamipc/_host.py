@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ._forks import forgets
 from ._log import LogLimit, log_error, log_warning
-from ._registering import Registries
+from ._registering import Registering, Registries
 from .engine.lifetimes import is_exiting
 from .exceptions import SessionClosedError, text_of
 from .handlers import Handler, positional_of, signature_of
 
 if TYPE_CHECKING:
-    from .engine.engine import Engine
-    from .peer import IpcPeer
-    from .session import IpcSession
-    from .transports.base import Transport
+    from .engine.solo import Solo
+    from .engine.transport import TransportAdapter
 
 __all__ = ["SessionHost"]
+
+
+class Peer(Protocol):
+    """What a session's peer does with it."""
+
+    _registries: Registries
+
+    def keep(self, session: Any, /) -> None:
+        """Keep it alive: it is being started."""
+        ...
+
+    def forget(self, session: Any, /) -> None:
+        """Let it go: it has ended."""
+        ...
+
+    def solos(self) -> Sequence[Solo]:
+        """Return those of its sessions without threads."""
+        ...
 
 
 class SessionHost:
@@ -29,18 +45,18 @@ class SessionHost:
     it keep the session's handlers, which mostly are functions that use the session.
     """
 
-    def __init__(self, session: IpcSession, peer: IpcPeer, transport: Transport) -> None:
+    def __init__(self, session: Registering, peer: Peer, adapter: TransportAdapter) -> None:
         self._session = weakref.ref(session)
         self._own = weakref.ref(session._registries)
         self._held: Registries | None = None  # those of a session that nobody holds any more
         self._peers = peer._registries
         self._peer = weakref.ref(peer)
-        self._transport = transport
+        self._adapter = adapter
         self._limit = LogLimit()
         forgets(self._limit)
         self._unsaid = ["that the end makes handlers fail"]  # taken out once it was logged
 
-    def session(self) -> IpcSession:
+    def session(self) -> Any:
         session = self._session()
         if session is None:
             raise SessionClosedError("the session was dropped without being closed")
@@ -97,51 +113,43 @@ class SessionHost:
     def warn(self, text: str) -> None:
         log_warning(text)
 
-    def closed_error(self, what: str) -> SessionClosedError:
-        describe = getattr(self._transport, "closed_error", None)
-        session = self._session()
-        if describe is not None and session is not None and hasattr(session, "_engine"):
-            engine = session._engine
-            if not (engine.reader.bytes_received or engine.closing.refuses_requests):
-                # It went without a word, and not because we have closed.
-                describe = getattr(self._transport, "silent_error", describe)
-        error: SessionClosedError = SessionClosedError(what) if describe is None else describe(what)
+    def closed_error(self, what: str, is_silent: bool) -> SessionClosedError:
+        describe = self._adapter.silent_error if is_silent else self._adapter.closed_error
+        error = describe(what)
         # This session's, for report().
         error._ended = self._unsaid  # type: ignore[attr-defined]
         return error
 
     def started(self) -> None:
-        session = self._session()
-        if session is not None:
-            session.peer.keep(session)
+        session, peer = self._session(), self._peer()
+        if session is not None and peer is not None:
+            peer.keep(session)
 
-    def engines(self) -> Sequence[Engine]:
+    def solos(self) -> Sequence[Solo]:
         peer = self._peer()
-        return () if peer is None else peer.engines()
+        return () if peer is None else peer.solos()
 
-    def ended(self) -> None:
-        session = self._session()
-        if session is not None:
-            session.peer.forget(session)
-            self._log_death(session)
+    def ended(self, was_closed: bool) -> None:
+        session, peer = self._session(), self._peer()
+        if session is not None and peer is not None:
+            peer.forget(session)
+            if not (was_closed or is_exiting()):
+                self._log_death()
         left_out = self._limit.left_out()
         if left_out:
             log_warning(f"{left_out:,} more errors of a session that has ended were not logged")
         for function in [*self._handlers().closes(last=True), *self._peers.closes()]:
             self.call_close(session, function, self.report)
 
-    def _log_death(self, session: IpcSession) -> None:
+    def _log_death(self) -> None:
         """Log how a child died that we did not end, where no error has told anybody."""
-        untold_death = getattr(self._transport, "untold_death", None)
-        if untold_death is None or session._engine.closing.refuses_requests or is_exiting():
-            return
-        text = untold_death()
+        text = self._adapter.untold_death()
         if text:
             log_warning(text)
 
     @staticmethod
     def call_close(
-        session: IpcSession | None,
+        session: object,
         function: Callable[..., Any],
         report: Callable[[BaseException], None] | None = None,
     ) -> None:
@@ -169,7 +177,7 @@ def _place_of(error: BaseException) -> object:
     return traceback.tb_frame.f_code, traceback.tb_lineno
 
 
-def _call_unreadable(function: Callable[..., Any], session: IpcSession | None) -> None:
+def _call_unreadable(function: Callable[..., Any], session: object) -> None:
     """Call a function that doesn't tell what it takes, such as ``set.discard`` or ``set.clear``."""
     try:
         function(session)

@@ -16,6 +16,7 @@ from ._forks import at_home, forkable_lock, look_for_fork
 from .engine.bells import wake
 from .engine.calls import CANCELLED, Call
 from .engine.flow import Held
+from .engine.lifetimes import park_at_exit
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 from .protocol.envelopes import RequestId
@@ -105,7 +106,7 @@ class ResponseFuture(Future[R], Generic[R]):
             # What Future.result does, without its lock: a finished future never changes.
             if self._exception is None:
                 return self._result  # type: ignore[no-any-return]
-            self._call.engine.failing()
+            park_at_exit()
             try:
                 raise fresh(self._exception)
             finally:
@@ -123,7 +124,7 @@ class ResponseFuture(Future[R], Generic[R]):
 
     def _wait(self, timeout: float | None) -> None:
         call = self._call
-        if not (call.outcome or call.engine.wait(call, _end_of(timeout))):
+        if not (call.outcome or call.owner.wait(call, _end_of(timeout))):
             raise self.not_in_time(timeout)
         if self._state == _PENDING:  # whoever gave the outcome has not come so far yet
             self.mirror()
@@ -148,7 +149,7 @@ class ResponseFuture(Future[R], Generic[R]):
             first = call.settle(None, CANCELLED)
             if not first:
                 return call.outcome[0][1] is CANCELLED
-            call.engine.cancel(call)
+            call.owner.cancel(call)
         except BaseException:
             self._finish_cancelling()
             raise
@@ -160,7 +161,7 @@ class ResponseFuture(Future[R], Generic[R]):
         call = self._call
         if call.outcome and call.outcome[0][1] is CANCELLED:
             call.announce()
-            call.engine.cancel(call)
+            call.owner.cancel(call)
 
     # What the call that it shows asks of it.
 
@@ -222,7 +223,7 @@ class ResponseFuture(Future[R], Generic[R]):
         asyncio = sys.modules.get("asyncio")
         if asyncio is None:
             raise RuntimeError("a ResponseFuture can be awaited from asyncio only")
-        self._call.engine.check_awaitable()
+        self._call.owner.check_awaitable()
         return self._awaited(asyncio.wrap_future(self))
 
     def _awaited(self, wrapped: Any) -> Generator[Any, None, R]:
@@ -322,7 +323,7 @@ class ResponseStream(Generic[R]):
 
     def __init__(self, future: ResponseFuture[R], window: int) -> None:
         self._future = future
-        self._owner = future._call.engine
+        self._owner = future._call.owner
         self._call = call = future._call
         self._window = window
         self._items = _Items(call.wakers, window)

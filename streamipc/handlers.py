@@ -11,7 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import FunctionType, SimpleNamespace, UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, Union
+from typing import Any, Protocol, TypeVar, Union
 
 import streamipc
 
@@ -19,9 +19,6 @@ from ._forks import look_for_fork, renew
 from .exceptions import RequestCancelledError
 from .messages import Message
 from .protocol.envelopes import RequestId
-
-if TYPE_CHECKING:
-    from .engine.serving import Served
 
 __all__ = ["Handler", "HandlerRegistry", "RequestContext", "current_request"]
 
@@ -31,6 +28,33 @@ MessageTypes = type[Message] | UnionType
 
 ExceptionTypes = type[BaseException] | UnionType
 """What ``@session.on_exception(...)`` may be given."""
+
+
+class Handled(Protocol):
+    """One message of the peer's, while it is being handled, as the engine has it."""
+
+    id: RequestId | None
+    metadata: Mapping[str, str] | None
+    deadline: float | None
+    over: bool
+    """The handler has returned."""
+
+    @property
+    def session(self) -> streamipc.IpcSession:
+        """The session that it came by."""
+        ...
+
+    def asks_cancelled(self) -> bool:
+        """Tell whether nobody waits for the answer."""
+        ...
+
+    def on_cancel(self, callback: Callable[[], object], /) -> None:
+        """Have ``callback`` called when nobody does any more."""
+        ...
+
+    def progress(self, item: Any, /) -> None:
+        """Send an item."""
+        ...
 
 
 class RequestContext:
@@ -43,8 +67,8 @@ class RequestContext:
 
     __slots__ = ("_served",)
 
-    def __init__(self, served: Any) -> None:
-        self._served: Served = served
+    def __init__(self, served: Handled) -> None:
+        self._served = served
 
     @property
     def session(self) -> streamipc.IpcSession:
@@ -115,7 +139,7 @@ class RequestContext:
         self._served.progress(item)
 
 
-current: ContextVar[RequestContext | Served | None] = ContextVar(
+current: ContextVar[RequestContext | Handled | None] = ContextVar(
     "streamipc.current_request", default=None
 )
 """What the calling code handles; see :func:`current_request`, which makes the context of a
@@ -132,7 +156,7 @@ def current_request() -> RequestContext | None:
     return context
 
 
-def has_returned(handled: RequestContext | Served) -> bool:
+def has_returned(handled: RequestContext | Handled) -> bool:
     """Tell whether its handler has returned, and left code that runs in a copy of its context."""
     return (handled._served if isinstance(handled, RequestContext) else handled).over
 

@@ -19,10 +19,10 @@ from ._forks import forgets, look_for_fork, renew
 from ._patches import check_patches
 from ._registering import Registering
 from ._threads import make_thread, start_thread
-from .engine.engine import Engine
 from .engine.lifetimes import track
 from .engine.options import Options
 from .engine.polling import usable_cpus
+from .engine.transport import TransportAdapter
 from .exceptions import IpcError, SessionClosedError
 from .limits import Limits
 from .messages import Message
@@ -350,7 +350,7 @@ class IpcPeer(Registering):
         if closed:
             session.close()
             raise IpcError("the peer is closed")
-        track(session._engine)
+        track(session._engine.shutdown, session._engine)
 
     def _check_open(self) -> None:
         look_for_fork()
@@ -359,23 +359,25 @@ class IpcPeer(Registering):
             raise IpcError("the peer is closed: make a new IpcPeer")
 
     @staticmethod
-    def endpoint_of(transport: Transport) -> Any:
-        """Return what the engine polls: the transport, or what stands before one that blocks."""
-        if getattr(transport, "pollable", False):
-            return transport
+    def adapter_of(transport: Transport) -> TransportAdapter:
+        """Return what an engine uses: the transport, and what stands before one that blocks."""
+        adapter = TransportAdapter(transport)
+        if adapter.pollable:
+            return adapter
         from .transports.pump import pumped
 
-        return pumped(transport)
+        return TransportAdapter(transport, pumped(transport))
 
     def keep(self, session: IpcSession) -> None:
         """Keep a session alive that is being started: its handlers may be all that uses it."""
         self._kept.add(session)  # one step: a start holds the engine's lock, and takes no other
 
-    def engines(self) -> Sequence[Engine]:
-        """Return the engines of the sessions that run, if they are several."""
+    def solos(self) -> Sequence[Any]:
+        """Return what sessions without threads that run have instead, if they are several."""
         if len(self._kept) < 2:  # asked before each wait of a session without threads
             return ()
-        return [session._engine for session in tuple(self._kept)]
+        solos = (session._engine.solo for session in tuple(self._kept))
+        return [solo for solo in solos if solo is not None]
 
     def tick(self, timeout: float | None = 0) -> bool:
         """Serve all sessions without threads: read what there is, and run what came of it.
@@ -461,7 +463,7 @@ class IpcPeer(Registering):
         for session in self.sessions:
             try:
                 if getattr(session.notify, "__func__", None) is IpcSession.notify:
-                    steps.append((session, session._engine.begin_to_notify(message)))
+                    steps.append((session, session._engine.notifier.begin(message)))
                 else:  # a session type of the user's own
                     steps.append((session, partial(_notify, session.notify, message)))
             except Exception as error:

@@ -71,19 +71,19 @@ class IpcSession(Registering):
     ) -> None:
         self._peer = peer
         super().__init__()
-        endpoint = peer.endpoint_of(transport)
+        adapter = peer.adapter_of(transport)
         try:
             self._engine = Engine(
-                transport,
-                endpoint,
+                adapter,
                 options or peer.options,
-                SessionHost(self, peer, transport),
+                SessionHost(self, peer, adapter),
                 f"streamipc-{next(_numbers)}",
                 self._threads,
             )
         except BaseException:  # such as "too many open files"
-            endpoint.close()
+            adapter.endpoint.close()
             raise
+        self._outgoing = self._engine.outgoing
 
     # Sending.
 
@@ -138,20 +138,20 @@ class IpcSession(Registering):
         timeout = self._seconds(timeout)
         if metadata:
             metadata = checked_metadata(metadata)
-        engine = self._engine
+        outgoing = self._outgoing
         if on_progress is None:
-            call = engine.request(message, timeout, metadata, self)
+            call = outgoing.request(message, timeout, metadata, self)
             return ResponseFuture(call)
         from .engine.progress import ProgressCalls
 
         callback = on_progress
-        call = engine.request(
+        call = outgoing.request(
             message,
             timeout,
             metadata,
             self,
             checked_window(window),
-            lambda call: ProgressCalls(engine, call, callback, window),
+            lambda call: ProgressCalls(outgoing, call, callback, window),
         )
         return ResponseFuture(call)
 
@@ -186,7 +186,7 @@ class IpcSession(Registering):
         timeout = self._seconds(timeout)
         if metadata:
             metadata = checked_metadata(metadata)
-        return self._engine.call(message, timeout, metadata)
+        return self._outgoing.call(message, timeout, metadata)
 
     @overload
     def stream(
@@ -227,9 +227,8 @@ class IpcSession(Registering):
         """
         check_message(message, "stream")
         checked_window(window)
-        engine = self._engine
         streams: list[ResponseStream[Any]] = []
-        engine.request(
+        self._outgoing.request(
             message,
             self._seconds(timeout),
             checked_metadata(metadata),
@@ -269,7 +268,7 @@ class IpcSession(Registering):
         """
         check_notification(message, "notify")
         seconds = None if timeout is None else checked_timeout(timeout)
-        self._engine.notify(message, checked_metadata(metadata), seconds)
+        self._engine.notifier.notify(message, checked_metadata(metadata), seconds)
 
     def receive(self, timeout: float | None = None) -> Message:
         """Return the next notification that no handler took; wait for one if need be.
@@ -284,7 +283,7 @@ class IpcSession(Registering):
             RequestTimeoutError: none came in time.
             SessionClosedError: the session has ended, and none is left.
         """
-        return self._engine.receive(None if timeout is None else checked_timeout(timeout))
+        return self._engine.inbox.receive(None if timeout is None else checked_timeout(timeout))
 
     # Handlers; the decorators are those of Registering.
 
@@ -329,11 +328,11 @@ class IpcSession(Registering):
                 self._engine.start()
             except SessionClosedError:
                 pass
-            self._engine.closing.wait_until_closed()
+            self._engine.shutdown.wait_until_closed()
 
     def _is_child(self) -> bool:
         """Tell whether the other side is the parent of this process."""
-        return bool(getattr(self._engine.transport, "goes_with_peer", False))
+        return self._engine.adapter.goes_with_peer
 
     def _has_nobody(self) -> bool:
         """Tell whether this is the session of a process of ``multiprocessing``.
@@ -343,12 +342,12 @@ class IpcSession(Registering):
         SIGTERM. With that a pool ends its workers, also those that are just being started,
         and it waits for ever for one that has taken it for the end of a session.
         """
-        return bool(getattr(self._engine.transport, "has_nobody", False))
+        return self._engine.adapter.has_nobody
 
     def _close_soon(self) -> bool:
-        if self._engine.closing.ended.is_set():
+        if self._engine.shutdown.ended.is_set():
             return False
-        self._engine.closing.leave_output()  # the peer did not ask for this
+        self._engine.shutdown.leave_output()  # the peer did not ask for this
         try:
             start_thread(make_thread(self.close, name="streamipc-closing"))
         except RuntimeError:  # can't start new thread
@@ -366,12 +365,12 @@ class IpcSession(Registering):
             timeout: seconds for all of this. A child that has not exited by then gets
                 SIGTERM, and soon after SIGKILL; it is always reaped.
         """
-        self._engine.closing.close(checked_timeout(timeout))
+        self._engine.shutdown.close(checked_timeout(timeout))
 
     @property
     def closed(self) -> bool:
         """Whether the session has ended, or is ending, for whatever reason."""
-        return self._engine.is_foreign() or self._engine.refusal is not None
+        return self._engine.lifecycle.is_forked() or self._engine.lifecycle.refusal is not None
 
     @property
     def closed_error(self) -> SessionClosedError | None:
@@ -379,15 +378,15 @@ class IpcSession(Registering):
 
         For the exit status of a child that has ended just now it may wait, up to 80 ms.
         """
-        self._engine.is_foreign()  # a copy in a forked process says that it is one
-        refusal = self._engine.refusal
+        self._engine.lifecycle.is_forked()  # a copy in a forked process says that it is one
+        refusal = self._engine.lifecycle.refusal
         return None if refusal is None else refusal()
 
     @property
     def pending(self) -> int:
         """How many requests of this side wait for their reply."""
-        self._engine.is_foreign()  # a copy in a forked process has none
-        return len(self._engine.connection.calls)
+        self._engine.lifecycle.is_forked()  # a copy in a forked process has none
+        return self._outgoing.pending
 
     @property
     def stats(self) -> Stats:
@@ -413,7 +412,7 @@ class IpcSession(Registering):
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
-        if engine is None or engine.is_foreign() or not self._needs_closing():
+        if engine is None or engine.lifecycle.is_forked() or not self._needs_closing():
             return
         try:
             warnings.warn(
@@ -421,17 +420,19 @@ class IpcSession(Registering):
             )
         finally:  # the warning may have been made an error
             engine.host.hold(self._registries)
-            engine.closing.abandon()
+            engine.shutdown.abandon()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "open" if self._engine.started else "not started"
+        state = (
+            "closed" if self.closed else "open" if self._engine.lifecycle.begun else "not started"
+        )
         return f"<{type(self).__name__} {self._about()}{state}>"
 
     def _about(self) -> str:
         return ""
 
     def _needs_closing(self) -> bool:
-        return self._engine.refusal is None
+        return self._engine.lifecycle.refusal is None
 
     @classmethod
     def for_processes(cls) -> type[ProcessSession]:
@@ -465,8 +466,8 @@ class ProcessSession(IpcSession):
 
     @property
     def _transport(self) -> ProcessTransport:
-        self._engine.is_foreign()  # a copy in a forked process leaves the child alone
-        return self._engine.transport  # type: ignore[return-value]
+        self._engine.lifecycle.is_forked()  # a copy in a forked process leaves the child alone
+        return self._engine.adapter.transport  # type: ignore[no-any-return]
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -512,7 +513,7 @@ class ProcessSession(IpcSession):
         return f"pid={self.pid} "
 
     def _needs_closing(self) -> bool:
-        if self._engine.refusal is None:
+        if self._engine.lifecycle.refusal is None:
             return True
         # The child may outlive the session: it has closed its output, for one.
-        return not self._engine.closing.refuses_requests and not self._transport.has_ended
+        return not self._engine.lifecycle.is_closing and not self._transport.has_ended

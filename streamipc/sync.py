@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ._arguments import checked_timeout
 from ._terminating import OnSigterm
-from .engine import solo  # noqa: F401 - or a session without descriptors would look for it
+from .engine.solo import Solo  # now: a session without descriptors could not load it
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
 
@@ -38,6 +39,12 @@ class SyncIpcSession(IpcSession):
 
     _threads = False
 
+    @property
+    def _solo(self) -> Solo:
+        solo = self._engine.solo
+        assert solo is not None
+        return solo
+
     def tick(self, timeout: float | None = 0) -> bool:
         """Read what there is, once, and run what came of it.
 
@@ -52,7 +59,8 @@ class SyncIpcSession(IpcSession):
             SessionClosedError: the session has ended.
         """
         self.start()
-        return self._engine.tick(None if timeout is None else checked_timeout(timeout))
+        end = None if timeout is None else time.monotonic() + checked_timeout(timeout)
+        return self._solo.tick(end)
 
     def serve_forever(self) -> None:
         """Read and run handlers, here, until the peer is gone.
@@ -66,14 +74,16 @@ class SyncIpcSession(IpcSession):
 
         def stop() -> bool:
             told.append(1)
-            self._engine.closing.leave_output()
+            self._engine.shutdown.leave_output()
             self._engine.reader.wake_holder()
-            return not self._engine.closing.ended.is_set()
+            return not self._engine.shutdown.ended.is_set()
 
         with OnSigterm(stop, self._is_child()):
             with suppress(SessionClosedError):
                 self._engine.start()
-            self._engine.serve(lambda: bool(told))
+            ended = self._engine.shutdown.ended.is_set
+            self._solo.wait_for_end(lambda: ended() or bool(told), None)
+            self._solo.run_jobs()
         if told:
             self.close()
 
@@ -101,7 +111,7 @@ class SyncProcessSession(SyncIpcSession, ProcessSession):
     def _look_at_child(self) -> None:
         """End the session if the child is dead, once what it had written is read."""
         engine = self._engine
-        if engine.refusal is None and not self._transport.seems_alive():
+        if engine.lifecycle.refusal is None and not self._transport.seems_alive():
             engine.start()
-            engine.look()
-            engine.closing.child_exited()
+            self._solo.look()
+            engine.shutdown.child_exited()

@@ -78,25 +78,42 @@ the process id and a clock. The connection calls a generator and knows nothing o
 
 MAX_LINES = 400
 
+CIRCLES = [
+    {"engine.calling", "engine.crew", "engine.staff", "engine.watching"},
+    {
+        "serializers._json_build",
+        "serializers._json_free",
+        "serializers._json_named",
+        "serializers._json_records",
+    },
+]
+"""Files that still import each other, be it for types alone; the list is to get shorter."""
+
 
 def room(file: Path) -> str:
     """Return the floor's name for a file: its folder, or the file's own name."""
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports(file: Path) -> Iterator[tuple[int, str]]:
+def imports(file: Path, for_types: bool = False) -> Iterator[tuple[int, str]]:
     """Yield line and absolute dotted name of every import, lazy ones too.
 
-    Imports that only a type checker sees do not count: they can't make a cycle.
+    Args:
+        file: of the package.
+        for_types: also those that only a type checker sees, and by name what a package has.
     """
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    unseen = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
+    unseen = (
+        set()
+        if for_types
+        else {
+            id(inner)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            for statement in node.body
+            for inner in ast.walk(statement)
+        }
+    )
     here = ("streamipc", *file.relative_to(PACKAGE).parent.parts)
     for node in ast.walk(tree):
         if id(node) in unseen:
@@ -106,9 +123,9 @@ def imports(file: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else ()
             module = ".".join((*base, *filter(None, [node.module])))
-            if module == "streamipc":  # "from . import peer" names a room
-                yield from ((node.lineno, f"streamipc.{alias.name}") for alias in node.names)
-            else:
+            if module == "streamipc" or for_types:  # "from . import peer" names a room
+                yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            if module != "streamipc":
                 yield node.lineno, module
 
 
@@ -167,6 +184,66 @@ def test_imports_point_one_way(file: Path) -> None:
         and not may_import(mine, module.split(".")[1])
     ]
     assert wrong == []
+
+
+def name_of(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+
+
+def test_imports_go_in_no_circle() -> None:
+    """Also those for types: who reads one file of a circle has to read all.
+
+    What is named by way of the package (``streamipc.IpcPeer``) is listed in ``UPWARDS``.
+    """
+    files = {name_of(file): file for file in FILES if file.name != "__init__.py"}
+    graph = {
+        name: {module.removeprefix("streamipc.") for _, module in imports(file, for_types=True)}
+        & (files.keys() - {name})
+        for name, file in files.items()
+    }
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        left = [*graph[name]]
+        reached[name] = set()
+        while left:
+            other = left.pop()
+            if other not in reached[name]:
+                reached[name].add(other)
+                left += graph[other]
+    circles = {
+        frozenset(other for other in reached[name] if name in reached[other])
+        for name in graph
+        if name in reached[name]
+    }
+
+    assert sorted(map(sorted, circles)) == sorted(map(sorted, CIRCLES))
+
+
+def test_no_part_of_the_engine_inherits_from_another() -> None:
+    """But for the thread pool, which is to be composed too, and a kind of task."""
+    trees = [
+        ast.parse(file.read_text(encoding="utf-8")) for file in FILES if room(file) == "engine"
+    ]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    names = {one.name for one in classes}
+    heirs = {one.name for one in classes if names & {ast.unparse(base) for base in one.bases}}
+
+    assert heirs == {"Crew", "Watching", "WriteTask"}
+
+
+def test_transports_are_asked_through_their_adapter() -> None:
+    """What a transport may lack is asked in one place; the peer sees that it has the rest."""
+    asked = [
+        f"{name_of(file)}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("getattr", "hasattr")
+        and re.search("transport|endpoint", ast.unparse(node.args[0]))
+    ]
+
+    assert {place.partition(":")[0] for place in asked} == {"engine.transport", "peer"}
+    assert len([place for place in asked if place.startswith("peer")]) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .bells import wake
-from .jobs import WriteJob
 from .reading import Reader
 from .staff import Job, Member
+from .tasks import WriteTask as WriteJob
 
 if TYPE_CHECKING:
     from .bells import Bells

@@ -27,7 +27,7 @@ CANCELLED = RequestCancelledError("the request was cancelled here")
 
 
 class Owner(Protocol):
-    """What a call asks of the engine that made it, for its user."""
+    """What a call asks of who made it, for its user."""
 
     flow: Flow
     """Counts the items that wait."""
@@ -50,10 +50,6 @@ class Owner(Protocol):
 
     def check_awaitable(self) -> None:
         """Raise if nobody reads while a coroutine waits."""
-        ...
-
-    def failing(self) -> None:
-        """Called by a thread that is going to raise the outcome."""
         ...
 
 
@@ -106,7 +102,7 @@ class Call:
     """One request of ours.
 
     Args:
-        engine: whose.
+        owner: who made it.
         id: of the request.
         message: that was sent.
         timeout: seconds that were given for it, for texts; ``None``: no limit.
@@ -125,7 +121,6 @@ class Call:
     __slots__ = (
         "__weakref__",
         "deadline",
-        "engine",
         "frame",
         "future",
         "id",
@@ -133,6 +128,7 @@ class Call:
         "keeps",
         "message",
         "outcome",
+        "owner",
         "size",
         "timeout",
         "wakers",
@@ -140,14 +136,14 @@ class Call:
 
     def __init__(
         self,
-        engine: Owner,
+        owner: Owner,
         id: RequestId,  # noqa: A002
         message: Message,
         timeout: float | None = None,
         deadline: float | None = None,
         keeps: object = None,
     ) -> None:
-        self.engine = engine
+        self.owner = owner
         self.id = id
         self.message = message
         self.timeout = timeout

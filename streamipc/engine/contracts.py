@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from .._registering import Registries
     from ..exceptions import SessionClosedError
     from ..handlers import Handler
-    from ..session import IpcSession
-    from .engine import Engine
+    from .solo import Solo
 
 __all__ = ["Host", "Stats"]
 
@@ -18,8 +17,8 @@ __all__ = ["Host", "Stats"]
 class Host(Protocol):
     """What the engine asks of the session that it works for."""
 
-    def session(self) -> IpcSession:
-        """Return the session."""
+    def session(self) -> Any:
+        """Return the session, for handlers that ask for it."""
         ...
 
     def request_handlers(self, cls: type, /) -> tuple[Handler, ...]:
@@ -38,12 +37,17 @@ class Host(Protocol):
         """Log a warning."""
         ...
 
-    def closed_error(self, what: str, /) -> SessionClosedError:
-        """Return the error for a session that has ended; ``what`` says how."""
+    def closed_error(self, what: str, is_silent: bool, /) -> SessionClosedError:
+        """Return the error for a session that has ended.
+
+        Args:
+            what: how it has, or what failed because of it.
+            is_silent: nothing has come from the peer, and not because this side has closed.
+        """
         ...
 
-    def engines(self) -> Sequence[Engine]:
-        """Return those of all started sessions of the peer; may be empty if there is one alone."""
+    def solos(self) -> Sequence[Solo]:
+        """Return those of the peer's started sessions without threads; may be empty for one."""
         ...
 
     def hold(self, registries: Registries, /) -> None:
@@ -54,8 +58,8 @@ class Host(Protocol):
         """Learn, under the engine's lock, that the session is being started."""
         ...
 
-    def ended(self) -> None:
-        """Call the ``on_close`` callbacks."""
+    def ended(self, was_closed: bool, /) -> None:
+        """Call the ``on_close`` callbacks; ``was_closed``: it ended because this side closed it."""
         ...
 
 

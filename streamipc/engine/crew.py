@@ -50,15 +50,15 @@ from typing import TYPE_CHECKING, Any
 
 from .._threads import make_thread, start_thread
 from .bells import Bells
-from .jobs import WriteJob
 from .reading import Reader
 from .staff import IDLE_SECONDS, Job, Member, keep_own_seat, leave_seat, take_seat, working_member
+from .tasks import WriteTask as WriteJob
 from .watching import Watching
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
+    from .incoming import IncomingRequest as Served
     from .polling import Inlet, Wakeup
-    from .serving import Served
 
 __all__ = ["Crew"]
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..protocol.envelopes import RequestId
     from .calls import Call
+    from .incoming import IncomingRequest as Served
     from .junk import JunkLines
-    from .serving import Served
 
 __all__ = ["Deadlines", "Reminder"]
 

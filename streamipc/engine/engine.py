@@ -1,4 +1,9 @@
-"""One session's machinery: joins protocol, reading, writing, crew and deadlines.
+"""One session's machinery: builds its parts, which do the work; starts it, waits, counts.
+
+Owns the steps of the start, guarded by ``_starting``; each stays until it is done, and may be done
+again. What else changes belongs to a part: each opens with what it owns, under which lock, and what
+is true of it at any moment. A part gets what it needs when it is made. Where two need each other,
+the one that is made first gets a function of this file that asks the other.
 
 The lock (``Engine.lock``) guards the deadlines, the reading role, the crew, the engine's own
 state, and who enters a table of the connection. Leaving a table takes no lock: it is one
@@ -12,68 +17,62 @@ from __future__ import annotations
 
 import _thread
 import itertools
-import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .._forks import at_home, look_for_fork, renew
-from .._patches import Patches
+from .._forks import at_home, renew
 from .._signals import interrupt_in
-from ..exceptions import (
-    RequestTimeoutError,
-    SessionClosedError,
-    release_frames,
-)
-from ..messages import Message
+from ..messages import LogMessage
+from ..protocol import events
 from ..protocol.connection import Connection
 from ..protocol.envelopes import (
     Cancel,
+    Credit,
+    ErrorResponse,
+    Notification,
+    Progress,
+    Request,
+    Response,
 )
-from .bells import wake
-from .closing import Closing
+from ..protocol.framing import Junk
 from .contracts import Host, Stats
+from .control import ControlSender
 from .crew import Crew
 from .deadlines import Deadlines, Reminder
-from .dispatching import Dispatching, Received
-from .flow import Flow, Held
-from .jobs import CallJob
+from .dispatcher import Dispatcher
+from .errors import ErrorReports
+from .faults import Faults
+from .flow import Flow
+from .inbox import Inbox
 from .junk import JunkLines
+from .lifecycle import Lifecycle
 from .lifetimes import park_at_exit
+from .notifier import Notifier
+from .outgoing import Outgoing
 from .outlets import PolledOutlet
 from .polling import Inlet, two_wakeups
 from .precedence import Precedence
 from .reading import Reader
-from .sending import Sending
-from .serving import Served
+from .responder import Responder
+from .shutdown import Shutdown
 from .staff import working_member
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from ..protocol.framing import Item
-    from ..session import IpcSession
-    from ..transports.base import Transport
-    from .calls import Call
     from .options import Options
     from .solo import Solo
+    from .transport import TransportAdapter
 
 __all__ = ["Engine"]
 
-_LATE = 0.05
-"""Seconds by which a deadline may have been noticed late."""
 
-_NOT_READ = 1 << 20
-"""Bytes that wait for room from which on the peer is no longer told what it will see itself."""
-
-
-class Engine(Sending, Dispatching):
+class Engine:
     """See the module's text. One for each session.
 
     Args:
-        transport: moves the bytes; the engine owns it.
-        endpoint: the transport itself, if it can be polled, or what stands before it.
+        adapter: of the transport, which the engine owns.
         options: settings.
         host: the session's side.
         name: of the threads.
@@ -85,61 +84,81 @@ class Engine(Sending, Dispatching):
 
     def __init__(
         self,
-        transport: Transport,
-        endpoint: Any,
+        adapter: TransportAdapter,
         options: Options,
         host: Host,
         name: str,
         threads: bool = True,
     ) -> None:
-        self.transport = transport
-        self.endpoint = endpoint
-        self.host = host
-        self._options = options
-        self._next_id = options.next_id or itertools.count(1).__next__
-        self.patches = Patches()
-        self.lock = threading.Lock()
-        if endpoint is not transport and not threads:
+        if not (adapter.is_direct or threads):
             raise ValueError(
                 "a session without threads needs a transport that can be polled (pipes, sockets, "
                 "terminals on a POSIX system), for threads copy from and to any other; use "
                 "IpcSession for this one"
             )
-        fds: tuple[int, ...] = endpoint.read_fds
-        self.connection = Connection(options.serializer, options.max_frame_size, len(fds))
-        self.encode = self.connection.encode
-        self._calls = self.connection.calls
-        self._deadlines = Deadlines(self._calls)
-        self.reader_wakeup, self.crew_wakeup = two_wakeups()
-        self.flow = Flow(
-            self.lock,
-            options.limits,
-            options.max_frame_size,
-            self.connection.decode_again,
-            self.connection.is_ours,
-            self._wake_watcher,
+        endpoint = adapter.endpoint
+        fds, limits = endpoint.read_fds, options.limits
+        self.adapter = adapter
+        self.endpoint = endpoint
+        self.host = host
+        self.lock = lock = threading.Lock()
+        self.connection = connection = Connection(
+            options.serializer, options.max_frame_size, len(fds)
         )
+        self.deadlines = Deadlines(connection.calls)
+        self.flow = Flow(
+            lock,
+            limits,
+            options.max_frame_size,
+            connection.decode_again,
+            connection.is_ours,
+            lambda: self.reader.wake_watcher(),
+        )
+        self.precedence = Precedence(lock, self.flow.most_notifications)
+        self.lifecycle = Lifecycle(
+            lock,
+            host,
+            self.start,
+            lambda: self.reader.bytes_received > 0,
+            self.precedence.end_locked,
+        )
+        self.junk = JunkLines(
+            lock, lambda line: self.inbox.take(LogMessage(line, "junk")), self._remind_locked
+        )
+        actions: dict[type, Callable[[Any], object]] = {}
+        self.dispatcher = Dispatcher(
+            connection,
+            actions,
+            self.junk,
+            lambda error: self.errors.report_soon(error),
+            lambda: self.reader.look_at_clock(),
+        )
+        self.reader_wakeup, self.crew_wakeup = two_wakeups()
         self.reader = Reader(
-            self.lock,
-            self.connection,
+            lock,
+            connection,
             endpoint.read_into,
             fds,
             self.reader_wakeup,
             options.spin,
             endpoint.arrived,
-            self._apply,
-            self._stream_ended,
+            self.dispatcher.apply,
+            lambda error: self.shutdown.stream_ended(error),
             self.flow,
         )
-        self.outlet = PolledOutlet(endpoint, self._go_on_reading)
-        self.writer = Writer(self.outlet, self._backlog, self._write_failed)
+        self.outlet = PolledOutlet(endpoint, lambda: self.inbox.room_is_awaited())
+        self.writer = Writer(
+            self.outlet,
+            lambda: self.control.write_backlog(),
+            lambda error: self.shutdown.write_failed(error),
+        )
         self.crew: Crew | Solo
         self.solo: Solo | None = None
         if threads:
             self.crew = Crew(
-                self.lock,
+                lock,
                 self.reader,
-                self._deadlines,
+                self.deadlines,
                 Inlet(fds, self.crew_wakeup.fileno()),
                 self.crew_wakeup,
                 options.handler_threads,
@@ -147,70 +166,123 @@ class Engine(Sending, Dispatching):
                 self._expire,
                 self.writer.flush_some,
                 self.writer.is_clogged,
-                self._crew_failed,
+                lambda error: self.shutdown.failed(error),
             )
         else:
             from .solo import Solo
 
             self.crew = self.solo = Solo(
-                self.lock,
+                lock,
                 self.reader,
-                self._deadlines,
+                self.deadlines,
                 self._expire,
-                self._write_out,
+                lambda: self.control.flush(),
                 self._other_solos,
             )
             self.solo.read_while_full(self.outlet)
-        self.closing = Closing(self)
-        self.lingering: set[Call] = set()
-        """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
-        self._pid = os.getpid()
-        self._foreign = False  # see forget_after_fork()
-        self._guarded = self.patches.greenlets  # or foreign: each use is to be checked
-        self._begun = False  # starting it
-        self._started = False  # and ended doing so
+        self.errors = ErrorReports(lock, host, self.crew, self.solo, limits.waiting_errors)
+        self.control = ControlSender(
+            connection.encode,
+            self.writer,
+            self.flow,
+            self.crew,
+            self.errors,
+            lambda: self.shutdown.until(),
+        )
+        self.notifier = Notifier(connection, self.lifecycle, self.precedence, self.writer)
+        self.outgoing = Outgoing(
+            lock=lock,
+            connection=connection,
+            deadlines=self.deadlines,
+            next_id=options.next_id or itertools.count(1).__next__,
+            lifecycle=self.lifecycle,
+            writer=self.writer,
+            control=self.control,
+            flow=self.flow,
+            crew=self.crew,
+            errors=self.errors,
+            wait=self.wait,
+            drop=_drop if self.solo is None else self.solo.drop,
+            check_awaitable=self._check_awaitable,
+            came_instead=self.dispatcher.came_instead,
+        )
+        self.responder = Responder(
+            lock=lock,
+            connection=connection,
+            lifecycle=self.lifecycle,
+            host=host,
+            writer=self.writer,
+            control=self.control,
+            flow=self.flow,
+            crew=self.crew,
+            errors=self.errors,
+            remind_locked=self._remind_locked,
+            tracebacks=options.tracebacks,
+            wait=self.wait,
+            look=_nothing if self.solo is None else self.solo.look,
+        )
+        self.inbox = Inbox(
+            lock=lock,
+            connection=connection,
+            lifecycle=self.lifecycle,
+            host=host,
+            flow=self.flow,
+            precedence=self.precedence,
+            crew=self.crew,
+            outlet=self.outlet,
+            errors=self.errors,
+            responder=self.responder,
+            wait=self.wait,
+            has_threads=threads,
+        )
+        self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox)
+        actions.update(
+            {
+                Request: self.responder.request_received,
+                Cancel: self.responder.cancel_received,
+                Credit: self.responder.credit_received,
+                Response: self.outgoing.response_received,
+                ErrorResponse: self.outgoing.error_received,
+                Progress: self.outgoing.progress_received,
+                events.ReplyFailed: self.outgoing.reply_failed,
+                events.ItemFailed: self.outgoing.item_failed,
+                Notification: self.inbox.notification_received,
+                Junk: self.junk.received,
+                events.Late: self.faults.came_late,
+                events.Violation: self.faults.broke_a_rule,
+                events.Rejected: self.faults.was_rejected,
+                events.Mismatch: self.faults.uses_another_serializer,
+                events.Skipped: self.faults.was_skipped,
+                events.PeerSkipped: self.faults.skipped_ours,
+            }
+        )
+        self.shutdown = Shutdown(
+            lock=lock,
+            lifecycle=self.lifecycle,
+            host=host,
+            adapter=adapter,
+            reader=self.reader,
+            junk=self.junk,
+            writer=self.writer,
+            outlet=self.outlet,
+            crew=self.crew,
+            solo=self.solo,
+            outgoing=self.outgoing,
+            responder=self.responder,
+            inbox=self.inbox,
+            errors=self.errors,
+            descriptors=(self.crew_wakeup.close, self.reader_wakeup.close, self.outlet.close),
+        )
         self._starting = threading.RLock()  # held while it is started; guards _steps
         self._steps = deque(
             (
-                self._announce_start,
+                self.lifecycle.begin,
                 self._read_prefix,
                 self._start_transport,
                 self.crew.start,
                 self._watch_child,
             )
         )
-        """What is still to be done to start it; each may be done again."""
-        self._refusal: Callable[[], SessionClosedError] | None = None
-        self._received = Received()
-        self.notifications: deque[Served] = deque()
-        self.notifying = False  # a NotificationsJob is queued or runs
-        self.notifications_are_slow = False
-        self.tracebacks = options.tracebacks
-        self.precedence = Precedence(self.lock, self.flow.most_notifications)
-        self._payload: Item | None = None  # of what is applied
-        self._reports = 0  # that wait for on_exception, or are in it
-        self._reports_are_left_out = False
-        self._frames_received = 0
-        self._stalled_at: int | None = None  # bytes sent when a broadcast had no time left
-        self._late = 0
-        self._junk = JunkLines(self.lock, self._take_junk)
-        self._unreadable = 0
-        self._dropped = 0
-        self._rules = self._make_rules()
-
-    def check_caller(self) -> None:
-        """Notice a fork that Python has not seen, and a thread that must not come here.
-
-        Every way in from the user's code comes by here before it takes a lock, which the fork
-        may have left locked for ever.
-
-        Raises:
-            RuntimeError: see ``_patches.py``.
-        """
-        if not at_home[0]:
-            look_for_fork()
-        if self.patches.greenlets:
-            self.patches.check_thread()
 
     # Life.
 
@@ -220,125 +292,79 @@ class Engine(Sending, Dispatching):
         Raises:
             SessionClosedError: the session has ended.
         """
-        self.check_caller()
-        if self._refusal is not None:
+        lifecycle = self.lifecycle
+        lifecycle.check_caller()
+        if lifecycle.refusal is not None:
             park_at_exit()
-            raise self._refusal()
-        if threading.Lock is not self.patches.lock:
-            self.patches.check_lock()
+            raise lifecycle.refusal()
+        if threading.Lock is not lifecycle.patches.lock:
+            lifecycle.patches.check_lock()
         with self._starting:
-            while self._steps and not self._started:
-                if self.closing.refuses_requests:  # this side has closed it meanwhile
-                    raise self.closing.error()
+            while self._steps and not lifecycle.started:
+                if lifecycle.is_closing:  # this side has closed it meanwhile
+                    raise lifecycle.error()
                 try:
                     self._steps[0]()
                 except BaseException as error:
                     if interrupt_in(error) is None:
                         park_at_exit(error)
-                        self.closing.abandon()  # no thread, or no descriptor, is left for it
+                        self.shutdown.abandon()  # no thread, or no descriptor, is left for it
                     raise  # an interrupt, such as Ctrl-C: whoever comes next goes on with it
                 self._steps.popleft()
-            self._started = True
+            if not lifecycle.started:
+                lifecycle.open()
 
-    def _announce_start(self) -> None:
+    def _read_prefix(self) -> None:
+        """Read, holding the role, what was read ahead of the session: no poll reports it."""
+        if not self.endpoint.prefix:
+            return
         with self.lock:
-            if self._refusal is not None:
-                raise self._refusal()
-            self._begun = True
-            self.host.started()
+            self.reader.holder = threading.get_ident()
+        try:
+            for source in list(self.endpoint.prefix):
+                while source in self.endpoint.prefix:
+                    self.reader.read_source(source)
+        finally:
+            self.reader.leave()
 
     def _start_transport(self) -> None:
-        getattr(self.transport, "session_starts", _nothing)()
-        start_pump = getattr(self.endpoint, "start_pump", None)
-        if start_pump is not None:
-            start_pump(self._pump_failed)
+        self.adapter.session_starts()
+        self.adapter.start_pump(self._pump_failed)
 
     def _watch_child(self) -> None:
-        watch = getattr(self.transport, "watch", None)
-        if watch is not None and self.solo is None:
-            watch(self.closing.child_exited)
+        if self.adapter.watch is not None and self.solo is None:
+            self.adapter.watch(self.shutdown.child_exited)
 
-    @property
-    def started(self) -> bool:
-        """Whether :meth:`start` was called, or something else that starts it."""
-        return self._begun
+    def forget_after_fork(self) -> None:
+        """Make this copy, in a forked child, inert: also for the thread that has forked.
 
-    @property
-    def refusal(self) -> Callable[[], SessionClosedError] | None:
-        """Makes the error for whoever uses the session now; ``None`` while it is open."""
-        return self._refusal
-
-    def refuse(self, reason: Callable[[], SessionClosedError]) -> bool:
-        """Take no new requests from now on; return whether this is the first call."""
-        with self.lock:
-            first = self._refusal is None
-            if first:
-                self._refusal = reason
-            self.precedence.end_locked()
-        return first
-
-    def stats(self) -> Stats:
-        """Return the counters."""
-        self.check_caller()
-        writer = self.writer
-        with self.lock:
-            running = self.crew.handlers_running()
-        return Stats(
-            frames_sent=writer.frames_sent,
-            frames_received=self._frames_received,
-            bytes_sent=writer.bytes_sent,
-            bytes_received=self.reader.bytes_received,
-            pending=len(self._calls),
-            running=running,
-            late=self._late,
-            junk=self._junk.count,
-            dropped=self._dropped,
-            unreadable=self._unreadable,
-        )
-
-    # Futures.
-
-    def drop(self, future: Any) -> None:
-        """Cancel a future that nobody holds any more.
-
-        The garbage collector calls this, in the middle of anything: this very thread may
-        hold any lock. Starting a bare thread takes none.
+        That may be one of the crew's, in a handler: it must find its way out.
         """
-        if self.solo is not None:
-            self.solo.drop(future)
-            return
-        try:
-            _thread.start_new_thread(future.cancel, ())
-        except (RuntimeError, MemoryError):
-            pass  # no thread to be had; its deadline ends it, or the interpreter does
-
-    def check_awaitable(self) -> None:
-        """Raise if nobody would read while a coroutine waits."""
-        if self.solo is not None and not self.closing.ended.is_set():
-            raise RuntimeError(
-                "a SyncIpcSession reads only while it is called, so awaiting would never end: "
-                "use IpcSession in asyncio"
-            )
-
-    def failing(self) -> None:
-        """A thread is going to raise the outcome of a request."""
-        park_at_exit()
-
-    def look(self) -> None:
-        """Without threads: read what is there, for a handler that asks for news."""
-        if self.solo is not None:
-            self.solo.look()
+        reason = self.lifecycle.forget_after_fork()
+        renew(self.lock)
+        renew(self._starting)
+        self.shutdown.forget_after_fork()
+        self.writer.forget_after_fork()
+        self.crew.forget_after_fork()
+        self.adapter.close_after_fork()
+        self.crew_wakeup.close_after_fork()
+        self.reader_wakeup.close_after_fork()
+        self.outlet.close_after_fork()
+        self.outgoing.forget_after_fork(reason)
+        self.responder.forget_after_fork()
+        self.inbox.forget_after_fork()
 
     # Waiting.
 
     def wait(self, awaited: Any, end: float | None) -> bool:
         """Wait until ``awaited`` is ready or the time is over; return whether it is ready."""
-        if not at_home[0] or self._guarded:
-            self.check_caller()
-            if self._foreign:
-                raise self.closing.error()
-        if threading.Lock is not self.patches.lock:
-            self.patches.check_lock()
+        lifecycle = self.lifecycle
+        if not at_home[0] or lifecycle.is_guarded:
+            lifecycle.check_caller()
+            if lifecycle.is_forked():
+                raise lifecycle.error()
+        if threading.Lock is not lifecycle.patches.lock:
+            lifecycle.patches.check_lock()
         if self.solo is not None:
             ready = self.solo.wait(awaited, end)
             if self.reader.ended:
@@ -358,213 +384,72 @@ class Engine(Sending, Dispatching):
         finally:
             member.crew.leave_wait(job)
 
-    def _other_solos(self) -> list[Solo]:
-        """Return those of the peer's other sessions that have no thread either."""
-        return [one.solo for one in self.host.engines() if one is not self and one.solo is not None]
-
-    def tick(self, timeout: float | None) -> bool:
-        """Without threads: read once and run what came of it; tell whether there was input."""
-        assert self.solo is not None
-        return self.solo.tick(None if timeout is None else time.monotonic() + timeout)
-
-    def serve(self, stop: Callable[[], bool]) -> None:
-        """Without threads: read and work until the session is over, or ``stop`` says so."""
-        assert self.solo is not None
-        ended = self.closing.ended.is_set
-        self.solo.wait_for_end(lambda: ended() or stop(), None)
-        self.solo.run_jobs()
-
-    def receive(self, timeout: float | None) -> Message:
-        """Return the next notification that no handler took."""
-        self.check_caller()
-        received = self._received
-        end = None if timeout is None else time.monotonic() + timeout
-        while True:
-            ended = received.ended  # asked before: the last may come with the end, after our look
-            try:
-                item = received.items.popleft()
-            except IndexError:
-                pass  # or another thread has taken what woke us
-            else:
-                if isinstance(item, Held):
-                    return self.flow.take(item).message  # type: ignore[union-attr]
-                return item
-            if ended:
-                park_at_exit()
-                raise self.closing.error()
-            if self._refusal is None or not self._started:
-                try:
-                    self.start()
-                except SessionClosedError:
-                    if not self._begun:
-                        raise  # otherwise it has ended just now, and the last may have come
-            if not self.wait(received, end):
-                raise RequestTimeoutError(f"no notification came within {timeout:g} s")
-
-    # Time.
-
-    def remind(self, served: Served) -> None:
-        """Call what ``on_cancel`` was given when the deadline of a request has passed."""
-        assert served.deadline is not None
-        served.reminder = reminder = Reminder(served)
-        with self.lock:
-            self._deadlines.add(served.deadline, reminder)
-            self.crew.deadline_added(served.deadline)
-
-    def _expire(self, calls: list[Any], known_to_peer: bool = True) -> None:
-        """Fail requests whose time is over, and tell the peer if it will have heard of them."""
-        for call in calls:
-            if isinstance(call, Reminder):
-                self.call_soon(call.callbacks())
-                continue
-            if call is self._junk:
-                if time.monotonic() >= self._junk.due:  # not so for a line before this one
-                    self._junk.end_line()
-                continue
-            known = self._forget(call)
-            if not (known or call.lingers):
-                continue
-            error = RequestTimeoutError(
-                f"no reply to {call.name} (request {call.id!r}) "
-                f"within {call.timeout:g} s{self._came_instead(call.timeout)}"
+    def _check_awaitable(self) -> None:
+        """Raise if nobody would read while a coroutine waits."""
+        if self.solo is not None and not self.shutdown.ended.is_set():
+            raise RuntimeError(
+                "a SyncIpcSession reads only while it is called, so awaiting would never end: "
+                "use IpcSession in asyncio"
             )
-            # Where the peer has not read for long, cancels would pile up. It knows the
-            # deadlines of what it has read, and will see those of what it is going to read.
-            heard = known and known_to_peer and not self.writer.withdraw(call.frame)
-            if heard and self.writer.backlog <= _NOT_READ:
-                self._send_control(Cancel(call.id))
-            self.settle(call, None, error)
 
-    def _came_instead(self, seconds: float) -> str:
-        # Where nothing else has come at all, what stood there before the request counts too.
-        since = time.monotonic() - seconds - _LATE if self._frames_received else 0.0
-        return self._junk.seen.text(since, self.connection.unfinished())
+    # What the parts ask of those that are made after them.
 
-    # The end.
+    def _remind_locked(self, due: float, one: Reminder | JunkLines) -> None:
+        """Have :meth:`_expire` called with ``one`` when its time is over."""
+        self.deadlines.add(due, one)
+        self.crew.deadline_added(due)
 
-    def session(self) -> IpcSession:
-        """Return the session, for handlers that ask for it."""
-        return self.host.session()
-
-    def report(self, error: BaseException) -> None:
-        """Hand an error that no caller gets to the session."""
-        if self.solo is not None and isinstance(error, KeyboardInterrupt):
-            self.solo.interrupted = True  # Ctrl-C was meant for the thread that waits
-            return
-        self.host.report(error)
-
-    def _report_soon(self, error: Exception) -> None:
-        """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""
-        most = self.flow.limits.waiting_errors
-        if self._reports >= most:
-            if not self._reports_are_left_out:
-                self._reports_are_left_out = True
-                text = (
-                    f"more than {most:,} errors wait for on_exception: those that come now "
-                    "are only counted (session.stats.unreadable)"
-                )
-                self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
-            return
-        with self.lock:
-            self._reports += 1
-        release_frames(error)
-        self.crew.submit(CallJob(lambda: self._report_waiting(error), self.report))
-
-    def _report_waiting(self, error: Exception) -> None:
-        try:
-            self.report(error)
-        finally:
-            with self.lock:
-                self._reports -= 1
-
-    def _wake_watcher(self) -> None:
-        self.reader.wake_watcher()
-
-    def _stream_ended(self, error: Exception | None) -> None:
-        self.closing.stream_ended(error)
-
-    def _crew_failed(self, error: BaseException) -> None:
-        """A member of the crew has failed: the session can't be relied on any more."""
-        self.closing.failed(error)
-
-    def _write_failed(self, error: Exception) -> None:
-        self.closing.write_failed(error)
+    def _expire(self, due: list[Any]) -> None:
+        """See to those whose time is over."""
+        for one in due:
+            if isinstance(one, Reminder):
+                self.responder.call_soon(one.callbacks())
+            elif one is self.junk:
+                one.time_is_over()
+            else:
+                self.outgoing.expire(one)
 
     def _pump_failed(self, error: Exception) -> None:
         """A transport that blocks has raised when it was written to, or told of the end."""
         if self.writer.is_broken() and not isinstance(error, OSError):
-            self._report_soon(error)  # a mistake in its close_write(): nothing else will say it
+            self.errors.report_soon(error)  # a mistake in close_write(): nothing else will say it
         self.writer.fail_with(error)
 
-    def take_calls(self) -> list[Call]:
-        """Take out and return all pending requests."""
+    def _other_solos(self) -> list[Solo]:
+        """Return those of the peer's other sessions that have no thread either."""
+        return [one for one in self.host.solos() if one is not self.solo]
+
+    # Looking.
+
+    def stats(self) -> Stats:
+        """Return the counters."""
+        self.lifecycle.check_caller()
         with self.lock:
-            calls = list(self._calls.values())
-            self._calls.clear()
-        return calls
+            running = self.crew.handlers_running()
+        return Stats(
+            frames_sent=self.writer.frames_sent,
+            frames_received=self.dispatcher.frames,
+            bytes_sent=self.writer.bytes_sent,
+            bytes_received=self.reader.bytes_received,
+            pending=self.outgoing.pending,
+            running=running,
+            late=self.faults.late,
+            junk=self.junk.count,
+            dropped=self.inbox.dropped,
+            unreadable=self.faults.unreadable,
+        )
 
-    def end_receiving(self) -> None:
-        """Have ``receive()`` raise once what is there has been taken."""
-        self._junk.end_line()
-        self._received.ended = True
-        for lock in tuple(self._received.wakers):
-            wake(lock)
 
-    def is_foreign(self) -> bool:
-        """Tell whether this is a copy in a forked process."""
-        if at_home[0]:
-            return self._foreign
-        look_for_fork()
-        # Asked by a finalizer, in the midst of it, that may come before our turn.
-        return self._foreign or os.getpid() != self._pid
+def _drop(future: Any) -> None:
+    """Cancel a future that nobody holds any more.
 
-    def forget_after_fork(self) -> None:
-        """Make this copy, in a forked child, inert: also for the thread that has forked.
-
-        That may be one of the crew's, in a handler: it must find its way out.
-        """
-        pid = self._pid
-        self._foreign = self._guarded = True
-
-        def reason() -> SessionClosedError:
-            return SessionClosedError(
-                f"this session belongs to process {pid}, from which this one (pid {os.getpid()}) "
-                "was forked: make a session of your own here"
-            )
-
-        self._refusal = reason
-        renew(self.lock)
-        renew(self._starting)
-        self.closing.forget_after_fork()
-        self.writer.forget_after_fork()
-        self.crew.forget_after_fork()
-        getattr(self.transport, "close_after_fork", _nothing)()
-        if self.endpoint is not self.transport:
-            self.endpoint.close_after_fork()
-        self.crew_wakeup.close_after_fork()
-        self.reader_wakeup.close_after_fork()
-        self.outlet.close_after_fork()
-        for call in self.take_calls():
-            call.abandon_after_fork(reason())
-        for served in list(self.connection.served.values()):
-            if isinstance(served, Served):  # not so while it is on its way from the reader
-                served.forget_after_fork()
-        self.notifications.clear()
-        self._received.items.clear()
-        self._received.ended = True
-
-    def _read_prefix(self) -> None:
-        """Read, holding the role, what was read ahead of the session: no poll reports it."""
-        if not getattr(self.endpoint, "prefix", None):
-            return
-        with self.lock:
-            self.reader.holder = threading.get_ident()
-        try:
-            for source in list(self.endpoint.prefix):
-                while source in self.endpoint.prefix:
-                    self.reader.read_source(source)
-        finally:
-            self.reader.leave()
+    The garbage collector calls this, in the middle of anything: this very thread may
+    hold any lock. Starting a bare thread takes none.
+    """
+    try:
+        _thread.start_new_thread(future.cancel, ())
+    except (RuntimeError, MemoryError):
+        pass  # no thread to be had; its deadline ends it, or the interpreter does
 
 
 def _nothing() -> None:

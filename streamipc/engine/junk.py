@@ -3,6 +3,9 @@
 They are handed out in lines. And the error of a request that nobody has answered tells what came
 instead: where a terminal stands between the two sides (``ssh -tt``), it echoes what is sent and
 damages it; a child that is no session prints its usage. All that the caller would see is silence.
+
+Owns the beginning of a line whose end has not come, guarded by the engine's lock: whoever takes it
+away hands it out. And what came lately, which the thread that reads adds to and any other looks at.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..protocol.framing import MAGIC
+from ..protocol.framing import MAGIC, Junk
 
 __all__ = ["PATIENCE", "JunkLines", "JunkSeen"]
 
@@ -43,9 +46,11 @@ class JunkLines:
     Args:
         lock: the engine's; guards the beginning of a line.
         take: called with each line.
+        remind_locked: has :meth:`time_is_over` called at a time; called with the lock held.
 
     Attributes:
         count: bytes of junk so far.
+        pieces: in which they came.
         waits: the beginning of a line whose end has not come yet.
         due: in :func:`time.monotonic` seconds, when it is handed out without.
         seen: what came lately, for errors.
@@ -53,17 +58,26 @@ class JunkLines:
 
     id = None
 
-    def __init__(self, lock: threading.Lock, take: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        lock: threading.Lock,
+        take: Callable[[str], object],
+        remind_locked: Callable[[float, JunkLines], object],
+    ) -> None:
         self._lock = lock
         self._take = take
+        self._remind_locked = remind_locked
         self.waits = b""
         self.due = 0.0
         self.count = 0
+        self.pieces = 0
         self.seen = JunkSeen()
 
-    def add(self, data: bytes) -> bool:
-        """Take bytes; return whether a line waits for its end that did not wait before."""
+    def received(self, junk: Junk) -> None:
+        """Take bytes, in the place of a frame; by whoever reads: see ``dispatcher.py``."""
+        data = junk.data
         self.count += len(data)
+        self.pieces += 1
         self.seen.add(data)
         with self._lock:
             waited = bool(self.waits)
@@ -72,12 +86,11 @@ class JunkLines:
                 lines.append(last)
                 last = b""
             self.waits = last
-            begins = bool(last) and not (waited and not lines)
-            if begins:
+            if last and (lines or not waited):
                 self.due = time.monotonic() + PATIENCE
+                self._remind_locked(self.due, self)
         for line in lines:
             self._hand_out(line)
-        return begins
 
     @property
     def lingers(self) -> bool:
@@ -90,6 +103,11 @@ class JunkLines:
             line, self.waits = self.waits, b""
         if line:
             self._hand_out(line)
+
+    def time_is_over(self) -> None:
+        """A line has waited for its end for long enough, unless that was one before this one."""
+        if time.monotonic() >= self.due:
+            self.end_line()
 
     def _hand_out(self, line: bytes) -> None:
         self._take(line.removesuffix(b"\r").decode("utf-8", "replace"))

@@ -1,24 +1,49 @@
-"""What happens to all sessions of a process at once: its exit, and a fork."""
+"""What happens to all sessions of a process at once: its exit, and a fork.
+
+Owns the list of them, which holds none alive. It takes no lock: each step on it is one, and the
+exit looks at a copy.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 import weakref
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .._forks import forgets, look_for_fork
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 __all__ = ["close_all", "is_exiting", "park_at_exit", "track"]
 
 _EXIT_SECONDS = 1.0
 """For children to exit by themselves when the interpreter ends with open sessions."""
 
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+class Session(Protocol):
+    """What a session knows how to do when the process exits."""
+
+    def has_closed(self) -> bool:
+        """Tell whether nothing is left to be done."""
+        ...
+
+    def hang_up(self, what: str, /) -> None:
+        """Take nothing more, and close our direction; ``what`` says why."""
+        ...
+
+    def close(self, timeout: float, /) -> None:
+        """Close, within so many seconds."""
+        ...
+
+
+class Copied(Protocol):
+    """What a forked process has a copy of."""
+
+    def forget_after_fork(self) -> None:
+        """Make this copy inert."""
+        ...
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _exiting = False
 
 _PARKED = 5.0
@@ -46,10 +71,10 @@ def park_at_exit(error: BaseException | None = None) -> None:
         time.sleep(_PARKED)
 
 
-def track(engine: Engine) -> None:
-    """Include an engine in what happens at exit and after a fork."""
-    _engines.add(engine)
-    forgets(engine)
+def track(session: Session, copied: Copied) -> None:
+    """Include a session in what happens at exit, and its parts in what does after a fork."""
+    _sessions.add(session)
+    forgets(copied)
 
 
 def close_all() -> None:
@@ -57,18 +82,13 @@ def close_all() -> None:
     global _exiting
     _exiting = True
     look_for_fork()  # copies count as closed: they belong to the parent, and so do its children
-    engines = [engine for engine in list(_engines) if not engine.closing.closed.is_set()]
-    for engine in engines:
+    sessions = [session for session in list(_sessions) if not session.has_closed()]
+    for session in sessions:
         # All children see the end of their input first, so that they exit side by side.
-        engine.refuse(partial(engine.host.closed_error, "the interpreter is ending"))
-        engine.closing.leave_output()
-        try:
-            engine.endpoint.close_write()
-        except Exception:
-            pass
+        session.hang_up("the interpreter is ending")
     end = time.monotonic() + _EXIT_SECONDS
-    for engine in engines:
+    for session in sessions:
         try:
-            engine.closing.close(max(0.0, end - time.monotonic()))
+            session.close(max(0.0, end - time.monotonic()))
         except Exception:
             pass

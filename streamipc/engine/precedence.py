@@ -29,7 +29,7 @@ from .bells import Bells
 from .staff import working_member
 
 if TYPE_CHECKING:
-    from .serving import Served
+    from .incoming import IncomingRequest as Served
 
 __all__ = ["Precedence"]
 

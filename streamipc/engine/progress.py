@@ -1,4 +1,11 @@
-"""Calls ``on_progress`` for the items of one request: in order, and before the result."""
+"""Calls ``on_progress`` for the items of one request: in order, and before the result.
+
+Owns the items that wait for that, with the reply behind them. The engine's lock guards the queue
+and ``_queued``.
+
+Invariant: while something waits, there is one task that is queued or runs, and passes it on. So the
+order is kept, and the reply is set last.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +19,18 @@ from .flow import Held
 
 if TYPE_CHECKING:
     from .calls import Call
-    from .engine import Engine
+    from .outgoing import Outgoing
 
 __all__ = ["ProgressCalls"]
 
 
 class ProgressCalls:
-    """A job of the crew's that is queued whenever there are items to pass on.
+    """The task, which is queued whenever there are items to pass on.
 
-    The thread that reads adds items, and in the end the reply, to ``waiting``; one worker
-    at a time takes them off. The engine's lock guards ``_queued``, which says whether
-    the job is queued or runs: so the order is kept, and the reply is set last.
+    The thread that reads adds items, and in the end the reply; one worker at a time takes them off.
 
     Args:
-        engine: whose request it is.
+        outgoing: whose request it is.
         call: the request.
         callback: the user's, run in a copy of the context in which the request was made.
         window: items that the peer may send before more are granted.
@@ -41,12 +46,12 @@ class ProgressCalls:
 
     def __init__(
         self,
-        engine: Engine,
+        outgoing: Outgoing,
         call: Call,
         callback: Callable[[Any], object],
         window: int,
     ) -> None:
-        self._engine = engine
+        self._outgoing = outgoing
         self._call = call
         self._callback = callback
         self._window = window
@@ -71,15 +76,15 @@ class ProgressCalls:
 
     def replied(self, value: Any, error: BaseException | None) -> None:
         """Queue the outcome behind the items."""
-        self._engine.lingering.add(self._call)
+        self._outgoing.completes_later(self._call)
         self._add((True, value, error))
 
     def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
-        with self._engine.lock:
+        with self._outgoing.lock:
             self.waiting.append(entry)
             if not self._queued:
                 self._queued = True
-                self._engine.crew.submit_locked(self)
+                self._outgoing.crew.submit_locked(self)
 
     def ended(self) -> None:
         """Do nothing: the items that are left are not passed on."""
@@ -90,14 +95,13 @@ class ProgressCalls:
     def run(self) -> None:
         """Pass on what is there."""
         while True:
-            with self._engine.lock:
+            with self._outgoing.lock:
                 if not self.waiting:
                     self._queued = False
                     return
                 is_reply, value, error = self.waiting.popleft()
             if is_reply:
-                self._engine.lingering.discard(self._call)
-                self._engine.settle(self._call, value, error)
+                self._outgoing.complete(self._call, value, error)
                 continue
             if isinstance(value, Held):
                 self._pass_on_held(value)
@@ -105,7 +109,7 @@ class ProgressCalls:
                 self._pass_on(value)
 
     def _pass_on_held(self, held: Held) -> None:
-        flow = self._engine.flow
+        flow = self._outgoing.flow
         try:
             if not self._call.ready():
                 envelope: Any = flow.begin(held)
@@ -116,8 +120,8 @@ class ProgressCalls:
                     )
                 self._pass_on(envelope.item)
         except Exception as error:  # also of a serializer of the user's own
-            self._engine.cancel(self._call)
-            self._engine.settle(self._call, None, error)
+            self._outgoing.cancel(self._call)
+            self._outgoing.settle(self._call, None, error)
         finally:
             flow.release(held)
 
@@ -127,9 +131,9 @@ class ProgressCalls:
                 self._context.run(self._callback, item)
         except BaseException as error:
             self._failed = True  # said once; the request goes on
-            self._engine.report(error)
+            self._outgoing.report(error)
         self._owed += 1
         if self._owed * 2 >= self._window:
             owed, self._owed = self._owed, 0
             self._allowed += owed
-            self._engine.credit(self._call, owed)
+            self._outgoing.credit(self._call, owed)

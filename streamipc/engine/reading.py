@@ -83,7 +83,7 @@ _HOLDING = {
     ("reading.py", "wait"),
     ("solo.py", "look"),
     ("solo.py", "wait_for_room"),
-    ("closing.py", "_force_end"),
+    ("shutdown.py", "_force_end"),
     ("engine.py", "_read_prefix"),
     ("watching.py", "_watch"),
 }

@@ -31,8 +31,8 @@ from .reading import Awaited, Reader
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
+    from .incoming import IncomingRequest as Served
     from .outlets import PolledOutlet
-    from .serving import Served
     from .staff import Job
 
 __all__ = ["Solo"]

@@ -305,7 +305,7 @@ def pumped(transport: Transport) -> PumpedTransport:
         RuntimeError: gevent has patched threads and not sockets.
     """
     # Where poll(2) is missing an FdTransport comes here, and may have a second source.
-    two = len(getattr(transport, "read_fds", ())) == 2
+    two = isinstance(transport, FdTransport) and len(transport.read_fds) == 2
     read_into: Any = transport.read_into
     flows: list[Any] = []
     with steady:

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from streamipc import IpcPeer, LogMessage, Message
-from streamipc.engine.serving import error_message_from
+from streamipc.engine.error_answers import error_message_from
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification, Request, Response
 from streamipc.protocol.events import Undecodable

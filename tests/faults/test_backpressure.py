@@ -205,7 +205,7 @@ def slow(connected: Any) -> Iterator[Any]:
 
 
 def waiting(session: Any) -> int:
-    return len(session._engine.notifications)
+    return int(session._engine.inbox.waiting)
 
 
 def test_two_sides_that_flood_each_other_both_wait(slow: Any, eventually: Any) -> None:

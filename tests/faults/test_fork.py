@@ -69,7 +69,7 @@ def test_the_copies_say_that_they_belong_to_another_process(
         chatty.notify(Note("kept"))
         assert chatty.receive(timeout=10).text == "kept"
         chatty.notify(Note("left to be received"))
-        while not chatty._engine._received.items:
+        while not chatty._engine.inbox._received.items:
             time.sleep(0.001)
         pending, stream = busy.request(Echo(2), timeout=None), busy.stream(Count(5), timeout=None)
         waiting = threading.Thread(target=lambda: pending.exception(), daemon=True)

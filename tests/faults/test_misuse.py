@@ -85,11 +85,11 @@ def test_a_session_may_be_closed_from_its_handlers(connected: Any, where: str) -
     if where == "notification":
         left.notify(Note())
     elif where == "exception":
-        right._engine.report(ValueError("anything"))
+        right._engine.errors.report(ValueError("anything"))
     else:
         assert left.request(Echo()).result(timeout=TIMEOUT) == "closed"
     assert done.wait(TIMEOUT)
-    assert right._engine.closing.closed.wait(TIMEOUT)
+    assert right._engine.shutdown.closed.wait(TIMEOUT)
 
 
 @pytest.mark.parametrize("which", ["done callback", "on_close", "on_progress", "on_cancel"])
@@ -133,7 +133,7 @@ def test_a_session_may_be_closed_from_its_callbacks(connected: Any, which: str) 
     assert called.wait(TIMEOUT)
     hold.set()
     closed = right if which == "on_cancel" else left
-    assert closed._engine.closing.closed.wait(TIMEOUT)
+    assert closed._engine.shutdown.closed.wait(TIMEOUT)
 
 
 def test_many_threads_and_callbacks_may_close_at_once(connected: Any) -> None:

@@ -147,7 +147,7 @@ def test_refusals_on_both_sides_do_not_keep_either_from_reading(
     for session in sessions:
         eventually(lambda engine=session._engine: engine.outlet.waiting)
     for session in sessions:
-        session._engine._go_on_reading()
+        session._engine.inbox.room_is_awaited()
 
     for thread in threads:
         thread.join(LONG)

@@ -414,7 +414,7 @@ def test_whoever_handles_sigterm_otherwise_keeps_it(
 
 HUNG_UP = """
     def tell_the_end():
-        session._engine.closing.ended.wait()
+        session._engine.shutdown.ended.wait()
         os.write(2, b"hung up\\n")
 
     threading.Thread(target=tell_the_end, daemon=True).start()

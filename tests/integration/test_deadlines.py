@@ -224,7 +224,7 @@ def test_the_bookkeeping_of_deadlines_stays_proportional_to_what_is_pending(
     for _ in range(20):
         for future in [asking.request(Echo(), timeout=1000) for _ in range(100)]:
             future.result(timeout=10)
-        largest = max(largest, len(asking._engine._deadlines))
+        largest = max(largest, len(asking._engine.deadlines))
 
     assert largest <= 2 * 100 + 64 + 1
 
@@ -276,7 +276,7 @@ def test_a_crowd_of_slow_reports_delays_neither_deadlines_nor_requests(wire: Any
 def test_a_request_that_is_interrupted_while_it_is_entered_is_not_pending_for_ever(
     wire: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadlines = wire.session._engine._deadlines
+    deadlines = wire.session._engine.deadlines
 
     def interrupted(*_: object) -> None:
         monkeypatch.undo()
@@ -292,7 +292,8 @@ def test_a_request_that_is_interrupted_while_it_is_entered_is_not_pending_for_ev
 def test_a_request_that_is_interrupted_while_it_is_sent_is_cancelled(
     wire: Any, monkeypatch: pytest.MonkeyPatch, was_sent: bool, frames: int
 ) -> None:
-    send = wire.session._engine.writer.send
+    outgoing = wire.session._engine.outgoing
+    send = outgoing._write
 
     def interrupted(*args: object) -> None:
         monkeypatch.undo()
@@ -300,7 +301,7 @@ def test_a_request_that_is_interrupted_while_it_is_sent_is_cancelled(
             send(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(wire.session._engine.writer, "send", interrupted)
+    monkeypatch.setattr(outgoing, "_write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         wire.session.request(Echo(), timeout=None)
     assert wire.session.stats.pending == 0

@@ -26,7 +26,7 @@ from streamipc import (
     SessionClosedError,
     SyncIpcSession,
 )
-from streamipc.engine import closing
+from streamipc.engine import shutdown
 
 Connected = Callable[..., tuple[IpcSession, IpcSession]]
 
@@ -207,7 +207,7 @@ def test_what_was_told_before_the_end_is_handled_however_slowly(
     connected: Connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # More than half a second, which a handler may take on a busy machine though it is not stuck.
-    monkeypatch.setattr(closing, "_CANCELLED_HANDLERS", 1.5)
+    monkeypatch.setattr(shutdown, "_CANCELLED_HANDLERS", 1.5)
     telling, handling = connected()
     handled: list[int] = []
     closed = threading.Event()
@@ -536,9 +536,9 @@ def test_handlers_that_fail_because_the_session_has_ended_are_logged_once(
     for number in range(300):
         sending.notify(Note(number=number))
     sending.close()
-    assert handling._engine.closing.ended.wait(30)
+    assert handling._engine.shutdown.ended.wait(30)
     go_on.set()
-    assert handling._engine.closing.closed.wait(30)
+    assert handling._engine.shutdown.closed.wait(30)
 
     assert handled == list(range(300))
     [record] = caplog.records
@@ -569,7 +569,7 @@ def test_a_request_that_the_end_has_failed_is_logged_once_by_all_who_waited(
         sending.notify(Note(number=number))
     assert asked.wait(30)
     sending.close(timeout=0)
-    assert handling._engine.closing.closed.wait(30)
+    assert handling._engine.shutdown.closed.wait(30)
     over.set()
 
     assert [record.levelname for record in caplog.records if record.exc_info] == []
@@ -594,9 +594,9 @@ def test_on_exception_is_told_of_each_of_them(
     for number in range(10):
         sending.notify(Note(number=number))
     sending.close()
-    assert handling._engine.closing.ended.wait(30)
+    assert handling._engine.shutdown.ended.wait(30)
     go_on.set()
-    assert handling._engine.closing.closed.wait(30)
+    assert handling._engine.shutdown.closed.wait(30)
 
     assert [type(error) for error in errors] == [SessionClosedError] * 10
     assert caplog.records == []
@@ -613,7 +613,7 @@ def test_the_end_of_another_session_is_logged_each_time(
         for number in range(3):
             sending.notify(Note(number=number))
         sending.close()
-        assert handling._engine.closing.closed.wait(30)
+        assert handling._engine.shutdown.closed.wait(30)
 
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
 

@@ -504,7 +504,7 @@ def test_closing_twice_hurries_a_session_whose_peer_has_ended_and_takes_nothing(
     session.notify(Note())
     assert transport.in_write.wait(20)
     incoming.put(b"")
-    assert session._engine.closing.ended.wait(20)
+    assert session._engine.shutdown.ended.wait(20)
     start = time.monotonic()
     session.close(timeout=0.2)
 
@@ -536,7 +536,7 @@ def test_handlers_are_cancelled_once_a_transport_can_be_neither_read_nor_written
     left.request(Echo())
     assert entered.wait(20)
     two.put(b"")  # the end of what is read
-    assert right._engine.closing.ended.wait(20)
+    assert right._engine.shutdown.ended.wait(20)
     assert not cancelled.is_set()
     right._engine.writer.offer([b"whatever is written fails"])
 

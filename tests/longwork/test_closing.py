@@ -20,7 +20,7 @@ from streamipc import (
     RequestContext,
     SessionClosedError,
 )
-from streamipc.engine import closing
+from streamipc.engine import shutdown
 
 
 def test_a_child_whose_stream_nobody_will_take_exits_by_itself(
@@ -262,7 +262,7 @@ def test_closing_does_not_wait_for_all_that_on_progress_has_still_to_take(
     eventually: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(closing, "_JOIN", 0.2)
+    monkeypatch.setattr(shutdown, "_JOIN", 0.2)
     left, right = connected(IpcPeer(handler_threads=1), IpcPeer())
     taken: list[object] = []
     entered, go_on = threading.Event(), threading.Event()

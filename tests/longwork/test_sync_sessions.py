@@ -44,8 +44,8 @@ from streamipc import (
     SyncIpcSession,
     UnhandledRequestError,
 )
-from streamipc.engine import closing
-from streamipc.engine.serving import Served
+from streamipc.engine import shutdown
+from streamipc.engine.incoming import IncomingRequest
 
 
 class Parcel(Message):
@@ -502,7 +502,7 @@ def test_a_session_that_only_its_request_holds_ends_when_that_is_answered(
     child: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The garbage collector finds it, and its peer."""
-    monkeypatch.setattr(closing, "_JOIN", 60.0)
+    monkeypatch.setattr(shutdown, "_JOIN", 60.0)
     future = sync_peer().create_command_session(child("sync")).request(Blob(b"answered"))
     replies: list[Any] = []
 
@@ -528,13 +528,13 @@ def test_notifications_are_handled_after_an_interrupt_between_two_of_them(
     def handle(msg: LogMessage) -> None:
         seen.append(msg.message)
 
-    run = Served.run_notification
+    run = IncomingRequest.run_notification
 
-    def interrupt(served: Served) -> bool:
-        monkeypatch.setattr(Served, "run_notification", run)
+    def interrupt(served: IncomingRequest) -> bool:
+        monkeypatch.setattr(IncomingRequest, "run_notification", run)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Served, "run_notification", interrupt)
+    monkeypatch.setattr(IncomingRequest, "run_notification", interrupt)
     other.notify(LogMessage("on its way"))
     with pytest.raises(KeyboardInterrupt):
         session.tick(10)

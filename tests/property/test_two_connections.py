@@ -3,7 +3,7 @@
 No thread, no clock, no descriptor: bytes lie in two pipes, which are bytearrays, and the
 state machine decides when some of them arrive, in what cuts, and what each side does next.
 What callers and servers hold are the real things, which count the credit: ``ResponseStream``
-here, ``Served`` there. Held against DESIGN.md:
+here, ``IncomingRequest`` there. Held against DESIGN.md:
 
 1. no request is lost, answered twice, or answered with another's reply;
 2. every call ends, a cancellation reaches its handler, and a consumer that takes what there
@@ -44,7 +44,7 @@ from streamipc import (
     SessionClosedError,
 )
 from streamipc.engine.flow import Flow
-from streamipc.engine.serving import Served
+from streamipc.engine.incoming import IncomingRequest
 from streamipc.protocol import events
 from streamipc.protocol.connection import Connection, error_from
 from streamipc.protocol.envelopes import (
@@ -80,7 +80,7 @@ class Call:
         return self.future.id
 
     @property
-    def served(self) -> Served | None:
+    def served(self) -> IncomingRequest | None:
         """What the other side holds of it, as long as it has not answered."""
         return self.side.other.connection.served.get(self.id)
 
@@ -113,7 +113,7 @@ class Side:
         self.open = True  # may write
         self.ended = False  # has read the end
         self.calls: dict[str, Call] = {}
-        self.received: dict[str, Served] = {}  # by the key of the request
+        self.received: dict[str, IncomingRequest] = {}  # by the key of the request
         self.answered: dict[str, int] = {}  # how many items stand before the answer
         self.notified = 0
         self.notifications: list[int] = []
@@ -145,8 +145,6 @@ class Side:
 
     def check_awaitable(self) -> None: ...
 
-    def failing(self) -> None: ...
-
     # What a served request asks of it.
 
     def session(self) -> Any: ...
@@ -159,10 +157,10 @@ class Side:
     def encode(self, envelope: Any) -> Any:
         return self.connection.encode(envelope)
 
-    def send_item(self, served: Served, frame: Any) -> None:
+    def send_item(self, served: IncomingRequest, frame: Any) -> None:
         self.write(frame)
 
-    def answer(self, served: Served, frame: Any) -> None:
+    def answer(self, served: IncomingRequest, frame: Any) -> None:
         wanted = self.connection.served.pop(served.id, None) is served
         if wanted and not served.cancelled:
             self.write(frame)
@@ -256,13 +254,13 @@ class TwoConnections(RuleBasedStateMachine):
     def dispatch(self, side: Side, decoded: Any) -> None:
         """As ``Dispatching`` does, less the threads."""
         event = side.connection.receive(decoded)
-        served: Served | None
+        served: IncomingRequest | None
         if type(event) is Request:
             request = event
             key = request.message.message
             assert request.metadata == {"key": key}
             assert key not in side.received, "a request has arrived twice"
-            served = Served(side, request, (), request.id, None, request.window)
+            served = IncomingRequest(side, request, (), request.id, None, request.window)
             side.connection.served[request.id] = side.received[key] = served
         elif type(event) in (Response, ErrorResponse):
             call = self.call_of(side, event.call)

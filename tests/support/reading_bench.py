@@ -123,8 +123,6 @@ class Bench:
     def wait(self, awaited: Any, end: float | None) -> bool:
         return self.reader.wait(awaited, end)
 
-    def failing(self) -> None: ...
-
     # What the test says.
 
     def caller(self, name: str, timeout: float | None = None) -> Caller:

@@ -58,7 +58,7 @@ class Speechless(Exception):
 
 def test_an_error_that_cant_say_what_it_is_is_logged_all_the_same(connected, caplog):
     left, _ = connected()
-    left._engine.report(Speechless())
+    left._engine.errors.report(Speechless())
     assert "Speechless in a session: <str() of the exception failed: RuntimeError>" in caplog.text
     assert caplog.records[0].exc_info[0] is Speechless
 
@@ -86,7 +86,7 @@ def test_kinds_without_end_take_no_memory():
 def test_a_flood_of_errors_is_cut_short_in_the_log_and_told_of_at_the_end(connected, caplog):
     left, _ = connected()
     for _ in range(1000):
-        left._engine.report(ValueError("the same"))
+        left._engine.errors.report(ValueError("the same"))
     left.start()
     left.close()
     assert caplog.text.count("ValueError in a session: the same") < 100
@@ -110,7 +110,7 @@ def test_a_forked_copy_reports_although_the_parent_was_reporting_in_that_moment(
         pid = os.fork()
         if pid == 0:
             signal.alarm(20)
-            left._engine.report(ValueError("of the copy's"))
+            left._engine.errors.report(ValueError("of the copy's"))
             os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 

@@ -110,11 +110,11 @@ def test_a_session_that_another_thread_uses_says_so_where_it_is_used(
     left, _ = connected()
     gevent.clear()  # the threads of this test are real ones
 
-    refused = in_a_thread(lambda: left._engine.check_caller())
+    refused = in_a_thread(lambda: left._engine.lifecycle.check_caller())
 
     assert isinstance(refused, RuntimeError)
     assert "made by another thread" in str(refused)
-    left._engine.check_caller()
+    left._engine.lifecycle.check_caller()
 
 
 def test_a_session_that_was_made_before_the_patch_is_refused(gevent: set[str]) -> None:

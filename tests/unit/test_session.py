@@ -28,7 +28,7 @@ def make_session(peer: IpcPeer) -> IpcSession:
 
 def test_a_session_that_was_dropped_is_not_there_for_its_handlers() -> None:
     sessions = [make_session(IpcPeer())]
-    host, ended = sessions[0]._engine.host, sessions[0]._engine.closing.closed
+    host, ended = sessions[0]._engine.host, sessions[0]._engine.shutdown.closed
     with pytest.warns(ResourceWarning, match="unclosed"):
         sessions.clear()
 
@@ -47,8 +47,8 @@ def test_a_session_that_was_dropped_before_it_starts_is_kept_by_nobody() -> None
     engine.host.started()
 
     assert peer.sessions == []
-    assert list(peer.engines()) == []
-    assert engine.closing.closed.wait(10)
+    assert list(peer.solos()) == []
+    assert engine.shutdown.closed.wait(10)
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["returns", "fails in the midst"])
@@ -168,14 +168,14 @@ def test_on_close_that_comes_too_late_raises_what_its_function_raises() -> None:
 def test_a_session_that_is_made_while_its_peer_closes_is_closed() -> None:
     made: list[IpcSession] = []
 
-    class Closing(IpcSession):
+    class Shutdown(IpcSession):
         def __init__(self, peer: IpcPeer, transport: Any) -> None:
             super().__init__(peer, transport)
             peer.close()
             made.append(self)
 
     with pytest.raises(IpcError, match="the peer is closed"):
-        make_session(IpcPeer(session_type=Closing))
+        make_session(IpcPeer(session_type=Shutdown))
     assert made[0].closed
 
 

@@ -58,7 +58,7 @@ def test_nothing_is_finished_for_a_peer_that_has_hung_up(
     gone, session = connected()
     session.start()
     gone.close()
-    assert session._engine.closing.ended.wait(10)
+    assert session._engine.shutdown.ended.wait(10)
 
     assert ends_the_process(session._close_soon)
 

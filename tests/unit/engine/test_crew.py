@@ -24,7 +24,7 @@ from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, RequestContext, SessionClosedError
 from streamipc.engine import crew as crew_module
-from streamipc.engine.jobs import CallbacksJob, CallJob
+from streamipc.engine.tasks import CallbacksTask, CallTask
 from streamipc.transports import pipe
 from streamipc.transports.pipe import FdTransport
 
@@ -77,7 +77,7 @@ def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
         left.request(Quick())
 
     # A caller that waits for the reply now might read in the watcher's place.
-    assert right._engine.closing.closed.wait(LONG)
+    assert right._engine.shutdown.closed.wait(LONG)
     with pytest.raises(SessionClosedError, match=r"to .*Hold; the session failed \(Bug: a bug"):
         pending.result(LONG)
     assert {str(error) for error in said} == {"a bug"}  # each member that tried
@@ -135,7 +135,7 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     held.release("blocks")
     assert blocks.result(LONG) == "reply to blocks"
     told.set()
-    assert right._engine.closing.closed.wait(LONG)
+    assert right._engine.shutdown.closed.wait(LONG)
     assert asked.done()
 
 
@@ -171,7 +171,7 @@ def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
     assert first not in crew._members
     assert asked.result(LONG) == "read by the first"
     told.set()
-    assert right._engine.closing.closed.wait(LONG)
+    assert right._engine.shutdown.closed.wait(LONG)
 
 
 # A member is stuck.
@@ -180,20 +180,20 @@ def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
 def test_what_waits_behind_a_callback_that_got_stuck_is_run_by_others(sides: Sides) -> None:
     _, right, _ = sides
     right.start()
-    crew, report = right._engine.crew, right._engine.report
+    crew, report = right._engine.crew, right._engine.errors.report
     of_its_kind, of_another_kind, done = (threading.Event() for _ in range(3))
     future: Any = make_future(None, 1, Quick())  # type: ignore[arg-type]
     future.add_done_callback(lambda _: of_another_kind.set())
     future._call.settle("reply", None)
 
     def wait_for_both() -> None:
-        crew.submit(CallbacksJob(future, report))
-        crew.submit(CallJob(of_its_kind.set, report))
+        crew.submit(CallbacksTask(future, report))
+        crew.submit(CallTask(of_its_kind.set, report))
         assert of_its_kind.wait(LONG)
         assert of_another_kind.wait(LONG)
         done.set()
 
-    crew.submit(CallJob(wait_for_both, report))
+    crew.submit(CallTask(wait_for_both, report))
 
     assert done.wait(2 * LONG)
 
@@ -234,7 +234,7 @@ def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
     ran: list[int] = []
 
     getattr(right._engine.crew, how)(
-        CallJob(lambda: ran.append(threading.get_ident()), right._engine.report)
+        CallTask(lambda: ran.append(threading.get_ident()), right._engine.errors.report)
     )
 
     assert ran == [threading.get_ident()]
@@ -265,7 +265,7 @@ def test_handlers_that_return_while_the_end_looks_for_those_that_do_not_disturb_
     monkeypatch.setattr(threading.Thread, "is_alive", is_alive_until_then)
     right.close(timeout=0)
 
-    assert right._engine.closing.closed.wait(LONG)
+    assert right._engine.shutdown.closed.wait(LONG)
     assert reported == []
     assert right._engine.writer.is_broken()
 
@@ -349,7 +349,7 @@ def test_what_waits_for_a_thread_is_run_when_the_next_one_that_can_be_had_is_the
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(count):
-                job = CallJob(lambda: all_run.wait(LONG), right._engine.report)
+                job = CallTask(lambda: all_run.wait(LONG), right._engine.errors.report)
                 crew._give_to_worker(job)
         assert crew._standby is None
 
@@ -368,7 +368,7 @@ def test_who_can_have_one_more_thread_and_no_second_runs_the_rest_itself(
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(3):
-                crew._give_to_worker(CallJob(done.release, right._engine.report))
+                crew._give_to_worker(CallTask(done.release, right._engine.errors.report))
         no_thread_for(right, monkeypatch, beyond=2)
 
     assert all(done.acquire(timeout=LONG) for _ in range(3))
@@ -392,7 +392,7 @@ def test_a_session_behind_a_pump_answers_with_the_only_thread_that_can_be_had(
     assert left.request(Echo("answered too")).result(LONG) == "answered too"
     assert len(right._engine.crew._members) == 1
     left.close()
-    assert right._engine.closing.closed.wait(LONG)
+    assert right._engine.shutdown.closed.wait(LONG)
 
 
 def test_what_is_read_when_no_watcher_is_left_waits_for_the_end_of_the_session(
@@ -403,7 +403,7 @@ def test_what_is_read_when_no_watcher_is_left_waits_for_the_end_of_the_session(
     right.close()
     crew = right._engine.crew
     assert crew._watcher is None
-    job = CallJob(fail, fail)
+    job = CallTask(fail, fail)
     crew._quick.append(job)
 
     crew._work_arrived()

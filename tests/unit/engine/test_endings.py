@@ -81,7 +81,7 @@ class Line:
         """Wait until it has begun, as far as that can be while the role is held."""
         engine = self.session._engine
         if self._how == "we close":
-            eventually(lambda: engine.closing.refuses_requests)
+            eventually(lambda: engine.lifecycle.is_closing)
         elif self._how == "the child dies":
             eventually(lambda: engine.reader.draining)
 
@@ -128,7 +128,7 @@ def all_waits_end(line: Line, callers: list[Caller]) -> None:
         outcome = caller.returned()
         assert isinstance(outcome, SessionClosedError), outcome
     line.held.release_all()
-    assert line.session._engine.closing.closed.wait(LONG)
+    assert line.session._engine.shutdown.closed.wait(LONG)
     # The end waits a second for these threads; one that is stopped for longer may still read.
     line.session._engine.crew.join(time.monotonic() + LONG)
     assert line.session._engine.reader.holder is None

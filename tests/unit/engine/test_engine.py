@@ -19,7 +19,7 @@ from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, RequestTimeoutError, SessionClosedError
 from streamipc.engine.deadlines import Reminder
-from streamipc.engine.serving import Served
+from streamipc.engine.incoming import IncomingRequest
 from streamipc.protocol.envelopes import Request
 from streamipc.transports.pipe import FdTransport
 
@@ -88,7 +88,7 @@ def test_what_comes_with_the_end_is_received_whatever_receive_was_doing(
         monkeypatch.undo()
         right.notify(Note("last words"))
         right.close()
-        assert engine.closing.ended.wait(LONG)
+        assert engine.shutdown.ended.wait(LONG)
 
     if moment == "a start":
 
@@ -96,7 +96,7 @@ def test_what_comes_with_the_end_is_received_whatever_receive_was_doing(
             the_end_comes()
             engine.start()
 
-        monkeypatch.setattr(engine, "start", start)
+        monkeypatch.setattr(engine.lifecycle, "start", start)
     else:
 
         class Looked(deque[Any]):
@@ -104,11 +104,11 @@ def test_what_comes_with_the_end_is_received_whatever_receive_was_doing(
                 try:
                     return super().popleft()
                 except IndexError:
-                    if not engine.closing.ended.is_set():
+                    if not engine.shutdown.ended.is_set():
                         the_end_comes()
                     raise
 
-        engine._received.items = Looked()
+        engine.inbox._received.items = Looked()
 
     assert left.receive(LONG) == Note("last words")
     with pytest.raises(SessionClosedError, match="the peer closed the connection"):
@@ -154,7 +154,7 @@ def test_a_reminder_of_a_request_that_is_gone_reminds_nobody(
     said: list[BaseException] = []
     left.on_exception(said.append)
     called: list[str] = []
-    served = Served(engine, Request(1, Note(), None), (), 1, None, 0)
+    served = IncomingRequest(engine.responder, Request(1, Note(), None), (), 1, None, 0)
     served.on_cancel(lambda: called.append("called"))
     gone, there = Reminder(served), weakref.ref(served)
     del served

@@ -65,6 +65,6 @@ def test_each_line_has_its_own_time_for_its_end() -> None:
         time.sleep(PATIENCE / 3)
         os.write(write, b"line\n")
         os.close(write)
-        session._engine.closing.closed.wait(30)
+        session._engine.shutdown.closed.wait(30)
     os.close(other)
     assert lines == ["one line"] * 13

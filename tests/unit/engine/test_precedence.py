@@ -15,8 +15,8 @@ from shared_messages import Echo, Note
 from streamipc import Limits, LogMessage, RequestContext
 from streamipc.engine import precedence
 from streamipc.engine.flow import REACH
+from streamipc.engine.incoming import IncomingRequest
 from streamipc.engine.precedence import Precedence
-from streamipc.engine.serving import Served
 from streamipc.handlers import current
 from streamipc.protocol.envelopes import Notification
 
@@ -37,8 +37,8 @@ def crowd(monkeypatch: pytest.MonkeyPatch) -> Precedence:
     return crowd
 
 
-def notification() -> Served:
-    return Served(None, Notification(LogMessage("x"), None), (), None, None, 0)  # type: ignore[arg-type]
+def notification() -> IncomingRequest:
+    return IncomingRequest(None, Notification(LogMessage("x"), None), (), None, None, 0)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -56,18 +56,18 @@ class Watched(Precedence):
     def __init__(self, changes: int) -> None:
         self.looks = 0
         self._changes = changes
-        self._shown: Served | None = None
+        self._shown: IncomingRequest | None = None
         super().__init__(threading.Lock(), MOST)
 
     @property
-    def handled(self) -> Served | None:  # type: ignore[override]
+    def handled(self) -> IncomingRequest | None:  # type: ignore[override]
         self.looks += 1
         if self.looks <= self._changes:
             self._shown = notification()
         return self._shown
 
     @handled.setter
-    def handled(self, served: Served | None) -> None:
+    def handled(self, served: IncomingRequest | None) -> None:
         self._shown = served
 
 
@@ -159,7 +159,7 @@ def test_all_go_on_when_the_session_ends(
 
 @pytest.mark.parametrize("kind", [RequestContext, lambda served: served])
 def test_a_handler_gives_way_to_nobody_be_it_of_another_session(
-    crowd: Precedence, kind: Callable[[Served], Any]
+    crowd: Precedence, kind: Callable[[IncomingRequest], Any]
 ) -> None:
     crowd.handled = notification()
     with handling(kind(notification())):

@@ -24,7 +24,6 @@ class Engine:
         self.crew = self
         self.jobs: deque[Any] = deque()
         self.credits: list[int] = []
-        self.lingering: set[Any] = set()
         self.reported: list[BaseException] = []
 
     def submit_locked(self, job: Any) -> None:
@@ -34,8 +33,12 @@ class Engine:
     def credit(self, call: Any, count: int) -> None:
         self.credits.append(count)
 
+    def completes_later(self, call: Any) -> None: ...
+
     def settle(self, call: Any, value: Any, error: BaseException | None) -> None:
         call.settle(value, error)
+
+    complete = settle
 
     def report(self, error: BaseException) -> None:
         self.reported.append(error)

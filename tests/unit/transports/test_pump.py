@@ -322,13 +322,13 @@ def test_a_read_that_nothing_ends_keeps_its_thread_until_it_returns(
 
 
 def test_a_transport_may_close_the_pump_itself(make: Any, eventually: Any) -> None:
-    class Closing(Medium):
+    class Shutdown(Medium):
         def read_into(self, buffer: memoryview) -> int:
             count = super().read_into(buffer)
             made[0].close()
             return count
 
-    closing = Closing()
+    closing = Shutdown()
     made = [make(closing)]
     closing.incoming.put(b"close")
 

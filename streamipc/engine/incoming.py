@@ -1,6 +1,9 @@
-"""Answering: runs the handlers of requests and notifications and sends what they return.
+"""One request of the peer's, or one notification: runs its handlers and sends what they return.
 
-Whatever a handler does, the caller gets exactly one answer, or knows that it asked for
+Owns what its caller still grants and whether he waits at all, and the callbacks of ``on_cancel``;
+a lock of its own guards these, made when first needed, and is never held while anything is called.
+
+Invariant: whatever a handler does, the caller gets exactly one answer, or knows that it asked for
 none any more: a value, a remote error with its traceback, or an error that says why there
 is no value. No exception of a handler reaches the thread that runs it.
 """
@@ -9,7 +12,6 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,37 +24,32 @@ from ..exceptions import (
     RequestCancelledError,
     RequestTimeoutError,
     SerializationError,
-    SessionClosedError,
     UnhandledRequestError,
-    text_of,
 )
 from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
 from .bells import wake
+from .error_answers import ErrorReturned, error_frame, error_message_from
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
-    from ..session import IpcSession
     from .flow import Flow, Held
 
-__all__ = ["Answering", "Served", "error_frame", "error_message_from"]
+__all__ = ["Answering", "IncomingRequest"]
 
 _LONGEST = 1e8
 """Seconds: three years. Locks and poll(2) refuse numbers not much larger."""
 
-_SHORT = 150
-"""Characters of a text that must be short."""
-
 
 class Answering(Protocol):
-    """What a served request asks of the engine."""
+    """What an incoming request asks of who sends the answers."""
 
     flow: Flow
     tracebacks: bool
     """Whether the peer is told the traceback of what a handler raised."""
 
-    def session(self) -> IpcSession:
+    def session(self) -> Any:
         """Return the session, which handlers may ask for."""
         ...
 
@@ -60,11 +57,11 @@ class Answering(Protocol):
         """Return the frame of an envelope."""
         ...
 
-    def send_item(self, served: Served, frame: list[Buffer], /) -> None:
+    def send_item(self, served: IncomingRequest, frame: list[Buffer], /) -> None:
         """Send a frame; blocks while the stream is full."""
         ...
 
-    def answer(self, served: Served, frame: list[Buffer], /) -> None:
+    def answer(self, served: IncomingRequest, frame: list[Buffer], /) -> None:
         """Send the final answer, unless there was one."""
         ...
 
@@ -80,15 +77,15 @@ class Answering(Protocol):
         """Hand an error that no caller gets to ``on_exception``, or to the log."""
         ...
 
-    def remind(self, served: Served, /) -> None:
-        """Call what :meth:`Served.take_callbacks` returns when its deadline has passed."""
+    def remind(self, served: IncomingRequest, /) -> None:
+        """Call what :meth:`IncomingRequest.take_callbacks` returns when its deadline has passed."""
         ...
 
 
-class Served:
+class IncomingRequest:
     """One request of the peer's, or one notification, while it is being handled.
 
-    A request is a job of the crew's (``staff.py``) itself.
+    A request is itself what the crew runs.
 
     ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and
     ``_callbacks``; it is never held while anything is called.
@@ -114,14 +111,14 @@ class Served:
 
     def __init__(
         self,
-        engine: Answering,
+        responder: Answering,
         envelope: Request | Notification,
         handlers: tuple[Handler, ...],
         id: RequestId | None,  # noqa: A002
         timeout: float | None,
         window: int,
     ) -> None:
-        self._engine = engine
+        self._responder = responder
         self.id = id
         self.message: Message = envelope.message
         self.metadata: Mapping[str, str] | None = envelope.metadata
@@ -139,7 +136,7 @@ class Served:
 
     def _begin(self) -> OverloadedError | None:
         """Have the message at hand; return why it can't be handled, if so."""
-        flow = self._engine.flow
+        flow = self._responder.flow
         held = self.held
         if held is not None:
             envelope: Any = flow.begin(held)
@@ -158,9 +155,9 @@ class Served:
         return None
 
     @property
-    def session(self) -> IpcSession:
+    def session(self) -> Any:
         """The session that the message came by."""
-        return self._engine.session()
+        return self._responder.session()
 
     def ready(self) -> bool:
         """Tell whether an item may be sent, or never will be."""
@@ -209,7 +206,7 @@ class Served:
     def asks_cancelled(self) -> bool:
         """As :meth:`is_cancelled`, for the handler: without threads, look for news first."""
         if not self.is_cancelled():
-            self._engine.look()
+            self._responder.look()
         return self.is_cancelled()
 
     def on_cancel(self, callback: Callable[[], object]) -> None:
@@ -221,18 +218,18 @@ class Served:
                 self._callbacks = [*(self._callbacks or ()), callback]
         if waits:
             if first and self.deadline is not None:
-                self._engine.remind(self)
+                self._responder.remind(self)
             return
         try:
             callback()
         except Exception as error:
-            self._engine.report(error)
+            self._responder.report(error)
 
     def progress(self, item: Any) -> None:
         """Send an item if the caller takes any; see ``RequestContext.progress``."""
         if self.window == 0 or self.id is None:
             return
-        frame = self._engine.encode(Progress(self.id, item))
+        frame = self._responder.encode(Progress(self.id, item))
         stalled_at: float | None = None
         while True:
             if self._stalled:
@@ -254,18 +251,18 @@ class Served:
                     )
                 self.wakers = self.wakers or []
             if stalled_at is None:
-                stall = self._engine.flow.limits.stream_stall
+                stall = self._responder.flow.limits.stream_stall
                 stalled_at = time.monotonic() + (_LONGEST if stall is None else stall)
             end = stalled_at if self.deadline is None else min(self.deadline, stalled_at)
-            self._engine.wait(self, end)
+            self._responder.wait(self, end)
             if time.monotonic() >= stalled_at:
                 self._stalled = not self.ready()
-        self._engine.send_item(self, frame)
+        self._responder.send_item(self, frame)
 
     def _stall_error(self) -> RequestCancelledError:
         return RequestCancelledError(
             f"the caller of request {self.id!r} has taken no item for "
-            f"{self._engine.flow.limits.stream_stall:g} s (Limits.stream_stall of the side that "
+            f"{self._responder.flow.limits.stream_stall:g} s (Limits.stream_stall of the side that "
             "sends them)"
         )
 
@@ -278,7 +275,7 @@ class Served:
         for lock in tuple(self.wakers):
             wake(lock)
 
-    # Running: a job of the crew's.
+    # Running, by the crew.
 
     @property
     def is_slow(self) -> bool:
@@ -294,9 +291,9 @@ class Served:
         """Run the handlers and send the answer."""
         # One that nobody waits for any more leaves the table, and nothing is sent.
         frame = [] if self.cancelled else self.run_request()
-        self._engine.answer(self, frame)
+        self._responder.answer(self, frame)
         if self.held is not None:
-            self._engine.flow.release(self.held)
+            self._responder.flow.release(self.held)
 
     def run_request(self) -> list[Buffer]:
         """Run the handlers; return the frame of the answer."""
@@ -304,7 +301,7 @@ class Served:
         deadline = self.deadline
         if deadline is not None and time.monotonic() >= deadline:
             return self._late_frame("its time was over before a handler could start")
-        if self.held is not None or self._engine.flow.handlers_full:
+        if self.held is not None or self._responder.flow.handlers_full:
             try:
                 refusal = self._begin()
             except Exception as error:  # a serializer of the user's own
@@ -314,13 +311,15 @@ class Served:
         try:
             try:  # with context variables that are this request's own
                 value = copy_context().run(self._ask_handlers)
-            finally:
-                self._leave()
+            finally:  # as _leave(), without a call more
+                self.over = True
+                if self.wakers:
+                    self._wake()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
             return self._frame_of_failure(error)
         if self.cancelled:
-            return []  # Engine.answer would drop it
+            return []  # Responder.answer would drop it
         if deadline is not None and time.monotonic() >= deadline:
             # Too late for the caller too, whether or not it has looked at its clock yet:
             # our deadline is the later one.
@@ -328,7 +327,7 @@ class Served:
         if value is NotImplemented:
             return self._error_frame(UnhandledRequestError(self._unhandled()), "unhandled")
         try:
-            return self._engine.encode(Response(self.id, value))
+            return self._responder.encode(Response(self.id, value))
         except ProtocolError as error:
             return self._error_frame(error, "protocol")
         except IpcError as error:
@@ -336,7 +335,7 @@ class Served:
 
     def _frame_of_failure(self, error: BaseException) -> list[Buffer]:
         if isinstance(error, KeyboardInterrupt):  # in the main thread, where it reads itself
-            self._engine.report(error)
+            self._responder.report(error)
         if self.cancelled:
             return []  # as above
         if self.deadline is not None and time.monotonic() >= self.deadline:
@@ -353,7 +352,7 @@ class Served:
                 raise refusal
             return copy_context().run(self._tell_handlers)
         except Exception as error:
-            self._engine.report(error)
+            self._responder.report(error)
             return True
         finally:
             self._leave()
@@ -386,7 +385,7 @@ class Served:
             try:
                 taken |= self._call(handler) is not NotImplemented
             except BaseException as error:
-                self._engine.report(error)
+                self._responder.report(error)
                 taken = True
         return taken
 
@@ -410,7 +409,7 @@ class Served:
         if isinstance(value, ErrorMessage):
             if self.id is None:
                 return None
-            raise _ErrorReturned(value)
+            raise ErrorReturned(value)
         handler.plain_type = type(value)
         return value
 
@@ -439,7 +438,7 @@ class Served:
         try:
             generator.close()
         except Exception as error:
-            self._engine.report(error)
+            self._responder.report(error)
 
     def _late_frame(self, text: str) -> list[Buffer]:
         return self._error_frame(RequestTimeoutError(text), "timeout")
@@ -447,12 +446,12 @@ class Served:
     def _error_frame(self, error: BaseException, code: str) -> list[Buffer]:
         """Return the frame of an error; empty if there is no way to send it."""
         assert self.id is not None
-        answer = ErrorResponse(self.id, error_message_from(error, self._engine.tracebacks), code)
+        answer = ErrorResponse(self.id, error_message_from(error, self._responder.tracebacks), code)
         try:
-            return error_frame(self._engine.encode, answer)
+            return error_frame(self._responder.encode, answer)
         except IpcError as failure:  # a serializer of the user's own
             failure.__cause__ = error
-            self._engine.report(failure)
+            self._responder.report(failure)
             return []
 
     def _unhandled(self) -> str:
@@ -460,61 +459,6 @@ class Served:
         if self.handlers:
             return f"every handler of {name} passed it on (returned NotImplemented)"
         return f"the peer has no handler for {name}: it must register one with @session.on_request"
-
-
-def error_frame(
-    encode: Callable[[ErrorResponse], list[Buffer]], answer: ErrorResponse
-) -> list[Buffer]:
-    """Return the frame of an error, shortened if it can't be sent as it is.
-
-    Raises:
-        IpcError: the serializer can't carry any error.
-    """
-    try:
-        return encode(answer)
-    except IpcError:  # larger than a frame may be, or a text that can't be carried
-        error = answer.error
-        short = ErrorMessage(_shortened(error.message), _shortened(error.type))
-        return encode(ErrorResponse(answer.id, short, answer.code))
-
-
-def _shortened(text: str) -> str:
-    """Return a text that is sure to fit into the smallest frame (1,024 bytes)."""
-    text = ascii(text)[1:-1]
-    return text if len(text) <= _SHORT else text[: _SHORT - 1] + "~"
-
-
-class _ErrorReturned(Exception):
-    """A handler returned an ``ErrorMessage``: its request fails, with what that says."""
-
-    def __init__(self, error: ErrorMessage) -> None:
-        super().__init__(error)
-        self.error = error
-
-
-def error_message_from(error: BaseException, tracebacks: bool = True) -> ErrorMessage:
-    """Return what the peer is told about an exception.
-
-    Args:
-        error: the exception.
-        tracebacks: whether that includes its traceback, with paths and chained causes.
-    """
-    if isinstance(error, _ErrorReturned):
-        said = error.error
-        return ErrorMessage(
-            str(said.message), str(said.type), str(said.traceback) if tracebacks else ""
-        )
-    cls = type(error)
-    name = (
-        cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    )
-    if not tracebacks:
-        return ErrorMessage(text_of(error), name)
-    try:
-        trace = "".join(traceback.format_exception(cls, error, error.__traceback__))
-    except Exception:  # of the exception's own
-        trace = ""
-    return ErrorMessage(text_of(error), name, trace)
 
 
 def _explained(error: IpcError, message: Message) -> SerializationError:
@@ -530,10 +474,10 @@ def _refuse_coroutine(value: Any, handler: Handler) -> Any:
     )
 
 
-_creation = forkable_lock()  # guards the creation of the lock of a Served
+_creation = forkable_lock()  # guards the creation of the lock of a IncomingRequest
 
 
-def _lock_of(served: Served) -> Any:
+def _lock_of(served: IncomingRequest) -> Any:
     """Return the lock of a request, made when first needed: most never need one."""
     lock = served._lock
     if lock is None:
@@ -543,9 +487,3 @@ def _lock_of(served: Served) -> Any:
             if lock is None:
                 lock = served._lock = new
     return lock
-
-
-def closed_refusal(id: RequestId) -> ErrorResponse:  # noqa: A002
-    """Return the answer to a request that comes while this side is closing."""
-    error = SessionClosedError("the peer is closing the session and takes no new requests")
-    return ErrorResponse(id, ErrorMessage(str(error), type(error).__name__), "closed")

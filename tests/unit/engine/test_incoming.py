@@ -21,7 +21,7 @@ from streamipc import (
     RequestCancelledError,
     RequestContext,
 )
-from streamipc.engine import serving
+from streamipc.engine import incoming
 from streamipc.protocol.envelopes import Request, Response
 
 
@@ -230,7 +230,7 @@ def test_threads_of_a_handler_that_need_its_lock_at_the_same_time_get_the_same(
     sides: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right = sides
-    creation = serving._creation
+    creation = incoming._creation
     called: list[str] = []
 
     class Overtaken:
@@ -240,7 +240,7 @@ def test_threads_of_a_handler_that_need_its_lock_at_the_same_time_get_the_same(
             self._context = context
 
         def __enter__(self) -> None:
-            monkeypatch.setattr(serving, "_creation", creation)
+            monkeypatch.setattr(incoming, "_creation", creation)
             other = threading.Thread(
                 target=lambda: self._context.on_cancel(lambda: called.append("the other's"))
             )
@@ -255,7 +255,7 @@ def test_threads_of_a_handler_that_need_its_lock_at_the_same_time_get_the_same(
 
     @right.on_request
     def handle(msg: Echo, context: RequestContext) -> None:
-        monkeypatch.setattr(serving, "_creation", Overtaken(context))
+        monkeypatch.setattr(incoming, "_creation", Overtaken(context))
         context.on_cancel(lambda: called.append("ours"))
         context.on_cancel(cancelled.set)
         entered.set()
@@ -296,7 +296,7 @@ def test_a_thread_that_waits_for_credit_is_told_when_its_handler_returns(
 
 def test_a_request_that_never_needed_a_lock_has_none_to_renew_after_a_fork() -> None:
     engine: Any = None
-    served = serving.Served(engine, Request(1, Echo()), (), 1, None, 0)
+    served = incoming.IncomingRequest(engine, Request(1, Echo()), (), 1, None, 0)
 
     served.forget_after_fork()
 
@@ -305,7 +305,7 @@ def test_a_request_that_never_needed_a_lock_has_none_to_renew_after_a_fork() -> 
 
 def test_a_request_without_a_handler_has_none_to_be_slow() -> None:
     engine: Any = None
-    served = serving.Served(engine, Request(1, Echo()), (), 1, None, 0)
+    served = incoming.IncomingRequest(engine, Request(1, Echo()), (), 1, None, 0)
 
     served.took(10.0)
 

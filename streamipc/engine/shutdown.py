@@ -12,6 +12,11 @@ There are two ways in, and one way out:
 
 The way out is ``_finish``, which one thread enters once: it sees the above through,
 stops the crew, and closes descriptors when no thread can be using them any more.
+
+Owns who has claimed the end, and until when it may take; the engine's lock guards the claim.
+
+Invariant: whoever claims the end sees to it that somebody goes on with it if he is interrupted. So
+``ended`` and ``closed`` are set in the end, each after what its text says.
 """
 
 from __future__ import annotations
@@ -19,20 +24,31 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._signals import interrupt_in
 from .._threads import make_thread, start_thread
-from .jobs import CallJob
+from .incoming import IncomingRequest
 from .polling import make_poller
-from .serving import Served
+from .tasks import CallTask
 
 if TYPE_CHECKING:
-    from ..exceptions import SessionClosedError
-    from .engine import Engine
+    from .contracts import Host
+    from .crew import Crew
+    from .errors import ErrorReports
+    from .inbox import Inbox
+    from .junk import JunkLines
+    from .lifecycle import Lifecycle
+    from .outgoing import Outgoing
+    from .outlets import PolledOutlet
+    from .reading import Reader
+    from .responder import Responder
+    from .solo import Solo
+    from .transport import TransportAdapter
+    from .writer import Writer
 
-__all__ = ["Closing"]
+__all__ = ["Shutdown"]
 
 _SLICE = 0.05
 """Seconds between two looks at whether the peer is gone, while handlers finish."""
@@ -62,32 +78,67 @@ _BROKEN = 0.1
 """Seconds for the end of the stream to arrive after writing has failed."""
 
 
-class Closing:
+class Shutdown:
     """Ends one session.
 
     Args:
-        engine: whose.
+        lifecycle: told that nothing is taken any more.
+        reader: reads what is there to the end.
+        junk: handed out to the last byte.
+        writer: writes what is left.
+        outlet: has those who wait for room give up.
+        crew: runs handlers, which are waited for, and is stopped.
+        solo: the same where there are no threads.
+        outgoing: our requests, which are waited for.
+        responder: the peer's, which are cancelled.
+        inbox: notifications, which are waited for.
+        descriptors: close what the session has beside the transport's own.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        *,
+        lock: threading.Lock,
+        lifecycle: Lifecycle,
+        host: Host,
+        adapter: TransportAdapter,
+        reader: Reader,
+        junk: JunkLines,
+        writer: Writer,
+        outlet: PolledOutlet,
+        crew: Crew | Solo,
+        solo: Solo | None,
+        outgoing: Outgoing,
+        responder: Responder,
+        inbox: Inbox,
+        errors: ErrorReports,
+        descriptors: Sequence[Callable[[], object]],
+    ) -> None:
+        self._lock = lock
+        self._lifecycle = lifecycle
+        self._host = host
+        self._adapter = adapter
+        self._endpoint = adapter.endpoint
+        self._reader = reader
+        self._junk = junk
+        self._writer = writer
+        self._outlet = outlet
+        self._crew = crew
+        self._solo = solo
+        self._outgoing = outgoing
+        self._responder = responder
+        self._inbox = inbox
+        self._errors = errors
+        self._descriptors = descriptors
         self._claimed = 0  # by which thread; guarded by the engine's lock
         self._finisher: int | None = None  # identifier of the thread in _finish
         self._by: float | None = None  # when _finish is to be done waiting, as was asked
         self._gone_by: float | None = None  # the same, since the peer is gone
         self._gave_up = False  # on handlers, although they had time to notice the end
-        self.refuses_requests = False
         self.ended = threading.Event()
         """Nothing more will be read, and pending requests have failed."""
         self.closed = threading.Event()
         """All is released."""
-
-    def error(self) -> SessionClosedError:
-        """Return the error for whoever uses the session now."""
-        refusal = self._engine.refusal
-        if refusal is None:
-            return self._engine.host.closed_error("the session is ending")
-        return refusal()
 
     def wait_until_closed(self) -> None:
         """Wait for the end of everything; the main thread's signals are seen meanwhile."""
@@ -99,7 +150,20 @@ class Closing:
                 return
         self.closed.wait()
 
+    def has_closed(self) -> bool:
+        """Tell whether all is released."""
+        return self.closed.is_set()
+
     # Ways in.
+
+    def hang_up(self, what: str) -> None:
+        """Take nothing more, and close our direction; ``what`` says why."""
+        self._lifecycle.refuse(what)
+        self.leave_output()
+        try:
+            self._endpoint.close_write()
+        except Exception:  # of a transport of the user's own
+            pass
 
     def close(self, timeout: float) -> None:
         """Close gracefully; return when it is done.
@@ -107,16 +171,15 @@ class Closing:
         From a thread that the session itself needs for that (a handler's, a callback's),
         return at once and let it happen.
         """
-        engine = self._engine
-        if engine.is_foreign():
+        if self._lifecycle.is_forked():
             return
         timeout = min(timeout, _LONGEST)
         end = time.monotonic() + timeout
-        self.refuses_requests = True
-        engine.refuse(lambda: engine.host.closed_error("this side closed the session"))
+        self._lifecycle.is_closing = True
+        self._lifecycle.refuse("this side closed the session")
         me = threading.get_ident()
         # A signal handler that interrupts a wait is called by the very thread that must read.
-        here = engine.crew.runs_here() or me in (self._finisher, engine.reader.holder)
+        here = self._crew.runs_here() or me in (self._finisher, self._reader.holder)
         try:
             if not self._claim():
                 self._wait_for_other(timeout, end, here)
@@ -130,11 +193,10 @@ class Closing:
 
     def _wait_for_other(self, timeout: float, end: float, here: bool) -> None:
         """Have the one who ends the session be done by ``end``, and wait for it."""
-        engine = self._engine
         self._by = end if self._by is None else min(self._by, end)
         if not here:
-            if engine.solo is not None:
-                engine.solo.run_jobs()
+            if self._solo is not None:
+                self._solo.run_jobs()
             self.closed.wait(timeout + 2 * _JOIN)
             self._shut_down_child(end)
 
@@ -145,13 +207,12 @@ class Closing:
 
     def abandon(self) -> None:
         """Nobody holds the session any more: end it without waiting for anything."""
-        engine = self._engine
-        if engine.solo is None or engine.reader.holder == threading.get_ident():
+        if self._solo is None or self._reader.holder == threading.get_ident():
             # Without threads this one reads, and settles the last future that held the
             # session: it runs what is queued once it has left the role.
             self._start_thread(self.close, 0.0)
         else:
-            self.close(0.0)  # nobody would come to run a job
+            self.close(0.0)  # nobody would come to run a task
 
     def forget_after_fork(self) -> None:
         """Make a copy in a forked child count as closed."""
@@ -178,7 +239,7 @@ class Closing:
 
     def failed(self, error: BaseException) -> None:
         """Something that nobody foresaw; any thread calls this."""
-        self._engine.report(error)
+        self._errors.report(error)
         self._by = time.monotonic() + _JOIN  # who would run what waits may be gone
         text = f"the session failed ({type(error).__name__}: {error})"
         self._start_thread(self._force_end, text, 0.0)
@@ -191,21 +252,20 @@ class Closing:
 
     def leave_output(self) -> None:
         """Have ``print()`` stay away from the stream of standard output, if ours is that."""
-        getattr(self._engine.transport, "stay_redirected", _nothing)()
+        self._adapter.stay_redirected()
 
     def _end(self, what: str) -> None:
         """Fail what is pending; have the rest seen to. May be done again, or twice at once."""
-        engine = self._engine
         if self.ended.is_set() and self._claimed:
             return
-        engine.refuse(lambda: engine.host.closed_error(what))
-        for call in list(engine.connection.calls.values()):
-            text = f"no reply to {call.name}; {what}"
-            engine.end_call(call, None, engine.host.closed_error(text))
-            engine.connection.calls.pop(call.id, None)
-        engine.end_receiving()
-        self._end_credit()
-        engine.reader.ended = True
+        self._lifecycle.refuse(what)
+        self._outgoing.fail_pending(
+            lambda call: self._lifecycle.closed_error(f"no reply to {call.name}; {what}")
+        )
+        self._junk.end_line()
+        self._inbox.end_receiving()
+        self._responder.end_credit()
+        self._reader.ended = True
         self.ended.set()
         try:
             if self._claim():
@@ -214,24 +274,14 @@ class Closing:
             self._go_on_behind(self._finish, None)
             raise
 
-    def _end_credit(self) -> None:
-        """Wake handlers that wait for credit: nothing that is still to be read grants any."""
-        engine = self._engine
-        with engine.lock:
-            served = list(engine.connection.served.values())
-        for request in served:
-            if hasattr(request, "end_credit"):
-                request.end_credit()
-
     def _force_end(self, what: str, patience: float) -> None:
         """End reading although the stream has not ended: deliver what is there first."""
         if self.ended.wait(patience):
             return
-        engine = self._engine
-        reader = engine.reader
-        with engine.lock:
+        reader = self._reader
+        with self._lock:
             reader.draining = True
-        engine.outlet.abort()
+        self._outlet.abort()
         reader.wake_holder()
         me = threading.get_ident()
         try:
@@ -244,12 +294,11 @@ class Closing:
 
     def _take_role(self) -> bool:
         """Take the reading role once its holder has left it, as it does when woken."""
-        engine = self._engine
         end = time.monotonic() + _JOIN
         while time.monotonic() < end:
-            with engine.lock:
-                if engine.reader.holder is None:
-                    engine.reader.holder = threading.get_ident()
+            with self._lock:
+                if self._reader.holder is None:
+                    self._reader.holder = threading.get_ident()
                     return True
             time.sleep(0.0005)  # its holder is awake and on its way: microseconds
         return False
@@ -258,16 +307,15 @@ class Closing:
 
     def _claim(self) -> bool:
         """Return whether it is for the caller to end the session: for one thread, once."""
-        with self._engine.lock:
+        with self._lock:
             if not self._claimed:
                 self._claimed = threading.get_ident()
                 return True
             return False
 
     def _start_thread(self, target: Any, *args: Any) -> None:
-        solo = self._engine.solo
-        if solo is not None:
-            solo.submit(CallJob(lambda: target(*args), self._engine.report))
+        if self._solo is not None:
+            self._solo.submit(CallTask(lambda: target(*args), self._errors.report))
             return
         try:
             start_thread(make_thread(target, *args, name="streamipc-closing"))
@@ -288,53 +336,50 @@ class Closing:
             end: :func:`time.monotonic` seconds until which to wait for handlers, and for
                 the peer; ``None``: the stream has ended, and handlers have all the time.
         """
-        engine = self._engine
-        with engine.lock:
+        with self._lock:
             if self._finisher is not None or self.closed.is_set():
                 return  # another is at it: whoever was interrupted does not know
             self._finisher = threading.get_ident()
         if self._by is None:
             self._by = end
         try:
-            if engine.started:
+            if self._lifecycle.begun:
                 self._finish_gracefully()
         finally:
             self._release()
             self._finisher = None  # a later thread may get the same identifier
 
     def _finish_gracefully(self) -> None:
-        engine = self._engine
         self._wait_for_handlers()
         self._wait_for_streams()
-        if engine.writer.end(self.until()):
+        if self._writer.end(self.until()):
             # Otherwise somebody else's frame is stuck: closing would pull the descriptor,
             # whose number may be another file's a moment later, from under its write.
-            engine.endpoint.close_write()
+            self._endpoint.close_write()
             self._wait_for_pump()
         if self.ended.is_set():
             # Whoever watches the child goes with the transport: reap it before.
-            getattr(engine.transport, "look_for_status", _nothing)()
+            self._adapter.look_for_status()
             return
         until = self.until()
         left = 0.0 if until is None else max(0.0, until - time.monotonic())
-        shutdown = getattr(engine.transport, "shutdown", None)
-        if engine.solo is not None:
-            if shutdown is not None or engine.connection.calls:
-                engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + left)
+        shutdown, outgoing = self._adapter.shutdown, self._outgoing
+        if self._solo is not None:
+            if shutdown is not None or outgoing.pending:
+                self._solo.wait_for_end(self.ended.is_set, time.monotonic() + left)
         elif shutdown is not None:
             shutdown(left)  # the crew reads meanwhile
             self.ended.wait(_EXITED + _BROKEN)
         else:
             end = time.monotonic() + left
             # Some media can't be closed by halves, and some peers don't mind the end.
-            while engine.connection.calls and time.monotonic() < end:
+            while outgoing.pending and time.monotonic() < end:
                 if self.ended.wait(_SLICE):
                     break
 
     def _wait_for_pump(self) -> None:
         """See what was written through to a transport that blocks, and to its end."""
-        wait = getattr(self._engine.endpoint, "wait_for_pump", None)
-        while wait is not None and not wait(_SLICE):
+        while not self._adapter.wait_for_pump(_SLICE):
             until = self.until()  # again: close() may set it meanwhile
             if until is not None and time.monotonic() >= until:
                 return
@@ -345,25 +390,24 @@ class Closing:
         Those that are not at their ends when the time is over fail, and so do those from which
         nobody takes items any more.
         """
-        engine = self._engine
+        outgoing = self._outgoing
         until = self.until()
         if until is not None:  # a child is to have some time for its own end
             until -= (until - time.monotonic()) * _FOR_THE_CHILD
         while not self.ended.is_set():
-            with engine.lock:
-                streams = [call for call in engine.connection.calls.values() if call.items]
+            streams = outgoing.streams()
             over = until is not None and time.monotonic() >= until
             left = [stream for stream in streams if over or not self._is_taken_from(stream)]
             for stream in left:
-                engine.cancel(stream)
+                outgoing.cancel(stream)
                 text = f"{stream.name} was cut off; this side closed the session"
-                engine.end_call(stream, None, engine.host.closed_error(text))
+                outgoing.end(stream, None, self._lifecycle.closed_error(text))
             if len(left) == len(streams):
                 return
-            if engine.solo is None:
+            if self._solo is None:
                 self.ended.wait(_SLICE)
             else:
-                engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
+                self._solo.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
 
     def _is_taken_from(self, stream: Any) -> bool:
         """Tell whether another thread takes the items of a stream, or a callback does.
@@ -380,43 +424,34 @@ class Closing:
         )
 
     def _wait_for_handlers(self) -> None:
-        engine = self._engine
         # Whoever is there for the peer goes with it.
-        sees_through = not getattr(engine.transport, "goes_with_peer", False)
+        sees_through = not self._adapter.goes_with_peer
         waiting = 0
         while True:
             now = time.monotonic()
             if self._gone_by is None:
                 if self._peer_is_gone():
-                    self._cancel_handlers()
+                    self._responder.cancel_all()
                     self._gone_by = now + _CANCELLED_HANDLERS
-            elif sees_through and len(engine.notifications) < waiting:
+            elif sees_through and self._inbox.waiting < waiting:
                 self._gone_by = now + _CANCELLED_HANDLERS
-            waiting = len(engine.notifications)
+            waiting = self._inbox.waiting
             until = self.until()
             if until is not None and now >= until:
                 break
             slice_end = now + _SLICE
-            if engine.crew.wait_until_quiet(slice_end if until is None else min(slice_end, until)):
+            if self._crew.wait_until_quiet(slice_end if until is None else min(slice_end, until)):
                 return
         self._gave_up = self._gone_by is not None
-        self._cancel_handlers()
+        self._responder.cancel_all()
 
     def until(self) -> float | None:
         """Return when to be done waiting; ``None``: there is no limit."""
         return min((by for by in (self._by, self._gone_by) if by is not None), default=None)
 
-    def _cancel_handlers(self) -> None:
-        engine = self._engine
-        with engine.lock:
-            served = list(engine.connection.served.values())
-        for request in served:
-            if hasattr(request, "cancel"):
-                engine.cancel_served(request)
-
     def _peer_is_gone(self) -> bool:
         """Tell whether nobody can read what we write: then no answer is wanted either."""
-        fd = self._engine.endpoint.write_fd
+        fd = self._endpoint.write_fd
         if not self.ended.is_set() or fd < 0:
             return False
         poll = make_poller()
@@ -425,20 +460,17 @@ class Closing:
 
     def _release(self) -> None:
         """Stop the threads and close the descriptors, in this order."""
-        engine = self._engine
         steps: deque[Callable[[], object]] = deque(
             (
-                engine.outlet.abort,
+                self._outlet.abort,
                 lambda: self._end("this side closed the session"),
                 self._stop_threads,
                 self._run_leftovers,
-                engine.drop_notifications,
-                self._end_lingering,
-                engine.endpoint.close,
-                engine.crew_wakeup.close,
-                engine.reader_wakeup.close,
-                engine.outlet.close,
-                engine.host.ended,
+                self._inbox.drop_waiting,
+                self._fail_completing,
+                self._endpoint.close,
+                *self._descriptors,
+                lambda: self._host.ended(self._lifecycle.is_closing),
             )
         )
         try:
@@ -457,45 +489,37 @@ class Closing:
             except Exception as error:  # a transport of the user's own, for one
                 if interrupt_in(error) is not None:
                     raise
-                self._engine.report(error)
+                self._errors.report(error)
             steps.popleft()
 
     def _stop_threads(self) -> None:
         """See to it that nobody uses the descriptors any more."""
-        engine = self._engine
-        engine.reader.wake_holder()
-        engine.crew.stop()
+        self._reader.wake_holder()
+        self._crew.stop()
         if self._take_role():
-            engine.reader.leave()
+            self._reader.leave()
         end = time.monotonic() + _JOIN
-        while engine.writer.is_writing() and time.monotonic() < end:
+        while self._writer.is_writing() and time.monotonic() < end:
             time.sleep(0.0005)  # it was told to give up
-        engine.crew.join(time.monotonic() + _JOIN_STUCK if self._gave_up else end)
-        engine.writer.fail()
+        self._crew.join(time.monotonic() + _JOIN_STUCK if self._gave_up else end)
+        self._writer.fail()
 
     def _run_leftovers(self) -> None:
         """Run the user's callbacks that nobody else will call any more."""
         until = None if self._by is None else time.monotonic() + _JOIN
-        for job in self._engine.crew.drop_jobs():
-            if isinstance(job, Served):
+        for job in self._crew.drop_jobs():
+            if isinstance(job, IncomingRequest):
                 continue
             if until is None or time.monotonic() < until or not getattr(job, "may_be_left", False):
                 job.run()
 
-    def _end_lingering(self) -> None:
+    def _fail_completing(self) -> None:
         """Fail what waits for a stuck ``on_progress``: there are no more deadlines to do it."""
-        engine = self._engine
         text = "the session ended before on_progress had taken all items of the reply"
-        for call in list(engine.lingering):
-            engine.settle(call, None, engine.host.closed_error(text))
-        engine.lingering.clear()
+        self._outgoing.fail_completing(lambda _: self._lifecycle.closed_error(text))
 
     def _shut_down_child(self, end: float) -> None:
         """End a child that still lives, once its pipes are closed."""
-        shutdown = getattr(self._engine.transport, "shutdown", None)
+        shutdown = self._adapter.shutdown
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
-
-
-def _nothing() -> None:
-    pass

@@ -78,7 +78,7 @@ def test_what_is_for_a_request_that_was_answered_a_moment_ago_is_for_nobody(
         return event
 
     connection.receive = receive_and_be_overtaken
-    left._engine._send_control(envelope(future.id))
+    left._engine.control.send(envelope(future.id))
 
     assert future.result(LONG) == "reply to it"
     assert left.request(Quick("on")).result(LONG) == "on"

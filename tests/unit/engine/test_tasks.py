@@ -1,4 +1,4 @@
-"""Jobs never raise: whatever the user's code does is said to somebody."""
+"""Tasks never raise: whatever the user's code does is said to somebody."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from calls import make_future
 
 from streamipc import LogMessage
-from streamipc.engine.jobs import CallbacksJob, CallJob
+from streamipc.engine.tasks import CallbacksTask, CallTask
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), KeyboardInterrupt()])
@@ -18,7 +18,7 @@ def test_what_a_called_function_raises_is_reported(error: BaseException) -> None
     def fail() -> None:
         raise error
 
-    CallJob(fail, reported.append).run()
+    CallTask(fail, reported.append).run()
 
     assert reported == [error]
 
@@ -34,6 +34,6 @@ def test_what_concurrent_futures_lets_out_of_a_callback_is_reported(error: BaseE
     future.add_done_callback(fail)
     future._call.settle("reply", None)
 
-    CallbacksJob(future, reported.append).run()
+    CallbacksTask(future, reported.append).run()
 
     assert reported == [error]

@@ -181,6 +181,7 @@ def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(
     session = raw.session
     session.start()
     engine = session._engine
+    outgoing = engine.outgoing
     lock = engine.lock
 
     class Interrupted:
@@ -190,11 +191,11 @@ def test_an_interrupt_of_one_who_has_entered_its_request_leaves_none_pending(
             lock.acquire()
 
         def __exit__(self, *_: object) -> None:
-            engine.lock = lock
+            outgoing.lock = lock
             lock.release()
             raise KeyboardInterrupt
 
-    engine.lock = Interrupted()
+    outgoing.lock = Interrupted()
     with pytest.raises(KeyboardInterrupt):
         session.request(Echo(), timeout=timeout)
 
@@ -207,11 +208,17 @@ def test_an_interrupt_of_one_whose_request_was_not_written_in_time_leaves_none_p
     session = raw.session
     session.start()
 
-    def interrupt(*_: object, **__: object) -> None:
+    outgoing = session._engine.outgoing
+    expire = outgoing.expire
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            expire(*arguments, **options)
+            return
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session._engine, "_expire", interrupt)
+    monkeypatch.setattr(outgoing, "expire", interrupt)
     with pytest.raises(KeyboardInterrupt):
         session.request(Echo("x" * (8 << 20)), timeout=0.05)
 
@@ -310,9 +317,10 @@ def test_a_broadcast_by_another_real_thread_is_refused_where_gevent_has_patched(
     peer = IpcPeer()
     left, _ = connected(peer)
     left.start()
-    left._engine._guarded = left._engine.patches.greenlets = True  # and it is nobody's thread
+    lifecycle = left._engine.lifecycle
+    lifecycle.is_open, lifecycle.patches.greenlets = False, True  # and it is nobody's thread
     failures = peer.broadcast(Note())
-    left._engine.patches.greenlets = False
+    lifecycle.patches.greenlets = False
     assert type(failures[left]) is RuntimeError
     assert "made by another thread" in str(failures[left])
 
@@ -336,7 +344,9 @@ def test_a_forked_copy_takes_the_items_that_had_come_and_grants_none(connected: 
         with contextlib.suppress(SessionClosedError):
             list(stream)
             os._exit(2)
-        left._engine.credit(stream._future, 1)  # for what a thread of the copy's took meanwhile
+        left._engine.outgoing.credit(
+            stream._future, 1
+        )  # for what a thread of the copy's took meanwhile
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     go_on.set()

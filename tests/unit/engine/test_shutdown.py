@@ -74,10 +74,10 @@ def test_a_child_that_dies_while_its_request_is_being_dispatched_is_not_waited_f
     outcome = Caller(pending, timeout=None)
 
     assert isinstance(outcome.returned(), SessionClosedError)
-    eventually(lambda: session._engine.closing._gone_by is not None)  # handlers are cancelled
+    eventually(lambda: session._engine.shutdown._gone_by is not None)  # handlers are cancelled
     opened.set()
     session.close()
-    assert session._engine.closing.closed.wait(LONG)
+    assert session._engine.shutdown.closed.wait(LONG)
     held.release_all()
 
 
@@ -97,7 +97,7 @@ def test_a_transport_that_fails_to_close_keeps_nothing_else_from_being_closed() 
     session.close()
 
     assert said == ["can't be closed twice", "closed"]
-    assert session._engine.closing.closed.is_set()
+    assert session._engine.shutdown.closed.is_set()
 
 
 def test_what_comes_while_the_session_closes_can_still_be_received(
@@ -109,11 +109,11 @@ def test_what_comes_while_the_session_closes_can_still_be_received(
     held.wait_until_entered("in flight")
     closing = threading.Thread(target=right.close, args=(LONG,))
     closing.start()
-    eventually(lambda: right._engine.refusal)
+    eventually(lambda: right._engine.lifecycle.refusal)
     with pytest.raises(SessionClosedError):
         right.request(Quick())
     receiver = Caller(Receiving(right))
-    eventually(lambda: right._engine._received.wakers)
+    eventually(lambda: right._engine.inbox._received.wakers)
     left.notify(Note("last"))
 
     assert receiver.returned() == Note("last")
@@ -133,8 +133,8 @@ def test_one_who_waits_for_a_notification_while_another_reads_is_told_of_the_end
     eventually(lambda: len(left._engine.reader.waiting) == 1)
     assert left._engine.reader.holder == reads.thread.ident
     held.wait_until_entered("reads")
-    left._engine.transport.close_write()
-    right._engine.transport.close_write()
+    left._engine.adapter.transport.close_write()
+    right._engine.adapter.transport.close_write()
 
     assert isinstance(receives.returned(), SessionClosedError)
     assert isinstance(reads.returned(), SessionClosedError)
@@ -167,7 +167,7 @@ def test_a_session_ends_although_there_is_no_thread_to_see_it_out(
     right.close()
 
     assert refused.wait(LONG)
-    assert left._engine.closing.closed.wait(LONG)
+    assert left._engine.shutdown.closed.wait(LONG)
     left.close()
 
 
@@ -179,7 +179,7 @@ def test_a_handler_that_has_to_close_the_session_itself_does_not_wait_for_itself
     session.on_message(Note)(lambda msg: session.close())
     session.notify(Note("comes back"))
 
-    assert session._engine.closing.closed.wait(LONG)
+    assert session._engine.shutdown.closed.wait(LONG)
     assert refused.is_set()
     assert session.returncode == 0  # as the end of its input has it, not SIGTERM
     session.close()

@@ -1,0 +1,80 @@
+"""Errors that no caller gets: they go to ``on_exception``, or to the log.
+
+Owns how many of them wait; the engine's lock guards the number. No more than
+``Limits.waiting_errors`` do, and no error goes to the user's code on the thread that reads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..exceptions import release_frames
+from .tasks import CallTask
+
+if TYPE_CHECKING:
+    import threading
+
+    from .contracts import Host
+    from .crew import Crew
+    from .solo import Solo
+
+__all__ = ["ErrorReports"]
+
+
+class ErrorReports:
+    """See the module's text.
+
+    Args:
+        crew: runs what is the user's code.
+        solo: the same where there are no threads.
+        most: errors that may wait.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        host: Host,
+        crew: Crew | Solo,
+        solo: Solo | None,
+        most: int,
+    ) -> None:
+        self._lock = lock
+        self._host = host
+        self._crew = crew
+        self._solo = solo
+        self._most = most
+        self._waiting = 0  # for on_exception, or in it
+        self._some_are_left_out = False
+
+    def report(self, error: BaseException) -> None:
+        """Hand an error to the session."""
+        if self._solo is not None and isinstance(error, KeyboardInterrupt):
+            self._solo.interrupted = True  # Ctrl-C was meant for the thread that waits
+            return
+        self._host.report(error)
+
+    def report_soon(self, error: Exception) -> None:
+        """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""
+        if self._waiting >= self._most:
+            if not self._some_are_left_out:
+                self._some_are_left_out = True
+                self.warn_soon(
+                    f"more than {self._most:,} errors wait for on_exception: those that come now "
+                    "are only counted (session.stats.unreadable)"
+                )
+            return
+        with self._lock:
+            self._waiting += 1
+        release_frames(error)
+        self._crew.submit(CallTask(lambda: self._report_waiting(error), self.report))
+
+    def warn_soon(self, text: str) -> None:
+        """Log a warning, elsewhere than on the thread that reads."""
+        self._crew.submit(CallTask(lambda: self._host.warn(text), self.report))
+
+    def _report_waiting(self, error: Exception) -> None:
+        try:
+            self.report(error)
+        finally:
+            with self._lock:
+                self._waiting -= 1

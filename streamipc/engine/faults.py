@@ -1,0 +1,83 @@
+"""What the peer does wrong, or too late, or can't read: it is counted, reported and answered.
+
+Owns the counts. The holder of the reading role calls these methods, so there is no lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .._shown import escaped
+from ..exceptions import ProtocolError, SerializationError
+
+if TYPE_CHECKING:
+    from ..protocol import events
+    from .control import ControlSender
+    from .errors import ErrorReports
+    from .inbox import Inbox
+    from .outgoing import Outgoing
+
+__all__ = ["Faults"]
+
+
+class Faults:
+    """See the module's text.
+
+    Args:
+        errors: told of what is the peer's fault.
+        outgoing: our requests, which may fail for it.
+        inbox: gets a notification that only looks like a fault.
+
+    Attributes:
+        late: replies and items whose request had ended.
+        unreadable: frames that could not be read, or broke a rule.
+    """
+
+    def __init__(
+        self, control: ControlSender, errors: ErrorReports, outgoing: Outgoing, inbox: Inbox
+    ) -> None:
+        self._control = control
+        self._errors = errors
+        self._outgoing = outgoing
+        self._inbox = inbox
+        self.late = 0
+        self.unreadable = 0
+
+    def came_late(self, event: events.Late) -> None:
+        """Count a reply, or an item, that nobody waits for any more."""
+        self.late += 1
+
+    def broke_a_rule(self, event: events.Violation) -> None:
+        """Report a fault of the peer's."""
+        self._report(event.error)
+
+    def uses_another_serializer(self, event: events.Mismatch) -> None:
+        """Fail all requests: no reply can be read."""
+        self._report(event.error)
+        if event.answer is not None:
+            self._control.send(event.answer)
+        self._outgoing.fail_pending(lambda call: SerializationError(str(event.error)))
+
+    def was_skipped(self, event: events.Skipped) -> None:
+        """Tell the peer what was too large to be read."""
+        self._report(event.error)
+        self._control.send(event.answer)
+
+    def skipped_ours(self, event: events.PeerSkipped) -> None:
+        """Fail the request that was too large for the peer."""
+        message: Any = event.notification.message
+        why = escaped(str(message.message))  # before they leave the table, for it may fail
+        calls = self._outgoing.take_skipped(event.length)
+        for call in calls:
+            error = ProtocolError(f"{call.name} was not read by the peer: {why}")
+            self._outgoing.end(call, None, error)
+        if not calls:
+            self._inbox.notification_received(event.notification)
+
+    def was_rejected(self, event: events.Rejected) -> None:
+        """Answer a request that could not be taken."""
+        self._control.send(event.answer)
+
+    def _report(self, error: Exception) -> None:
+        self.unreadable += 1
+        self._errors.report_soon(error)

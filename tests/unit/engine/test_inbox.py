@@ -1,0 +1,154 @@
+"""Notifications wait for their handlers, whatever interrupts the thread that reads them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from types import SimpleNamespace
+from typing import Any
+
+from interrupting import interrupted_at
+from shared_messages import Note
+
+from streamipc import NativeMessageSerializer
+from streamipc.engine.dispatcher import Dispatcher
+from streamipc.engine.flow import Flow
+from streamipc.engine.inbox import Inbox
+from streamipc.engine.junk import JunkLines
+from streamipc.engine.precedence import Precedence
+from streamipc.handlers import HandlerRegistry
+from streamipc.messages import Message
+from streamipc.protocol.connection import Connection
+from streamipc.protocol.envelopes import Notification
+
+READING = ("streamipc/engine/dispatcher.py", "streamipc/engine/inbox.py", "test_inbox.py")
+HANDLING = ("streamipc/engine/inbox.py",)
+
+
+class Crew:
+    """Takes tasks, and runs them when told."""
+
+    blocked_jobs = 0
+
+    def __init__(self) -> None:
+        self.tasks: deque[Any] = deque()
+
+    def submit_locked(self, task: Any) -> None:
+        self.tasks.append(task)
+
+    def waiting_jobs(self) -> int:
+        return len(self.tasks)
+
+    def run(self) -> None:
+        while self.tasks:
+            self.tasks.popleft().run()
+
+
+class Reading:
+    """What reads notifications, and keeps the numbers of those that were handled."""
+
+    def __init__(self, has_threads: bool = True) -> None:
+        lock: Any = threading.Lock()
+        self.seen: list[int] = []
+        self.errors: list[BaseException] = []
+        self.crew: Any = Crew()
+        self.connection = Connection(NativeMessageSerializer(), 1 << 20)
+        registry = HandlerRegistry(Message, "on_message")
+        registry.register(Note)(lambda msg: self.seen.append(msg.number))
+        nobody: Any = SimpleNamespace(handlers_waiting=0, report=self.errors.append)
+        self.inbox = Inbox(
+            lock=lock,
+            connection=self.connection,
+            lifecycle=nobody,
+            host=SimpleNamespace(message_handlers=registry.find),  # type: ignore[arg-type]
+            flow=Flow(lock),
+            precedence=Precedence(lock, 1000),
+            crew=self.crew,
+            outlet=nobody,
+            errors=nobody,
+            responder=nobody,
+            wait=lambda awaited, end: False,
+            has_threads=has_threads,
+        )
+        junk = JunkLines(lock, lambda line: None, lambda due, lines: None)
+        actions = {Notification: self.inbox.notification_received}
+        self.dispatcher = Dispatcher(
+            self.connection, actions, junk, self.errors.append, lambda: None
+        )
+
+    def read(self, *numbers: int) -> None:
+        for number in numbers:
+            frame = b"".join(self.connection.encode(Notification(Note(number=number))))
+            buffer = self.connection.buffer()
+            buffer[: len(frame)] = frame
+            self.connection.arrived[0]([len(frame)])
+
+
+def test_an_interrupt_of_one_who_reads_loses_no_notification_and_repeats_none() -> None:
+    interrupted, place = True, 0
+    while interrupted:
+        place += 1
+        reading = Reading()
+        reading.read(1, 2)
+        interrupted = interrupted_at(place, READING, reading.dispatcher.apply)
+        reading.dispatcher.apply()  # by whoever comes next
+        reading.crew.run()
+        reading.read(3)
+        reading.dispatcher.apply()
+        reading.crew.run()
+
+        assert reading.seen == [1, 2, 3], place
+        assert reading.inbox.waiting == 0
+        assert reading.errors == []
+    assert place > 10
+
+
+def test_one_task_too_many_handles_nothing_while_another_does() -> None:
+    """One who was interrupted may have submitted it, and does so again."""
+    reading = Reading()
+    reading.read(1)
+    reading.dispatcher.apply()
+    (task,) = reading.crew.tasks
+    reading.crew.tasks.append(task)
+    begun, go_on = threading.Event(), threading.Event()
+    append = reading.seen.append
+
+    class Seen(list[int]):
+        def append(self, number: int) -> None:
+            begun.set()
+            assert go_on.wait(30)
+            append(number)
+
+    first, reading.seen = reading.seen, Seen()
+    running = threading.Thread(target=reading.crew.tasks.popleft().run)
+    running.start()
+    assert begun.wait(30)
+    reading.read(2)
+    reading.dispatcher.apply()
+    reading.crew.tasks.popleft().run()
+    assert first == []
+    go_on.set()
+    running.join(30)
+    reading.seen = first
+    reading.crew.run()
+
+    assert first == [1, 2]
+
+
+def test_an_interrupt_of_one_who_handles_without_threads_keeps_no_later_one_waiting() -> None:
+    interrupted, place = True, 0
+    while interrupted:
+        place += 1
+        reading = Reading(has_threads=False)
+        reading.read(1, 2)
+        reading.dispatcher.apply()
+        interrupted = interrupted_at(place, HANDLING, reading.crew.run)
+        reading.read(3)
+        reading.dispatcher.apply()
+        reading.crew.run()
+
+        assert reading.seen[-1] == 3, place
+        assert reading.seen == sorted(set(reading.seen))
+        assert reading.inbox.waiting == 0
+    assert place > 10
+    assert reading.seen == [1, 2, 3]
