@@ -22,7 +22,7 @@ from ._threads import make_thread, start_thread
 from .engine.engine import Engine
 from .engine.lifetimes import track
 from .engine.options import Options
-from .engine.polling import usable_cpus
+from .engine.poller import usable_cpus
 from .exceptions import IpcError, SessionClosedError
 from .limits import Limits
 from .messages import Message

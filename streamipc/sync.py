@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ._arguments import checked_timeout
 from ._terminating import OnSigterm
-from .engine import solo  # noqa: F401 - or a session without descriptors would look for it
+from .engine import caller_runs  # noqa: F401 - or a session without descriptors would look for it
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
 
@@ -67,7 +67,7 @@ class SyncIpcSession(IpcSession):
         def stop() -> bool:
             told.append(1)
             self._engine.closing.leave_output()
-            self._engine.reader.wake_holder()
+            self._engine.leader.wake()
             return not self._engine.closing.ended.is_set()
 
         with OnSigterm(stop, self._is_child()):

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from .._signals import interrupt_in
 from .._threads import make_thread, start_thread
 from .jobs import CallJob
-from .polling import make_poller
+from .poller import make_poller
 from .serving import Served
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Closing:
         engine.refuse(lambda: engine.host.closed_error("this side closed the session"))
         me = threading.get_ident()
         # A signal handler that interrupts a wait is called by the very thread that must read.
-        here = engine.crew.runs_here() or me in (self._finisher, engine.reader.holder)
+        here = engine.crew.runs_here() or me in (self._finisher, engine.leader.thread)
         try:
             if not self._claim():
                 self._wait_for_other(timeout, end, here)
@@ -146,9 +146,9 @@ class Closing:
     def abandon(self) -> None:
         """Nobody holds the session any more: end it without waiting for anything."""
         engine = self._engine
-        if engine.solo is None or engine.reader.holder == threading.get_ident():
+        if engine.solo is None or engine.leader.thread == threading.get_ident():
             # Without threads this one reads, and settles the last future that held the
-            # session: it runs what is queued once it has left the role.
+            # session: it runs what is queued once it leads no more.
             self._start_thread(self.close, 0.0)
         else:
             self.close(0.0)  # nobody would come to run a job
@@ -205,7 +205,7 @@ class Closing:
             engine.connection.calls.pop(call.id, None)
         engine.end_receiving()
         self._end_credit()
-        engine.reader.ended = True
+        engine.reader.end()
         self.ended.set()
         try:
             if self._claim():
@@ -228,31 +228,11 @@ class Closing:
         if self.ended.wait(patience):
             return
         engine = self._engine
-        reader = engine.reader
-        with engine.lock:
-            reader.draining = True
+        engine.reader.drain_only()
         engine.outlet.abort()
-        reader.wake_holder()
-        me = threading.get_ident()
-        try:
-            if self._take_role():
-                reader.drain()
-            self._end(what)
-        finally:
-            if reader.holder == me:
-                reader.leave()
-
-    def _take_role(self) -> bool:
-        """Take the reading role once its holder has left it, as it does when woken."""
-        engine = self._engine
-        end = time.monotonic() + _JOIN
-        while time.monotonic() < end:
-            with engine.lock:
-                if engine.reader.holder is None:
-                    engine.reader.holder = threading.get_ident()
-                    return True
-            time.sleep(0.0005)  # its holder is awake and on its way: microseconds
-        return False
+        engine.leader.wake()
+        engine.leader.lead_when_free(engine.reader.drain)
+        self._end(what)
 
     # The way out.
 
@@ -463,10 +443,9 @@ class Closing:
     def _stop_threads(self) -> None:
         """See to it that nobody uses the descriptors any more."""
         engine = self._engine
-        engine.reader.wake_holder()
+        engine.leader.wake()
         engine.crew.stop()
-        if self._take_role():
-            engine.reader.leave()
+        engine.leader.lead_when_free(_nothing)
         end = time.monotonic() + _JOIN
         while engine.writer.is_writing() and time.monotonic() < end:
             time.sleep(0.0005)  # it was told to give up

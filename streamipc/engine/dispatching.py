@@ -1,6 +1,6 @@
 """What becomes of each event that was read.
 
-The holder of the reading role calls these methods, so none of them may block or call the
+The leader calls these methods, so none of them may block or call the
 user's code: what would is queued as a job.
 """
 
@@ -33,25 +33,25 @@ from ..protocol.envelopes import (
     Response,
 )
 from ..protocol.framing import Junk
-from .bells import wake
 from .flow import Flow, Held, Kind
 from .jobs import CallbacksJob, CallJob, NotificationsJob
 from .junk import JunkLines
 from .lifetimes import is_exiting
-from .reading import Reader
+from .reader import Reader
 from .serving import Served, closed_refusal
+from .waiters import wake
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection
     from ..protocol.framing import Item
+    from .caller_runs import CallerRuns
     from .calls import Call
     from .closing import Closing
     from .contracts import Host
-    from .crew import Crew
     from .deadlines import Deadlines
     from .outlets import PolledOutlet
     from .precedence import Precedence
-    from .solo import Solo
+    from .thread_pool import ThreadPool
 
 __all__ = ["Dispatching", "Received"]
 
@@ -83,8 +83,8 @@ class Dispatching:
     connection: Connection
     host: Host
     reader: Reader
-    crew: Crew | Solo
-    solo: Solo | None
+    crew: ThreadPool | CallerRuns
+    solo: CallerRuns | None
     outlet: PolledOutlet
     closing: Closing
     notifications: deque[Served]
@@ -128,7 +128,7 @@ class Dispatching:
         }
 
     def _apply(self) -> None:
-        """Apply what was read, frame by frame; as the holder of the reading role.
+        """Apply what was read, frame by frame; as the leader.
 
         An interrupt, such as Ctrl-C, may come out at any call in here. Then the frame in work
         stays the first, and is applied once more by whoever comes next: see ``Connection``.
@@ -159,7 +159,7 @@ class Dispatching:
             left -= 1
             if not left:
                 left = _BURST
-                self.reader.look_at_clock()
+                self.crew.expire_due()
 
     def _request_received(self, request: Request) -> None:
         served: Served | None = self.connection.step

@@ -1,6 +1,6 @@
 """One session's machinery: joins protocol, reading, writing, crew and deadlines.
 
-The lock (``Engine.lock``) guards the deadlines, the reading role, the crew, the engine's own
+The lock (``Engine.lock``) guards the deadlines, the thread pool, the engine's own
 state, and who enters a table of the connection. Leaving a table takes no lock: it is one
 step on a dict, and of several who would, for a reply, a cancellation or a deadline, one gets
 the entry. The lock is held for a few microseconds at a time, never during input, output,
@@ -32,10 +32,8 @@ from ..protocol.connection import Connection
 from ..protocol.envelopes import (
     Cancel,
 )
-from .bells import wake
 from .closing import Closing
 from .contracts import Host, Stats
-from .crew import Crew
 from .deadlines import Deadlines, Reminder
 from .dispatching import Dispatching, Received
 from .flow import Flow, Held
@@ -43,21 +41,23 @@ from .jobs import CallJob
 from .junk import JunkLines
 from .lifetimes import park_at_exit
 from .outlets import PolledOutlet
-from .polling import Inlet, two_wakeups
+from .poller import Poller, two_wakeups
+from .pool_thread import current_pool_thread
 from .precedence import Precedence
-from .reading import Reader
+from .reader import Reader
 from .sending import Sending
 from .serving import Served
-from .staff import working_member
+from .thread_pool import ThreadPool
+from .waiters import wake
 from .writer import Writer
 
 if TYPE_CHECKING:
     from ..protocol.framing import Item
     from ..session import IpcSession
     from ..transports.base import Transport
+    from .caller_runs import CallerRuns
     from .calls import Call
     from .options import Options
-    from .solo import Solo
 
 __all__ = ["Engine"]
 
@@ -77,7 +77,7 @@ class Engine(Sending, Dispatching):
         options: settings.
         host: the session's side.
         name: of the threads.
-        threads: ``False``: whoever waits reads and runs handlers; see ``solo.py``.
+        threads: ``False``: whoever waits reads and runs handlers; see ``caller_runs.py``.
 
     Raises:
         ValueError: the transport blocks, and there are no threads to wait for it.
@@ -117,31 +117,33 @@ class Engine(Sending, Dispatching):
             options.max_frame_size,
             self.connection.decode_again,
             self.connection.is_ours,
-            self._wake_watcher,
+            self._may_read_on,
         )
         self.reader = Reader(
-            self.lock,
             self.connection,
             endpoint.read_into,
             fds,
             self.reader_wakeup,
-            options.spin,
             endpoint.arrived,
             self._apply,
             self._stream_ended,
             self.flow,
         )
-        self.outlet = PolledOutlet(endpoint, self._go_on_reading)
+        waits = None if threads else self._wait_for_room
+        self.outlet = PolledOutlet(endpoint, self._go_on_reading, waits)
         self.writer = Writer(self.outlet, self._backlog, self._write_failed)
-        self.crew: Crew | Solo
-        self.solo: Solo | None = None
+        self.crew: ThreadPool | CallerRuns
+        self.solo: CallerRuns | None = None
         if threads:
-            self.crew = Crew(
+            self.crew = ThreadPool(
                 self.lock,
                 self.reader,
+                self.flow,
                 self._deadlines,
-                Inlet(fds, self.crew_wakeup.fileno()),
+                Poller(fds, self.crew_wakeup.fileno()),
                 self.crew_wakeup,
+                self.reader_wakeup,
+                options.spin,
                 options.handler_threads,
                 name,
                 self._expire,
@@ -150,17 +152,20 @@ class Engine(Sending, Dispatching):
                 self._crew_failed,
             )
         else:
-            from .solo import Solo
+            from .caller_runs import CallerRuns
 
-            self.crew = self.solo = Solo(
+            self.crew = self.solo = CallerRuns(
                 self.lock,
                 self.reader,
+                self.flow,
                 self._deadlines,
+                self.reader_wakeup,
+                options.spin,
                 self._expire,
                 self._write_out,
                 self._other_solos,
             )
-            self.solo.read_while_full(self.outlet)
+        self.leader = self.crew.leader
         self.closing = Closing(self)
         self.lingering: set[Call] = set()
         """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
@@ -344,21 +349,21 @@ class Engine(Sending, Dispatching):
             if self.reader.ended:
                 park_at_exit()
             return ready
-        member = working_member()
-        if member is None:
-            ready = self.reader.wait(awaited, end)
+        thread = current_pool_thread()
+        if thread is None:
+            ready = self.leader.wait(awaited, end)
             if self.reader.ended:
                 park_at_exit()
             return ready
-        job = member.job
-        assert job is not None
-        member.crew.enter_wait(job)
+        task = thread.task
+        assert task is not None
+        thread.pool.enter_wait(task)
         try:
-            return self.reader.wait(awaited, end)
+            return self.leader.wait(awaited, end)
         finally:
-            member.crew.leave_wait(job)
+            thread.pool.leave_wait(task)
 
-    def _other_solos(self) -> list[Solo]:
+    def _other_solos(self) -> list[CallerRuns]:
         """Return those of the peer's other sessions that have no thread either."""
         return [one.solo for one in self.host.engines() if one is not self and one.solo is not None]
 
@@ -477,8 +482,12 @@ class Engine(Sending, Dispatching):
             with self.lock:
                 self._reports -= 1
 
-    def _wake_watcher(self) -> None:
-        self.reader.wake_watcher()
+    def _may_read_on(self) -> None:
+        self.crew.may_read_on()
+
+    def _wait_for_room(self, timeout: float | None) -> bool:
+        assert self.solo is not None
+        return self.solo.wait_for_room(self.outlet, timeout)
 
     def _stream_ended(self, error: Exception | None) -> None:
         self.closing.stream_ended(error)
@@ -554,17 +563,16 @@ class Engine(Sending, Dispatching):
         self._received.ended = True
 
     def _read_prefix(self) -> None:
-        """Read, holding the role, what was read ahead of the session: no poll reports it."""
+        """Read what was read ahead of the session: no poll reports it."""
         if not getattr(self.endpoint, "prefix", None):
             return
-        with self.lock:
-            self.reader.holder = threading.get_ident()
-        try:
+
+        def read() -> None:
             for source in list(self.endpoint.prefix):
                 while source in self.endpoint.prefix:
                     self.reader.read_source(source)
-        finally:
-            self.reader.leave()
+
+        self.leader.lead(read)
 
 
 def _nothing() -> None:

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from ..protocol.connection import Connection
     from ..protocol.envelopes import RequestId
     from ..serializers.base import Buffer
+    from .caller_runs import CallerRuns
     from .closing import Closing
-    from .crew import Crew
     from .deadlines import Deadlines
     from .flow import Flow
     from .precedence import Precedence
-    from .solo import Solo
+    from .thread_pool import ThreadPool
 
 __all__ = ["Sending"]
 
@@ -53,7 +53,7 @@ class Sending:
     flow: Flow
     notifications: deque[Served]
     writer: Writer
-    crew: Crew | Solo
+    crew: ThreadPool | CallerRuns
     closing: Closing
     precedence: Precedence
     start: Callable[[], None]

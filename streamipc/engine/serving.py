@@ -29,7 +29,7 @@ from ..exceptions import (
 from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
-from .bells import wake
+from .waiters import wake
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
@@ -69,7 +69,7 @@ class Answering(Protocol):
         ...
 
     def wait(self, awaited: Any, end: float | None, /) -> bool:
-        """Wait; see ``Reader.wait``."""
+        """Wait; see ``Leader.wait``."""
         ...
 
     def look(self) -> None:
@@ -88,7 +88,7 @@ class Answering(Protocol):
 class Served:
     """One request of the peer's, or one notification, while it is being handled.
 
-    A request is a job of the crew's (``staff.py``) itself.
+    A request is a job of the crew's (``pool_thread.py``) itself.
 
     ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and
     ``_callbacks``; it is never held while anything is called.

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from .._forks import renew
 from .._signals import interrupt_in
 from ..exceptions import IpcError, SessionClosedError
-from .bells import wake
+from .waiters import wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -132,7 +132,7 @@ def test_the_end_of_a_second_stream_is_forgotten_by_all_whoever_read_it(
     if who == "a caller":
         caller = Caller(left.request(Hold("it")))
         held.wait_until_entered("it")
-        eventually(lambda: reader.holder == caller.thread.ident)
+        eventually(lambda: left._engine.leader.thread == caller.thread.ident)
         os.close(second_in)
         eventually(lambda: reader._ended_fds == [second])
         held.release("it")
@@ -147,7 +147,7 @@ def test_the_end_of_a_second_stream_is_forgotten_by_all_whoever_read_it(
     eventually(lambda: not reader._ended_fds)
     left.close()
     right.close()
-    for inlet in (reader._inlet, left._engine.crew._inlet):
-        known = dict(inlet._now.poll(0))  # all that are closed by now, if it knows them
+    for poller in (reader.poller, left._engine.crew.io_thread._poller):
+        known = dict(poller._now.poll(0))  # all that are closed by now, if it knows them
         assert reader.first_fd in known
         assert second not in known

@@ -82,7 +82,7 @@ class Waiters:
             thread = threading.Thread(target=self._give_way, args=(crowd, number))
             self.threads.append(thread)
             thread.start()
-            eventually(lambda bells=number + 1: len(crowd._bells.hung) == bells)
+            eventually(lambda sleeping=number + 1: len(crowd._waiters.sleeping) == sleeping)
 
     def _give_way(self, crowd: Precedence, number: int) -> None:
         crowd.give_way()
@@ -143,7 +143,7 @@ def test_one_goes_on_for_each_burst_that_is_handled_and_first_who_came_first(
         crowd.burst_handled_locked(CROWDED_AT // 2)
     waiters.join()
     assert waiters.gone == [0, 1, 2]
-    assert crowd._bells.hung == []
+    assert crowd._waiters.sleeping == []
 
 
 def test_all_go_on_when_the_session_ends(
@@ -178,7 +178,7 @@ def test_what_a_handler_has_left_behind_gives_way(
 
     thread = threading.Thread(target=give_way)
     thread.start()
-    eventually(lambda: crowd._bells.hung)
+    eventually(lambda: crowd._waiters.sleeping)
     with crowd._lock:
         crowd.burst_handled_locked(CROWDED_AT)
     thread.join(LONG)
@@ -238,7 +238,7 @@ def test_one_goes_on_when_a_handler_makes_no_progress_and_not_before(
 
     assert crowd.looks == 11  # twice at first and in each of four rounds, and in the last one
     assert time.monotonic() - start >= 0.05
-    assert crowd._bells.hung == []
+    assert crowd._waiters.sleeping == []
 
 
 def test_what_follows_does_not_wait_for_a_handler_that_is_stuck_and_less_for_the_next(
@@ -307,14 +307,14 @@ def test_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd.give_way()
 
     assert 0.05 <= time.monotonic() - start < LONG
-    assert crowd._bells.hung == []
+    assert crowd._waiters.sleeping == []
 
 
 def test_nobody_waits_longer_than_it_has_time(crowd: Precedence) -> None:
     start = time.monotonic()
     assert not crowd.give_way(start + 0.05)
     assert 0.05 <= time.monotonic() - start < LONG
-    assert crowd._bells.hung == []
+    assert crowd._waiters.sleeping == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signal")
@@ -324,7 +324,7 @@ def test_an_interrupt_takes_the_bell_down(
     main = threading.get_ident()
 
     def interrupt() -> None:
-        eventually(lambda: crowd._bells.hung)
+        eventually(lambda: crowd._waiters.sleeping)
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
@@ -332,5 +332,5 @@ def test_an_interrupt_takes_the_bell_down(
     with pytest.raises(KeyboardInterrupt):
         crowd.give_way()
     thread.join(LONG)
-    assert crowd._bells.hung == []
+    assert crowd._waiters.sleeping == []
     assert not crowd._lock.locked()

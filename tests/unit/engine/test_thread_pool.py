@@ -17,13 +17,13 @@ from handover import (
     Held,
     Hold,
     Quick,
-    send_watcher_to_sleep,
-    watcher_sleeps,
+    io_thread_sleeps,
+    send_io_thread_to_sleep,
 )
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, RequestContext, SessionClosedError
-from streamipc.engine import crew as crew_module
+from streamipc.engine import thread_pool
 from streamipc.engine.jobs import CallbacksJob, CallJob
 from streamipc.transports import pipe
 from streamipc.transports.pipe import FdTransport
@@ -57,11 +57,11 @@ def in_the_midst_of_a_read(engine: Any) -> None:
 
 
 def between_two_jobs(engine: Any) -> None:
-    engine.crew._flush_some = fail
+    engine.crew.io_thread._flush_some = fail
 
 
 @pytest.mark.parametrize("where", [in_the_midst_of_a_read, between_two_jobs])
-def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
+def test_an_io_thread_that_fails_ends_the_session_with_what_it_failed_of(
     sides: Sides, eventually: Eventually, where: Callable[[Any], None]
 ) -> None:
     left, right, held = sides
@@ -82,51 +82,51 @@ def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
         pending.result(LONG)
     assert {str(error) for error in said} == {"a bug"}  # each member that tried
     # The end waits a second for the members: one that is stopped for longer is gone later.
-    eventually(lambda: not right._engine.crew._members)
-    assert right._engine.reader.holder is None
+    eventually(lambda: not right._engine.crew._threads)
+    assert right._engine.leader.thread is None
 
 
 @pytest.mark.parametrize("standby", ["stands by", "is on its way"])
-def test_the_standby_takes_the_place_of_a_watcher_that_fails(
+def test_the_standby_takes_the_place_of_an_io_thread_that_fails(
     sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, standby: str
 ) -> None:
     left, right, held = sides
     crew = right._engine.crew
     failed, told = threading.Event(), threading.Event()
     arrived = threading.Event()
-    take_seat = crew_module.take_seat
+    add_current = thread_pool.add_current
 
     @right.on_exception
     def tell(error: Bug) -> None:
         failed.set()
         assert told.wait(LONG)
 
-    def take_seat_later(member: Any) -> None:
-        take_seat(member)
-        if member.crew is crew and len(crew._members) == 2:
+    def add_current_later(member: Any) -> None:
+        add_current(member)
+        if member.pool is crew and len(crew._threads) == 2:
             assert standby == "stands by" or failed.wait(LONG)
             arrived.set()
 
-    monkeypatch.setattr(crew_module, "take_seat", take_seat_later)
+    monkeypatch.setattr(thread_pool, "add_current", add_current_later)
     right.start()
-    eventually(lambda: crew._watcher is not None)
-    flush = crew._flush_some
+    eventually(lambda: crew.io_thread.thread is not None)
+    flush = crew.io_thread._flush_some
     failing: list[threading.Thread] = []  # the first watcher, or who took it for stuck
 
     def fail_once() -> None:
-        crew._flush_some = flush
+        crew.io_thread._flush_some = flush
         failing.append(threading.current_thread())
         if standby == "stands by":
-            eventually(lambda: crew._standby is not None and crew._standby.sleeps_until is not None)
+            eventually(lambda: crew.io_thread.standby is not None)
             assert arrived.wait(LONG)
         fail()
 
-    crew._flush_some = fail_once
+    crew.io_thread._flush_some = fail_once
     asked = left.request(Quick())
     assert failed.wait(LONG)
-    eventually(lambda: getattr(crew._watcher, "thread", None) not in (None, *failing))
+    eventually(lambda: getattr(crew.io_thread.thread, "thread", None) not in (None, *failing))
     with crew._lock:  # under which the one becomes the other, in two steps
-        assert crew._standby is not crew._watcher
+        assert crew.io_thread.standby is not crew.io_thread.thread
 
     # Everything goes on under the new one, which has a standby of its own.
     blocks = left.request(Hold("blocks"))
@@ -139,14 +139,13 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     assert asked.done()
 
 
-def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
+def test_a_standby_that_sleeps_is_put_in_the_place_of_an_io_thread_that_fails(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, right, _ = sides
     crew, reader = right._engine.crew, right._engine.reader
     failed, told = threading.Event(), threading.Event()
     places: list[Any] = []
-    crew._standby_sleep = lambda me, ticks: -1  # as when it was quiet for long
     take_ended = reader.take_ended
 
     @right.on_exception
@@ -156,8 +155,8 @@ def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
 
     def fail_once() -> None:
         reader.take_ended = take_ended
-        eventually(lambda: crew._standby is not None)
-        places.extend((crew._watcher, crew._standby))
+        eventually(lambda: crew.io_thread.standby is not None)
+        places.extend((crew.io_thread.thread, crew.io_thread.standby))
         fail()
 
     right.start()
@@ -167,8 +166,8 @@ def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
 
     assert failed.wait(LONG)
     first, standby = places
-    eventually(lambda: crew._watcher is standby)
-    assert first not in crew._members
+    eventually(lambda: crew.io_thread.thread is standby)
+    assert first not in crew._threads
     assert asked.result(LONG) == "read by the first"
     told.set()
     assert right._engine.closing.closed.wait(LONG)
@@ -205,7 +204,7 @@ def test_a_thread_that_nobody_needs_ends_and_another_is_had_when_one_is_needed(
     sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right, held = sides
-    monkeypatch.setattr(crew_module, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(thread_pool, "IDLE_SECONDS", 0.05)
     right.start()
     crew = right._engine.crew
     names = [str(number) for number in range(4)]
@@ -213,10 +212,10 @@ def test_a_thread_that_nobody_needs_ends_and_another_is_had_when_one_is_needed(
         futures = [left.request(Hold(name)) for name in names]
         for name in names:
             held.wait_until_entered(name)
-        assert len(crew._members) >= len(names)
+        assert len(crew._threads) >= len(names)
         held.release(*names)
         assert [future.result(LONG) for future in futures] == [f"reply to {n}" for n in names]
-        eventually(lambda: len(crew._members) <= 2)  # the watcher and its standby
+        eventually(lambda: len(crew._threads) <= 2)  # the watcher and its standby
         held._released.clear()
         held._entered.clear()
 
@@ -252,7 +251,7 @@ def test_handlers_that_return_while_the_end_looks_for_those_that_do_not_disturb_
         left.request(Hold(name))
         held.wait_until_entered(name)
     with right._engine.crew._lock:  # another member may be on its way
-        threads = [member.thread for member in right._engine.crew._members]
+        threads = [member.thread for member in right._engine.crew._threads]
     is_alive = threading.Thread.is_alive
 
     def is_alive_until_then(thread: threading.Thread) -> bool:
@@ -287,7 +286,7 @@ def no_thread_for(
     crew = session._engine.crew
 
     def start_if_not_of_the_crew(thread: Any) -> None:
-        if thread.name == crew._name and len(crew._members) > beyond:
+        if thread.name == crew._name and len(crew._threads) > beyond:
             raise error
         start(thread)
 
@@ -295,7 +294,7 @@ def no_thread_for(
 
 
 @pytest.mark.parametrize("error", [NO_THREAD, MemoryError()])
-def test_without_threads_the_watcher_passes_items_on(
+def test_without_threads_the_io_thread_passes_items_on(
     sides: Sides, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     left, right, _ = sides
@@ -312,7 +311,7 @@ def test_without_threads_the_watcher_passes_items_on(
     assert items == list(range(40))
 
 
-def test_without_threads_a_watcher_that_sleeps_is_woken_for_what_it_must_run_itself(
+def test_without_threads_an_io_thread_that_sleeps_is_woken_for_what_it_must_run_itself(
     sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right, held = sides
@@ -328,8 +327,8 @@ def test_without_threads_a_watcher_that_sleeps_is_woken_for_what_it_must_run_its
 
     caller = Caller(right.request(Echo(), on_progress=items.append, timeout=None), timeout=None)
     held.wait_until_entered("the first item")
-    eventually(lambda: right._engine.reader.holder == caller.thread.ident)
-    send_watcher_to_sleep(right, eventually)
+    eventually(lambda: right._engine.leader.thread == caller.thread.ident)
+    send_io_thread_to_sleep(right, eventually)
     held.release("the first item")
 
     assert caller.returned() == "done"
@@ -343,15 +342,15 @@ def test_what_waits_for_a_thread_is_run_when_the_next_one_that_can_be_had_is_the
     _, right, _ = sides
     right.start()
     crew = right._engine.crew
-    eventually(lambda: watcher_sleeps(right, polling=True))
+    eventually(lambda: io_thread_sleeps(right))
     all_run = threading.Barrier(count + 1)  # each has a thread of its own
     with crew._lock:
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(count):
                 job = CallJob(lambda: all_run.wait(LONG), right._engine.report)
-                crew._give_to_worker(job)
-        assert crew._standby is None
+                crew.offload(job)
+        assert crew.io_thread.standby is None
 
     all_run.wait(LONG)
 
@@ -362,13 +361,13 @@ def test_who_can_have_one_more_thread_and_no_second_runs_the_rest_itself(
     _, right, _ = sides
     right.start()
     crew = right._engine.crew
-    eventually(lambda: watcher_sleeps(right, polling=True))
+    eventually(lambda: io_thread_sleeps(right))
     done = threading.Semaphore(0)
     with crew._lock:
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(3):
-                crew._give_to_worker(CallJob(done.release, right._engine.report))
+                crew.offload(CallJob(done.release, right._engine.report))
         no_thread_for(right, monkeypatch, beyond=2)
 
     assert all(done.acquire(timeout=LONG) for _ in range(3))
@@ -390,22 +389,22 @@ def test_a_session_behind_a_pump_answers_with_the_only_thread_that_can_be_had(
     assert left.request(Echo("answered")).result(LONG) == "answered"
     handler.is_slow = True  # for a worker, then, if there were one
     assert left.request(Echo("answered too")).result(LONG) == "answered too"
-    assert len(right._engine.crew._members) == 1
+    assert len(right._engine.crew._threads) == 1
     left.close()
     assert right._engine.closing.closed.wait(LONG)
 
 
-def test_what_is_read_when_no_watcher_is_left_waits_for_the_end_of_the_session(
+def test_what_is_read_when_no_io_thread_is_left_waits_for_the_end_of_the_session(
     sides: Sides,
 ) -> None:
     _, right, _ = sides
     right.start()
     right.close()
     crew = right._engine.crew
-    assert crew._watcher is None
+    assert crew.io_thread.thread is None
     job = CallJob(fail, fail)
-    crew._quick.append(job)
+    crew.io_thread.inline.append(job)
 
-    crew._work_arrived()
+    crew.io_thread.work_arrived()
 
     assert crew.drop_jobs() == [job]

@@ -1,20 +1,20 @@
 """A session without threads: whoever waits reads, and runs the handlers as well.
 
-It stands in the place of the crew. Nothing happens between calls: frames are read, jobs
-are run and deadlines are looked at only while a thread is inside ``result()``,
+``CallerRuns`` stands in the place of the thread pool. Nothing happens between calls: frames are
+read, tasks are run and deadlines are looked at only while a thread is inside ``result()``,
 ``receive()``, ``tick()``, ``serve_forever()`` or ``close()``. Two things read without
 running anything: a thread that waits for room to write, because the other side may be
 waiting for the same; and a handler that asks whether it is cancelled.
 
-The rules of the reading role hold (``reading.py``): a thread that has read leaves the
-role before it runs what came of it. It does so because what it waits for counts as ready
+The rules of leadership hold (``leader.py``): a thread that has read leaves it before it runs what
+came of it. It does so because what it waits for counts as ready
 while there is work (``_Work``). Several threads of the user's may wait at once; one
-reads, and before it runs a job it wakes another, which then reads or takes the next job.
+leads, and before it runs a task it wakes another, which then leads or takes the next task.
 
 The sessions without threads of one peer serve each other: whoever waits for one of them also
 looks at the descriptors of those that nobody reads, and at their deadlines.
 
-A job that waits in turn (a handler's nested request) reads and runs other jobs on top of
+A task that waits in turn (a handler's nested request) reads and runs other tasks on top of
 itself. It counts as blocked meanwhile, so that reading does not pause for its sake.
 """
 
@@ -26,16 +26,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .bells import Bells, wake
-from .reading import Awaited, Reader
+from .leader import Awaited, Leader
+from .waiters import Waiters
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
+    from .flow import Flow
     from .outlets import PolledOutlet
+    from .poller import Ready, Wakeup
+    from .pool_thread import Task
+    from .reader import Reader
     from .serving import Served
-    from .staff import Job
 
-__all__ = ["Solo"]
+__all__ = ["CallerRuns"]
 
 _LOOK_AGAIN = 0.01
 """Seconds between two looks at whether the thread that reads has gone."""
@@ -72,15 +75,18 @@ class _AnyRead:
         return any(reader.reads != reads or reader.ended for reader, reads in self._before)
 
 
-class Solo:
-    """Queues jobs for the threads that wait; has the methods of ``Crew``.
+class CallerRuns:
+    """Queues tasks for the threads that wait; has the methods of ``ThreadPool``.
 
     Args:
         lock: the engine's.
         reader: the session's.
+        flow: tells whether reading pauses.
         deadlines: of pending requests.
+        wakeup: ends the sleep of a thread that leads.
+        spin: seconds to look for input before sleeping.
         expire: called with the futures whose time is over.
-        flush: writes out what jobs have queued.
+        flush: writes out what tasks have queued.
         others: returns those of the peer's other sessions without threads.
     """
 
@@ -88,33 +94,37 @@ class Solo:
         self,
         lock: threading.Lock,
         reader: Reader,
+        flow: Flow,
         deadlines: Deadlines,
+        wakeup: Wakeup,
+        spin: float,
         expire: Callable[[list[Any]], None],
         flush: Callable[[], None],
-        others: Callable[[], Sequence[Solo]] = tuple,
+        others: Callable[[], Sequence[CallerRuns]] = tuple,
     ) -> None:
         self._lock = lock
         self._reader = reader
+        self._flow = flow
         self._deadlines = deadlines
         self._expire = expire
         self._flush = flush
-        self._jobs: deque[Job] = deque()
+        self.leader = Leader(reader, flow, wakeup, spin, self, self._wait_for_input)
+        self._jobs: deque[Task] = deque()
         self._here = threading.local()
         self._due: float | None = None  # no pending deadline is earlier
-        self._quiet = Bells(lock)  # rung when a job has ended
-        self.running = 0  # jobs that run and are not blocked
+        self._quiet = Waiters(lock)  # notified when a task has ended
+        self.running = 0  # tasks that run and are not blocked
         self.blocked_jobs = 0
-        self._handlers = 0  # jobs that run and are handlers, blocked or not
+        self._handlers = 0  # tasks that run and are handlers, blocked or not
         self.dropped: deque[Any] = deque()  # futures that nobody holds any more
-        self.interrupted = False  # by Ctrl-C, inside a job
+        self.interrupted = False  # by Ctrl-C, inside a task
         self._others = others
-        self._also_polled: Sequence[int] = ()  # descriptors of others that the holder looks at
-        reader.next_deadline = self._next_deadline
-        reader.others = self._fds_of_others
+        self._also_polled: Sequence[int] = ()  # descriptors of others that the leader looks at
+        self._others_have_input = False
 
     def start(self) -> None:
         """Have threads that wait in other sessions look at this one too; none is started."""
-        self._call_holders_of_others()
+        self._call_leaders_of_others()
 
     def stop(self) -> None:
         """Do nothing: there is nobody to stop."""
@@ -131,48 +141,64 @@ class Solo:
         """Wake, with the lock held, a thread that would sleep past ``deadline``."""
         if self._due is None or deadline < self._due:
             self._due = deadline
-            if self._reader.holder is not None:
-                self._reader.wake_holder()
+            if self.leader.thread is not None:
+                self.leader.wake()
             else:
-                self._wake_holders_of_others()
+                self._wake_leaders_of_others()
 
-    def submit(self, job: Job) -> None:
-        """Queue a job."""
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
         with self._lock:
-            self.submit_locked(job)
-            if self._reader.holder not in (None, threading.get_ident()):
-                self._reader.wake_holder()  # asleep, perhaps, and the one to run it
+            self.submit_locked(task)
+            self._wake_other_leader()  # asleep, perhaps, and the one to run it
 
     submit_and_wake = submit
 
-    def submit_writing(self, job: Job) -> None:
-        """Queue a job that writes what is left; one at the end of the queue does for many."""
+    def submit_writing(self, task: Task) -> None:
+        """Queue a task that writes what is left; one at the end of the queue does for many."""
         for last in tuple(self._jobs)[-1:]:  # another thread may take it meanwhile
-            if type(last) is type(job):
+            if type(last) is type(task):
                 return
-        self.submit(job)
+        self.submit(task)
 
-    def submit_read(self, job: Served) -> None:
-        """Queue a job that the holder of the reading role has just read."""
-        job.entered = True
-        self._jobs.append(job)
+    def submit_read(self, task: Served) -> None:
+        """Queue a task that the leader has just read."""
+        task.entered = True
+        self._jobs.append(task)
 
-    def submit_locked(self, job: Job) -> None:
-        """Queue a job, with the lock held."""
-        self._jobs.append(job)
+    def submit_locked(self, task: Task) -> None:
+        """Queue a task, with the lock held."""
+        self._jobs.append(task)
 
     def waiting_jobs(self) -> int:
-        """Return how many jobs wait to run."""
+        """Return how many tasks wait to run."""
         return len(self._jobs)
 
     def drop(self, future: Any) -> None:
         """Have a future cancelled by whoever works next; for the garbage collector."""
         self.dropped.append(future)
-        # This thread may hold any lock; the one that rousing the other takes may be held twice.
-        if self._reader.holder not in (None, threading.get_ident()):
-            self._reader.wake_holder()
+        # This thread may hold any lock; the one that waking the other takes may be held twice.
+        self._wake_other_leader()
 
-    def drop_jobs(self) -> list[Job]:
+    def _wake_other_leader(self) -> None:
+        if self.leader.thread not in (None, threading.get_ident()):
+            self.leader.wake()
+
+    def may_read_on(self) -> None:
+        """Do nothing: the thread that has ended the pause looks for input next."""
+
+    def work_arrived(self) -> None:
+        """Do nothing: who has read leaves leadership and runs it, see ``_Work``."""
+
+    def take_over(self) -> None:
+        """Have a follower lead, if nobody does."""
+        if self.leader.thread is None:
+            self.leader.notify()
+
+    def expire_due(self) -> None:
+        """Do nothing in the midst of a burst: who has read looks at the clock next."""
+
+    def drop_jobs(self) -> list[Task]:
         """Take out and return what waits to run."""
         with self._lock:
             dropped = list(self._jobs)
@@ -180,7 +206,7 @@ class Solo:
         return dropped
 
     def runs_here(self) -> bool:
-        """Tell whether the calling thread is inside a job."""
+        """Tell whether the calling thread is inside a task."""
         return getattr(self._here, "depth", 0) > 0
 
     def handlers_running(self) -> int:
@@ -188,7 +214,7 @@ class Solo:
         return self._handlers
 
     def wait_until_quiet(self, end: float | None) -> bool:
-        """Run what waits; return whether no job runs in another thread either."""
+        """Run what waits; return whether no task runs in another thread either."""
         self.run_jobs()
         return self._quiet.wait_for(
             lambda: not self.running + self.blocked_jobs or self.runs_here(), end
@@ -196,16 +222,10 @@ class Solo:
 
     def run_jobs(self) -> None:
         """Run what is queued, and fail what is over its time; serve other sessions first."""
-        self._reader.others_have_input = False
+        self._others_have_input = False
         for other in self._others():
-            other.serve(self._let_another_read)
+            other.serve(self.take_over)
         self._run_own_jobs()
-
-    def _let_another_read(self) -> None:
-        """Have another thread that waits for this session read it: a job of others comes first."""
-        with self._lock:
-            if self._reader.holder is None:
-                self._wake_another()
 
     def _run_own_jobs(self) -> None:
         while self.dropped:
@@ -228,43 +248,51 @@ class Solo:
 
     def may_be_read(self) -> bool:
         """Tell whether nobody reads this session, and one may."""
-        return self._reader.holder is None and self._reader.callers_may_read()
+        return self.leader.thread is None and self.leader.may_lead()
 
     def _fds_of_others(self) -> list[int]:
-        # In this order: who leaves a role meanwhile finds that it is not looked at.
+        # In this order: who leaves another meanwhile finds that it is not looked at.
         self._also_polled = ()
         fds = [fd for other in self._others() if other.may_be_read() for fd in other._reader.fds]
         self._also_polled = fds
         return fds
 
-    def _call_holders_of_others(self) -> None:
+    def _call_leaders_of_others(self) -> None:
         """Have threads that wait in other sessions look at this one too, if nobody reads it now."""
         if self.may_be_read():
-            self._wake_holders_of_others(unless_polled=self._reader.first_fd)
+            self._wake_leaders_of_others(unless_polled=self._reader.first_fd)
 
-    def _wake_holders_of_others(self, unless_polled: int | None = None) -> None:
+    def _wake_leaders_of_others(self, unless_polled: int | None = None) -> None:
         me = threading.get_ident()
         for other in self._others():
-            if other._reader.holder not in (None, me) and unless_polled not in other._also_polled:
-                other._reader.wake_holder()
+            if other.leader.thread in (None, me) or unless_polled in other._also_polled:
+                continue
+            other.leader.wake()
 
-    def _next_deadline(self) -> float | None:
-        """Return, with the lock held, when the holder must look at the clock."""
-        dues = [other._due for other in self._others()]
-        dues.append(self._deadlines.earliest())
-        return min((due for due in dues if due is not None), default=None)
+    def _wait_for_input(self, timeout: float | None) -> Ready:
+        """Wait, as the leader; come back as well if others have input, or a deadline has passed."""
+        with self._lock:
+            dues = [other._due for other in self._others()]
+            dues.append(self._deadlines.earliest())
+        due = min((due for due in dues if due is not None), default=None)
+        if due is not None:
+            left = max(0.0, due - time.monotonic())
+            timeout = left if timeout is None else min(left, timeout)
+        poller = self._reader.poller
+        found, self._others_have_input = poller.wait_with(self._fds_of_others(), timeout)
+        return found
 
     def _run_queued(self) -> None:
         self._here.depth = getattr(self._here, "depth", 0) + 1
         try:
-            while (job := self._next_job()) is not None:
+            while (task := self._next_job()) is not None:
                 try:
-                    job.run()
+                    task.run()
                 finally:
                     with self._lock:
                         self.running -= 1
-                        self._handlers -= job.is_handler
-                        self._quiet.ring()
+                        self._handlers -= task.is_handler
+                        self._quiet.notify_all()
                 if self.interrupted:
                     self.interrupted = False
                     self._flush()
@@ -273,32 +301,26 @@ class Solo:
             self._here.depth -= 1
         self._flush()
 
-    def _next_job(self) -> Job | None:
+    def _next_job(self) -> Task | None:
         with self._lock:
             if not self._jobs:
                 return None
-            job = self._jobs.popleft()
+            task = self._jobs.popleft()
             self.running += 1
-            self._handlers += job.is_handler
-            self._wake_another()
-            return job
-
-    def _wake_another(self) -> None:
-        """Have another thread that waits, if there is one, look at what is to be done."""
-        for waiter in self._reader.waiting:
-            wake(waiter.lock)
-            return
+            self._handlers += task.is_handler
+        self.leader.notify()
+        return task
 
     def wait(self, awaited: Awaited, end: float | None) -> bool:
-        """Wait as ``Reader.wait`` does, and work meanwhile."""
-        reader = self._reader
+        """Wait as ``Leader.wait`` does, and work meanwhile."""
+        flow = self._flow
         in_job = self.runs_here()
         if in_job:
             with self._lock:
                 self.running -= 1
                 self.blocked_jobs += 1
-                reader.flow.blocked_locked(self.blocked_jobs)
-                reader.flow.handler_waits_locked()
+                flow.blocked_locked(self.blocked_jobs)
+                flow.handler_waits_locked()
         try:
             while True:
                 if in_job and awaited.ready():
@@ -311,76 +333,78 @@ class Solo:
                     self.look()
                     self.run_jobs()
                     return awaited.ready()
-                # Also comes back when there is a job, or a deadline has passed.
-                reader.wait(_Work(awaited, self._has_work), end)
+                # Also comes back when there is a task, or a deadline has passed.
+                self.leader.wait(_Work(awaited, self._has_work), end)
         finally:
             with self._lock:
                 if in_job:
                     self.running += 1
                     self.blocked_jobs -= 1
-                    reader.flow.blocked_locked(self.blocked_jobs)
-                if reader.holder is None:
-                    self._wake_another()
-            self._call_holders_of_others()
+                    flow.blocked_locked(self.blocked_jobs)
+            self.take_over()
+            self._call_leaders_of_others()
 
     def look(self) -> None:
         """Read what is there now, unless another thread reads; run nothing."""
-        reader, me = self._reader, threading.get_ident()
-        reader.leave_if_forgotten()
-        if reader.holder == me:
-            return
+        led: bool | None = True
         try:
-            with self._lock:
-                if reader.holder is not None or not reader.is_open():
-                    return
-                reader.holder = me
+            led = self.leader.lead(self._look)
+        finally:
+            if led:
+                self._leave()
+
+    def _look(self) -> bool:
+        reader = self._reader
+        if reader.is_open():
             if reader.is_busy:
                 reader.clean()
-            fds = reader.look()
+            fds = reader.poller.ready()
             if fds:
                 reader.read(fds)
-        finally:
-            if reader.holder == me:  # also when interrupted, by Ctrl-C for one
-                reader.leave()
-                self._call_holders_of_others()
+        return True
 
-    def read_while_full(self, outlet: PolledOutlet) -> None:
-        """Have threads that wait for room in ``outlet`` read meanwhile.
+    def _leave(self) -> None:
+        """See to it that somebody reads on, if anybody waits: who did leads no more."""
+        self.take_over()
+        self._call_leaders_of_others()
+
+    def wait_for_room(self, outlet: PolledOutlet, timeout: float | None) -> bool:
+        """Wait until there is room to write; read meanwhile if nobody else does.
 
         Nobody else would, and two sides that wait for room both wait for ever. What is
         read is kept, however much it is: running handlers here would have them write
         into the middle of what is being written.
+
+        Returns:
+            ``False`` if the time was over first.
         """
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            room: bool | None = True
+            try:
+                room = self.leader.lead(self._read_or_wait_for_room, outlet, left)
+            finally:
+                if room is not None:
+                    self._leave()
+            if room is None:  # the thread that reads may go, and leave reading to us
+                left = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
+                room, _ = outlet.poll(left)
+            if room:
+                return True
+            if end is not None and time.monotonic() >= end:
+                return False
+
+    def _read_or_wait_for_room(self, outlet: PolledOutlet, timeout: float | None) -> bool | None:
         reader = self._reader
-
-        def wait_for_room(timeout: float | None) -> bool:
-            end = None if timeout is None else time.monotonic() + timeout
-            me = threading.get_ident()
-            while True:
-                left = None if end is None else max(0.0, end - time.monotonic())
-                had_role = reader.holder == me
-                try:
-                    with self._lock:
-                        mine = reader.holder is None and not (reader.draining or reader.ended)
-                        if mine:
-                            reader.holder = me
-                    if not mine:  # the thread that reads may go, and leave reading to us
-                        left = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
-                    room, has_input = outlet.poll(left, reader.first_fd if mine else -1)
-                    if has_input:
-                        if reader.is_busy:
-                            reader.clean()
-                        reader.read([(reader.first_fd, 0)])
-                finally:
-                    if reader.holder == me and not had_role:
-                        reader.leave()
-                        self._call_holders_of_others()
-                if room:
-                    return True
-                if end is not None and time.monotonic() >= end:
-                    return False
-
-        outlet.waits = wait_for_room
+        if not reader.may_be_drained():
+            return None
+        room, has_input = outlet.poll(timeout, reader.first_fd)
+        if has_input:
+            if reader.is_busy:
+                reader.clean()
+            reader.read([(reader.first_fd, 0)])
+        return room
 
     def tick(self, end: float | None) -> bool:
         """Wait for one read, or work; return whether there was any."""
@@ -394,17 +418,17 @@ class Solo:
         self.run_jobs()
         return self._reader.reads != reads
 
-    def tick_any(self, solos: list[Solo], end: float | None) -> bool:
+    def tick_any(self, all_of_them: list[CallerRuns], end: float | None) -> bool:
         """Wait until there was a read in one of these, or work; tell whether there was any."""
-        return self.wait(_AnyRead([solo._reader for solo in solos]), end)
+        return self.wait(_AnyRead([one._reader for one in all_of_them]), end)
 
     def wait_for_end(self, ended: Callable[[], bool], end: float | None) -> bool:
         """Read and work until the session has ended."""
         return self.wait(_Ended(ended), end)
 
     def _has_work(self) -> bool:
-        # Takes no lock: the thread that passes the role on asks this while it holds it.
-        if self._reader.others_have_input or self._has_own_work():
+        # Takes no lock: followers are asked while another thread leads.
+        if self._others_have_input or self._has_own_work():
             return True
         return any(other._has_own_work() for other in self._others())
 
