@@ -154,6 +154,7 @@ class IoThread:
         self._runs = 0  # tasks that I/O threads have begun
         self._ticking = False  # the standby looks every TICK
         self._look_at_clock = 0.0
+        self._gives_way = False  # a caller leads, or is about to: look a TICK later
 
     # From outside.
 
@@ -257,7 +258,7 @@ class IoThread:
     def _serve(self, me: PoolThread) -> None:
         """Be the I/O thread until another has taken over, or the session ends."""
         leader, reader = self.leader, self._reader
-        takes, reads, late = leader.takes, reader.reads, False
+        takes, reads = leader.takes, reader.reads
         while True:
             with self._lock:
                 if self._pool.stopping or self.thread is not me:
@@ -268,11 +269,10 @@ class IoThread:
                 left_over = reader.is_busy and not led and reader.is_open()
                 work = self._has_work()
                 if not (work or left_over):
-                    naps = late or (callers and not leader.prefer_io_thread)
+                    naps = self._gives_way or (callers and not leader.prefer_io_thread)
                     naps = naps or self._pool.spawning_fails
                     self._sleeps_until = 0.0 if naps else self._deadlines.earliest()
                     self.asleep = True
-            late = False
             if left_over:
                 leader.lead(reader.clean)
                 self._let_caller_lead()
@@ -281,10 +281,8 @@ class IoThread:
                     return
                 if leader.prefer_io_thread and not self._read_and_run(me):
                     return
-            elif self._sleep(naps):
-                late = leader.thread is not None
-                if not self._read_and_run(me):
-                    return
+            elif self._sleep(naps) and not self._read_and_run(me):
+                return
             self.expire_due()
 
     def _has_work(self) -> bool:
@@ -309,7 +307,7 @@ class IoThread:
                 self._spin.slept(slept)
                 if slept > TICK:
                     self.leader.prefer(io_thread=False)  # it was quiet for long
-        self.asleep = False
+        self.asleep = self._gives_way = False
         self._sleeps_until = 0.0
         if not ready:
             self._wakeup.clear()
@@ -321,15 +319,19 @@ class IoThread:
         Returns:
             ``False`` if another has taken over.
         """
-        while self.leader.lead(self._read):
+        more = self.leader.lead(self._read)
+        while more:
             if not self._run_inline(me):
                 return False
+            more = self.leader.lead(self._read)
+        self._gives_way = more is None
         self._let_caller_lead()
         return True
 
     def _let_caller_lead(self) -> None:
         """Wake one that has come while we led, if it had better lead now."""
         if self.leader.followers and not self.leader.prefer_io_thread:
+            self._gives_way = True
             self.leader.notify()
 
     def _read(self) -> bool:
