@@ -10,8 +10,8 @@ the *leader*, waits for input, reads it, and applies it. Two kinds of threads le
   (``caller_runs.py``) there is none.
 
 A caller that finds somebody else leading is a *follower*: it sleeps until its own future wakes it.
-With two callers or more that wait, the I/O thread leads and wakes each of them by its future; it is
-never one caller that passes leadership to another, for that costs a switch for every reply.
+If a crowd of callers waits, the I/O thread leads and wakes each of them by its future. Leadership
+is never given: whoever looks first while it is free has it.
 
 The invariant:
 
@@ -29,13 +29,13 @@ more costs nothing but a moment. What follows from it:
    then leadership is left, then the work is done.
 3. A follower registers first and then looks whether leadership is free, or what it waits for ready;
    whoever changes either of them does so first and looks for followers then.
-4. A client leader that leaves followers behind hands over to the I/O thread, which may be asleep,
-   or inside a handler: then another thread takes its place. Without an I/O thread it wakes a
-   follower, and a follower that has been woken and does not lead wakes another.
+4. A client leader that leaves followers behind wakes somebody to lead: a lone follower, or else the
+   I/O thread, in whose place another comes if it is inside a handler. A follower that is woken and
+   does not lead costs a moment, since the I/O thread looks; without one it wakes another.
 5. Where the stream has ended, nobody leads: waits end by the futures that the end has failed.
 
 Who had better lead follows the traffic. Replies to a lone caller are read best by that caller;
-requests, and replies to many, by the I/O thread, which says so (:meth:`Leader.prefer`).
+requests, and replies to a crowd, by the I/O thread, which says so (:meth:`Leader.prefer`).
 """
 
 from __future__ import annotations

@@ -47,19 +47,43 @@ def sides(connected: Callable[..., tuple[Any, Any]]) -> Iterator[tuple[Any, Any,
 # Callers among themselves.
 
 
-def test_the_io_thread_leads_for_those_that_a_leader_leaves_behind(
+def test_all_that_a_leader_leaves_behind_get_their_replies(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, _, held = sides
     leads = reads(left, "0", eventually)
     callers = [waits(left, str(number), eventually) for number in range(1, 6)]
-    takes = left._engine.leader.takes
     for number, caller in enumerate([leads, *callers]):
         assert holds(left, leads) is (number == 0)
         held.release(str(number))
         assert caller.returned() == f"reply to {number}"
-    assert left._engine.leader.takes <= takes + 1  # the last, perhaps, as it was alone
     eventually(lambda: left._engine.leader.thread is None)
+
+
+def test_the_io_thread_leads_for_a_crowd_and_a_lone_caller_for_itself_again(
+    sides: Sides, eventually: Eventually
+) -> None:
+    left, _, held = sides
+    leads = reads(left, "first", eventually)
+    callers = [waits(left, str(number), eventually) for number in range(3)]
+    held.release("first")
+    assert leads.returned() == "reply to first"
+    leader = left._engine.leader
+    assert leader.prefer_io_thread
+    takes = leader.takes
+    held.release("0", "1", "2")
+    assert [caller.returned() for caller in callers] == [f"reply to {n}" for n in range(3)]
+    eventually(lambda: left.request(Quick()).result(LONG) and leader.takes > takes)
+
+
+def test_of_two_callers_the_one_that_is_left_leads(sides: Sides, eventually: Eventually) -> None:
+    left, _, held = sides
+    first, second = reads(left, "first", eventually), waits(left, "second", eventually)
+    held.release("first")
+    assert first.returned() == "reply to first"
+    eventually(lambda: holds(left, second))
+    held.release("second")
+    assert second.returned() == "reply to second"
 
 
 def test_replies_of_those_who_wait_are_read_by_the_one_who_reads(
