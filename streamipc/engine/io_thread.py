@@ -194,7 +194,7 @@ class IoThread:
             followers = len(leader.followers)
             if self.inline or followers + 1 >= _CROWD:
                 leader.prefer(io_thread=True)
-            elif followers and not self._reader.is_busy:
+            elif followers and not (leader.prefer_io_thread or self._reader.is_busy):
                 leader.notify()
                 return
             if thread.task is None:
