@@ -87,10 +87,10 @@ OWN_STATE_ALONE = {
     *STORES,
     "deadlines.py",
     "leader.py",
-    "outlets.py",
+    "channel.py",
     "poller.py",
     "pool_thread.py",
-    "precedence.py",
+    "send_gate.py",
     "reader.py",
     "waiters.py",
 }

@@ -30,9 +30,9 @@ from .leader import Awaited, Leader
 from .waiters import Waiters
 
 if TYPE_CHECKING:
+    from .channel import Channel
     from .deadlines import Deadlines
     from .flow import Flow
-    from .outlets import PolledOutlet
     from .poller import Ready, Wakeup
     from .pool_thread import Task
     from .reader import Reader
@@ -368,7 +368,7 @@ class CallerRuns:
         self.take_over()
         self._call_leaders_of_others()
 
-    def wait_for_room(self, outlet: PolledOutlet, timeout: float | None) -> bool:
+    def wait_for_room(self, channel: Channel, timeout: float | None) -> bool:
         """Wait until there is room to write; read meanwhile if nobody else does.
 
         Nobody else would, and two sides that wait for room both wait for ever. What is
@@ -383,23 +383,23 @@ class CallerRuns:
             left = None if end is None else max(0.0, end - time.monotonic())
             room: bool | None = True
             try:
-                room = self.leader.lead(self._read_or_wait_for_room, outlet, left)
+                room = self.leader.lead(self._read_or_wait_for_room, channel, left)
             finally:
                 if room is not None:
                     self._leave()
             if room is None:  # the thread that reads may go, and leave reading to us
                 left = _LOOK_AGAIN if left is None else min(left, _LOOK_AGAIN)
-                room, _ = outlet.poll(left)
+                room, _ = channel.poll(left)
             if room:
                 return True
             if end is not None and time.monotonic() >= end:
                 return False
 
-    def _read_or_wait_for_room(self, outlet: PolledOutlet, timeout: float | None) -> bool | None:
+    def _read_or_wait_for_room(self, channel: Channel, timeout: float | None) -> bool | None:
         reader = self._reader
         if not reader.may_be_drained():
             return None
-        room, has_input = outlet.poll(timeout, reader.first_fd)
+        room, has_input = channel.poll(timeout, reader.first_fd)
         if has_input:
             if reader.is_busy:
                 reader.clean()

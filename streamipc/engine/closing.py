@@ -229,7 +229,7 @@ class Closing:
             return
         engine = self._engine
         engine.reader.drain_only()
-        engine.outlet.abort()
+        engine.channel.abort()
         engine.leader.wake()
         engine.leader.lead_when_free(engine.reader.drain)
         self._end(what)
@@ -408,7 +408,7 @@ class Closing:
         engine = self._engine
         steps: deque[Callable[[], object]] = deque(
             (
-                engine.outlet.abort,
+                engine.channel.abort,
                 lambda: self._end("this side closed the session"),
                 self._stop_threads,
                 self._run_leftovers,
@@ -417,7 +417,7 @@ class Closing:
                 engine.endpoint.close,
                 engine.crew_wakeup.close,
                 engine.reader_wakeup.close,
-                engine.outlet.close,
+                engine.channel.close,
                 engine.host.ended,
             )
         )

@@ -46,11 +46,11 @@ if TYPE_CHECKING:
     from ..protocol.framing import Item
     from .caller_runs import CallerRuns
     from .calls import Call
+    from .channel import Channel
     from .closing import Closing
     from .contracts import Host
     from .deadlines import Deadlines
-    from .outlets import PolledOutlet
-    from .precedence import Precedence
+    from .send_gate import SendGate
     from .thread_pool import ThreadPool
 
 __all__ = ["Dispatching", "Received"]
@@ -85,11 +85,11 @@ class Dispatching:
     reader: Reader
     crew: ThreadPool | CallerRuns
     solo: CallerRuns | None
-    outlet: PolledOutlet
+    channel: Channel
     closing: Closing
     notifications: deque[Served]
     notifying: bool
-    precedence: Precedence
+    send_gate: SendGate
     flow: Flow
     _payload: Item | None
     _rules: dict[type, Callable[[Any], None]]
@@ -243,10 +243,10 @@ class Dispatching:
             waiting = len(self.notifications)
             if flow.are_many_locked(waiting):
                 # A handler that waits for the peer must not wait for itself, up to a point.
-                for_peer = bool(self.crew.blocked_jobs or self.outlet.handlers_waiting)
+                for_peer = bool(self.crew.blocked_jobs or self.channel.handlers_waiting)
                 flow.too_many_wait_locked(waiting, for_peer)
                 if self.solo is None:
-                    self.precedence.arrived_locked(flow.level_locked(waiting))
+                    self.send_gate.arrived_locked(flow.level_locked(waiting))
 
     def keep(self, served: Served, name: str) -> None:
         """Keep a notification that no handler took, of this wire name, for ``receive()``."""

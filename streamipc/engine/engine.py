@@ -32,6 +32,7 @@ from ..protocol.connection import Connection
 from ..protocol.envelopes import (
     Cancel,
 )
+from .channel import Channel
 from .closing import Closing
 from .contracts import Host, Stats
 from .deadlines import Deadlines, Reminder
@@ -40,11 +41,10 @@ from .flow import Flow, Held
 from .jobs import CallJob
 from .junk import JunkLines
 from .lifetimes import park_at_exit
-from .outlets import PolledOutlet
 from .poller import Poller, two_wakeups
 from .pool_thread import current_pool_thread
-from .precedence import Precedence
 from .reader import Reader
+from .send_gate import SendGate
 from .sending import Sending
 from .serving import Served
 from .thread_pool import ThreadPool
@@ -130,8 +130,8 @@ class Engine(Sending, Dispatching):
             self.flow,
         )
         waits = None if threads else self._wait_for_room
-        self.outlet = PolledOutlet(endpoint, self._go_on_reading, waits)
-        self.writer = Writer(self.outlet, self._backlog, self._write_failed)
+        self.channel = Channel(endpoint, self._go_on_reading, waits)
+        self.writer = Writer(self.channel, self._backlog, self._write_failed)
         self.crew: ThreadPool | CallerRuns
         self.solo: CallerRuns | None = None
         if threads:
@@ -191,7 +191,7 @@ class Engine(Sending, Dispatching):
         self.notifying = False  # a NotificationsJob is queued or runs
         self.notifications_are_slow = False
         self.tracebacks = options.tracebacks
-        self.precedence = Precedence(self.lock, self.flow.most_notifications)
+        self.send_gate = SendGate(self.lock, self.flow.most_notifications)
         self._payload: Item | None = None  # of what is applied
         self._reports = 0  # that wait for on_exception, or are in it
         self._reports_are_left_out = False
@@ -279,7 +279,7 @@ class Engine(Sending, Dispatching):
             first = self._refusal is None
             if first:
                 self._refusal = reason
-            self.precedence.end_locked()
+            self.send_gate.end_locked()
         return first
 
     def stats(self) -> Stats:
@@ -487,7 +487,7 @@ class Engine(Sending, Dispatching):
 
     def _wait_for_room(self, timeout: float | None) -> bool:
         assert self.solo is not None
-        return self.solo.wait_for_room(self.outlet, timeout)
+        return self.solo.wait_for_room(self.channel, timeout)
 
     def _stream_ended(self, error: Exception | None) -> None:
         self.closing.stream_ended(error)
@@ -552,7 +552,7 @@ class Engine(Sending, Dispatching):
             self.endpoint.close_after_fork()
         self.crew_wakeup.close_after_fork()
         self.reader_wakeup.close_after_fork()
-        self.outlet.close_after_fork()
+        self.channel.close_after_fork()
         for call in self.take_calls():
             call.abandon_after_fork(reason())
         for served in list(self.connection.served.values()):

@@ -58,7 +58,7 @@ class NotificationsJob:
                 served = waiting.popleft()
             except IndexError:
                 break
-            engine.precedence.handled = served
+            engine.send_gate.handled = served
             start = time.perf_counter()
             taken = served.run_notification()
             if not at_home[0]:  # the handler has forked: the rest is the parent's
@@ -76,7 +76,7 @@ class NotificationsJob:
         waiting = engine.notifications
         with engine.lock:
             flow = engine.flow
-            engine.precedence.burst_handled_locked(flow.level_locked(len(waiting)))
+            engine.send_gate.burst_handled_locked(flow.level_locked(len(waiting)))
             flow.notifications_handled_locked(len(waiting))
             if waiting:
                 engine.crew.submit_locked(self)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .closing import Closing
     from .deadlines import Deadlines
     from .flow import Flow
-    from .precedence import Precedence
+    from .send_gate import SendGate
     from .thread_pool import ThreadPool
 
 __all__ = ["Sending"]
@@ -55,7 +55,7 @@ class Sending:
     writer: Writer
     crew: ThreadPool | CallerRuns
     closing: Closing
-    precedence: Precedence
+    send_gate: SendGate
     start: Callable[[], None]
     encode: Callable[[Any], list[Buffer]]
     """Returns the frame of an envelope."""
@@ -200,7 +200,7 @@ class Sending:
     def _send_notification(
         self, message: Message, frame: list[Buffer], deadline: float | None
     ) -> None:
-        if self.precedence.crowded and not self.precedence.give_way(deadline):
+        if self.send_gate.closed and not self.send_gate.wait(deadline):
             raise _not_in_time(message, withdrawn=True)
         try:
             self.writer.send(frame, deadline)
@@ -248,8 +248,8 @@ class Sending:
 
     def _see_out(self, message: Message, frame: list[Buffer], deadline: float) -> None:
         """Wait until a notification that was offered is with the operating system."""
-        if self.precedence.crowded:
-            self.precedence.give_way(deadline)
+        if self.send_gate.closed:
+            self.send_gate.wait(deadline)
         if not self.writer.see_out(frame, deadline):
             raise _not_in_time(message, withdrawn=False)
         if frame and self.writer.is_broken():

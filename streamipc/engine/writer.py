@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..serializers.base import Buffer
-    from .outlets import PolledOutlet
+    from .channel import Channel
 
     Frame = list[Buffer]
 
@@ -105,7 +105,7 @@ class Writer:
     """Queues frames and writes them.
 
     Args:
-        outlet: where bytes go.
+        channel: where bytes go.
         on_backlog: called when bytes are left that there is no room for: somebody who may block
             must call :meth:`flush`.
         on_error: called once with the error that ended writing.
@@ -113,13 +113,13 @@ class Writer:
 
     def __init__(
         self,
-        outlet: PolledOutlet,
+        channel: Channel,
         on_backlog: Callable[[], object],
         on_error: Callable[[Exception], object],
     ) -> None:
-        self._outlet = outlet
-        self._write_some = outlet.write_some
-        self._log: list[int] = outlet.log
+        self._channel = channel
+        self._write_some = channel.write_some
+        self._log: list[int] = channel.log
         self._on_backlog = on_backlog
         self._on_error = on_error
         self._queue: deque[Frame] = deque()
@@ -408,7 +408,7 @@ class Writer:
             return True
         sleeper = _Sleeper(frame)
         try:
-            with self._outlet.handler_waits():
+            with self._channel.handler_waits():
                 self._sleepers.append(sleeper)
                 while frame and not self._broken:
                     left = _left(deadline)
@@ -430,7 +430,7 @@ class Writer:
         try:
             taken.extend(map(self._room.acquire, _ONCE))
             if taken[0] and frame:
-                self._outlet.wait_for_room(left)
+                self._channel.wait_for_room(left)
             return taken[0]
         except OSError as error:
             if interrupt_in(error) is not None:

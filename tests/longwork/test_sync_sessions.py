@@ -242,13 +242,13 @@ def test_a_thread_that_waits_for_room_leaves_reading_to_the_one_who_reads(
     incoming, write = os.pipe()
     read, outgoing = os.pipe()
     session: Any = sync_peer().create_stream_session(write, read)
-    leader, outlet = session._engine.leader, session._engine.outlet
+    leader, channel = session._engine.leader, session._engine.channel
     waiting = threading.Thread(target=lambda: session.serve_forever(), daemon=True)
     waiting.start()
     eventually(lambda: leader.thread == waiting.ident)
     sending = threading.Thread(target=lambda: session.notify(Parcel(bytes(4 << 20))))
     sending.start()
-    eventually(lambda: outlet.waiting)
+    eventually(lambda: channel.waiting)
     assert leader.thread == waiting.ident
 
     got = 0

@@ -17,7 +17,7 @@ from .pool_thread import current_pool_thread
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
 
-__all__ = ["PolledOutlet"]
+__all__ = ["Channel"]
 
 _LOOK = 0.05
 """Seconds after which one who can't be woken looks around."""
@@ -70,7 +70,7 @@ def _is_handlers() -> bool:
     return thread is not None and thread.task is not None and thread.task.is_handler
 
 
-class PolledOutlet:
+class Channel:
     """The descriptor to write to, which is polled: a write never blocks by itself.
 
     Args:

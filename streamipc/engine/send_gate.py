@@ -1,4 +1,4 @@
-"""Handlers go first: other threads' notifications wait while very many wait here.
+"""The gate for notifications to be sent: other threads wait there while very many wait for handlers.
 
 Two sides may flood each other with notifications whose handlers notify back. A handler that
 waits for room has its side read on meanwhile, and what is read must be kept, up to
@@ -14,8 +14,8 @@ wait for that handler, and for the next such one less long. But slow handlers lo
 ones. So from three quarters of the bound on, one a second goes on without a burst and no more,
 which is less than any handlers handle that both sides are flooded with.
 
-Invariant: whoever waits here is among the waiters, with the lock held, while it is crowded; and who
-ends the crowding, or a burst, notifies them with the lock held.
+Invariant: whoever waits here is among the waiters, with the lock held, while it is closed; and who
+opens it, or ends a burst, notifies them with the lock held.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .waiters import Waiters
 if TYPE_CHECKING:
     from .serving import Served
 
-__all__ = ["Precedence"]
+__all__ = ["SendGate"]
 
 _LONGEST = 1.0
 """Seconds that a notification waits at the most; where so many wait, that the first one does."""
@@ -45,7 +45,7 @@ _LEAST_NO_PROGRESS = 0.01
 _NOBODY = object()
 
 
-class Precedence:
+class SendGate:
     """Says who may send a notification now.
 
     Args:
@@ -53,17 +53,17 @@ class Precedence:
         most: notifications that may wait at the most.
 
     Attributes:
-        crowded_at: how many wait from which on their handlers go first, until half of them are
+        closes_at: how many wait from which on their handlers go first, until half of them are
             handled.
         strict_at: how many wait from which on that is so however long a burst takes.
-        crowded: the handlers go first.
+        closed: the handlers go first.
         handled: the notification that is being handled.
     """
 
     def __init__(self, lock: threading.Lock, most: int) -> None:
-        self.crowded_at = most // 2
+        self.closes_at = most // 2
         self.strict_at = most * 3 // 4
-        self.crowded = False
+        self.closed = False
         self.handled: Served | None = None
         self._lock = lock
         self._waiters = Waiters(lock)
@@ -75,20 +75,20 @@ class Precedence:
 
     def arrived_locked(self, waiting: int) -> None:
         """So many notifications wait for their handlers, with one that has just come."""
-        if waiting >= self.crowded_at and not self._over:
-            self.crowded = True
+        if waiting >= self.closes_at and not self._over:
+            self.closed = True
             self._strict = waiting >= self.strict_at
 
     def burst_handled_locked(self, waiting: int) -> None:
         """Some were handled, and so many still wait."""
         self.handled = None
-        if not self.crowded:
+        if not self.closed:
             return
         self._stuck = _NOBODY
         self._patience = _NO_PROGRESS
         self._strict = waiting >= self.strict_at
-        if waiting * 2 <= self.crowded_at:
-            self.crowded = False
+        if waiting * 2 <= self.closes_at:
+            self.closed = False
             self._waiters.notify_all()
         else:
             self._waiters.notify()
@@ -96,10 +96,10 @@ class Precedence:
     def end_locked(self) -> None:
         """The session takes nothing more to be sent: nobody waits."""
         self._over = True
-        self.crowded = False
+        self.closed = False
         self._waiters.notify_all()
 
-    def give_way(self, deadline: float | None = None) -> bool:
+    def wait(self, deadline: float | None = None) -> bool:
         """Wait for a turn, unless it is a handler or a callback that asks.
 
         Args:
@@ -113,7 +113,7 @@ class Precedence:
             return True
         end = time.monotonic() + _LONGEST
         with self._lock:
-            if not self.crowded or (self._stuck is self.handled and not self._strict):
+            if not self.closed or (self._stuck is self.handled and not self._strict):
                 return True
             waiter = self._waiters.add()
             handled = self.handled
