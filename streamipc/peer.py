@@ -399,14 +399,14 @@ class IpcPeer(Registering):
                 except SessionClosedError:
                     continue
                 engines.append(session._engine)
-        solos = [engine.solo for engine in engines if engine.solo is not None]
-        served = [solo.serve() for solo in solos]
+        found = [engine.caller_runs for engine in engines if engine.caller_runs is not None]
+        served = [one.serve() for one in found]
         if any(served):
             return True
-        solos = [solo for solo in solos if solo.may_be_read()]
-        if not solos:
+        found = [one for one in found if one.may_be_read()]
+        if not found:
             return False
-        return solos[0].tick_any(solos, None if seconds is None else time.monotonic() + seconds)
+        return found[0].tick_any(found, None if seconds is None else time.monotonic() + seconds)
 
     def forget(self, session: IpcSession) -> None:
         """Take a session that has ended off the lists."""
@@ -495,7 +495,7 @@ class IpcPeer(Registering):
         here = []
         threads = []
         for session in sessions:
-            if not session._threads or session._engine.crew.runs_here():
+            if not session._threads or session._engine.pool.runs_here():
                 here.append(session)
                 continue
             thread = make_thread(session.close, timeout, name="streamipc-closing", daemon=False)

@@ -77,7 +77,7 @@ the process id and a clock. The connection calls a generator and knows nothing o
 
 STORES = {
     "caller_runs.py": {"self._here.depth", "task.entered"},
-    "io_thread.py": {"task.by_watcher"},
+    "io_thread.py": {"task.by_io_thread"},
     "thread_pool.py": {"task.entered", "thread.task", "thread.thread"},
 }
 """What these files of engine/ may set besides attributes of ``self``: where a task and a thread of

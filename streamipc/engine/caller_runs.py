@@ -109,12 +109,12 @@ class CallerRuns:
         self._expire = expire
         self._flush = flush
         self.leader = Leader(reader, flow, wakeup, spin, self, self._wait_for_input)
-        self._jobs: deque[Task] = deque()
+        self._tasks: deque[Task] = deque()
         self._here = threading.local()
         self._due: float | None = None  # no pending deadline is earlier
         self._quiet = Waiters(lock)  # notified when a task has ended
         self.running = 0  # tasks that run and are not blocked
-        self.blocked_jobs = 0
+        self.blocked = 0
         self._handlers = 0  # tasks that run and are handlers, blocked or not
         self.dropped: deque[Any] = deque()  # futures that nobody holds any more
         self.interrupted = False  # by Ctrl-C, inside a task
@@ -131,7 +131,7 @@ class CallerRuns:
 
     def forget_after_fork(self) -> None:
         """Drop, in a forked child, what waits to run."""
-        self._jobs.clear()
+        self._tasks.clear()
         self.dropped.clear()
 
     def join(self, end: float) -> None:
@@ -152,11 +152,11 @@ class CallerRuns:
             self.submit_locked(task)
             self._wake_other_leader()  # asleep, perhaps, and the one to run it
 
-    submit_and_wake = submit
+    submit_offloaded = submit
 
     def submit_writing(self, task: Task) -> None:
         """Queue a task that writes what is left; one at the end of the queue does for many."""
-        for last in tuple(self._jobs)[-1:]:  # another thread may take it meanwhile
+        for last in tuple(self._tasks)[-1:]:  # another thread may take it meanwhile
             if type(last) is type(task):
                 return
         self.submit(task)
@@ -164,15 +164,15 @@ class CallerRuns:
     def submit_read(self, task: Served) -> None:
         """Queue a task that the leader has just read."""
         task.entered = True
-        self._jobs.append(task)
+        self._tasks.append(task)
 
     def submit_locked(self, task: Task) -> None:
         """Queue a task, with the lock held."""
-        self._jobs.append(task)
+        self._tasks.append(task)
 
-    def waiting_jobs(self) -> int:
+    def waiting_tasks(self) -> int:
         """Return how many tasks wait to run."""
-        return len(self._jobs)
+        return len(self._tasks)
 
     def drop(self, future: Any) -> None:
         """Have a future cancelled by whoever works next; for the garbage collector."""
@@ -198,11 +198,11 @@ class CallerRuns:
     def expire_due(self) -> None:
         """Do nothing in the midst of a burst: who has read looks at the clock next."""
 
-    def drop_jobs(self) -> list[Task]:
+    def drop_tasks(self) -> list[Task]:
         """Take out and return what waits to run."""
         with self._lock:
-            dropped = list(self._jobs)
-            self._jobs.clear()
+            dropped = list(self._tasks)
+            self._tasks.clear()
         return dropped
 
     def runs_here(self) -> bool:
@@ -215,23 +215,23 @@ class CallerRuns:
 
     def wait_until_quiet(self, end: float | None) -> bool:
         """Run what waits; return whether no task runs in another thread either."""
-        self.run_jobs()
+        self.run_tasks()
         return self._quiet.wait_for(
-            lambda: not self.running + self.blocked_jobs or self.runs_here(), end
+            lambda: not self.running + self.blocked or self.runs_here(), end
         )
 
-    def run_jobs(self) -> None:
+    def run_tasks(self) -> None:
         """Run what is queued, and fail what is over its time; serve other sessions first."""
         self._others_have_input = False
         for other in self._others():
             other.serve(self.take_over)
-        self._run_own_jobs()
+        self._run_own_tasks()
 
-    def _run_own_jobs(self) -> None:
+    def _run_own_tasks(self) -> None:
         while self.dropped:
             self.dropped.popleft().cancel()
         self._expire_due()
-        while self._jobs:  # again: the flush may have waited for room, and read meanwhile
+        while self._tasks:  # again: the flush may have waited for room, and read meanwhile
             self._run_queued()
 
     def serve(self, before_work: Callable[[], None] | None = None) -> bool:
@@ -243,7 +243,7 @@ class CallerRuns:
         if has_work:
             if before_work is not None:
                 before_work()
-            self._run_own_jobs()
+            self._run_own_tasks()
         return has_work or self._reader.reads != reads
 
     def may_be_read(self) -> bool:
@@ -285,7 +285,7 @@ class CallerRuns:
     def _run_queued(self) -> None:
         self._here.depth = getattr(self._here, "depth", 0) + 1
         try:
-            while (task := self._next_job()) is not None:
+            while (task := self._next_task()) is not None:
                 try:
                     task.run()
                 finally:
@@ -301,11 +301,11 @@ class CallerRuns:
             self._here.depth -= 1
         self._flush()
 
-    def _next_job(self) -> Task | None:
+    def _next_task(self) -> Task | None:
         with self._lock:
-            if not self._jobs:
+            if not self._tasks:
                 return None
-            task = self._jobs.popleft()
+            task = self._tasks.popleft()
             self.running += 1
             self._handlers += task.is_handler
         self.leader.notify()
@@ -318,20 +318,20 @@ class CallerRuns:
         if in_job:
             with self._lock:
                 self.running -= 1
-                self.blocked_jobs += 1
-                flow.blocked_locked(self.blocked_jobs)
+                self.blocked += 1
+                flow.blocked_locked(self.blocked)
                 flow.handler_waits_locked()
         try:
             while True:
                 if in_job and awaited.ready():
                     return True  # what else there is to run need not run on top of us
-                self.run_jobs()
+                self.run_tasks()
                 if awaited.ready():
                     return True
                 if end is not None and time.monotonic() >= end:
                     # What is awaited may be there, and nobody has looked.
                     self.look()
-                    self.run_jobs()
+                    self.run_tasks()
                     return awaited.ready()
                 # Also comes back when there is a task, or a deadline has passed.
                 self.leader.wait(_Work(awaited, self._has_work), end)
@@ -339,8 +339,8 @@ class CallerRuns:
             with self._lock:
                 if in_job:
                     self.running += 1
-                    self.blocked_jobs -= 1
-                    flow.blocked_locked(self.blocked_jobs)
+                    self.blocked -= 1
+                    flow.blocked_locked(self.blocked)
             self.take_over()
             self._call_leaders_of_others()
 
@@ -410,12 +410,12 @@ class CallerRuns:
         """Wait for one read, or work; return whether there was any."""
         reads = self._reader.reads
         if self._has_work():  # of what was read by the way, while writing for one
-            self.run_jobs()
+            self.run_tasks()
             self.look()
-            self.run_jobs()
+            self.run_tasks()
             return True
         self.wait(_Once(self._reader), end)
-        self.run_jobs()
+        self.run_tasks()
         return self._reader.reads != reads
 
     def tick_any(self, all_of_them: list[CallerRuns], end: float | None) -> bool:
@@ -434,7 +434,7 @@ class CallerRuns:
 
     def _has_own_work(self) -> bool:
         due = self._due
-        return bool(self._jobs or self.dropped) or (due is not None and due <= time.monotonic())
+        return bool(self._tasks or self.dropped) or (due is not None and due <= time.monotonic())
 
     def _expire_due(self) -> None:
         with self._lock:

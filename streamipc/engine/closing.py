@@ -11,7 +11,7 @@ There are two ways in, and one way out:
   that had arrived are handled all the same, one after the other, unless one gets stuck.
 
 The way out is ``_finish``, which one thread enters once: it sees the above through,
-stops the crew, and closes descriptors when no thread can be using them any more.
+stops the pool, and closes descriptors when no thread can be using them any more.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _CANCELLED_HANDLERS = 0.5
 handler of each notification that had arrived."""
 
 _JOIN = 1.0
-"""Seconds to wait for the crew's threads; one that runs a handler without end stays."""
+"""Seconds to wait for the pool's threads; one that runs a handler without end stays."""
 
 _JOIN_STUCK = 0.05
 """The same where handlers were given up: they have had their time to notice, and a child
@@ -116,7 +116,7 @@ class Closing:
         engine.refuse(lambda: engine.host.closed_error("this side closed the session"))
         me = threading.get_ident()
         # A signal handler that interrupts a wait is called by the very thread that must read.
-        here = engine.crew.runs_here() or me in (self._finisher, engine.leader.thread)
+        here = engine.pool.runs_here() or me in (self._finisher, engine.leader.thread)
         try:
             if not self._claim():
                 self._wait_for_other(timeout, end, here)
@@ -133,8 +133,8 @@ class Closing:
         engine = self._engine
         self._by = end if self._by is None else min(self._by, end)
         if not here:
-            if engine.solo is not None:
-                engine.solo.run_jobs()
+            if engine.caller_runs is not None:
+                engine.caller_runs.run_tasks()
             self.closed.wait(timeout + 2 * _JOIN)
             self._shut_down_child(end)
 
@@ -146,7 +146,7 @@ class Closing:
     def abandon(self) -> None:
         """Nobody holds the session any more: end it without waiting for anything."""
         engine = self._engine
-        if engine.solo is None or engine.leader.thread == threading.get_ident():
+        if engine.caller_runs is None or engine.leader.thread == threading.get_ident():
             # Without threads this one reads, and settles the last future that held the
             # session: it runs what is queued once it leads no more.
             self._start_thread(self.close, 0.0)
@@ -245,9 +245,9 @@ class Closing:
             return False
 
     def _start_thread(self, target: Any, *args: Any) -> None:
-        solo = self._engine.solo
-        if solo is not None:
-            solo.submit(CallJob(lambda: target(*args), self._engine.report))
+        caller_runs = self._engine.caller_runs
+        if caller_runs is not None:
+            caller_runs.submit(CallJob(lambda: target(*args), self._engine.report))
             return
         try:
             start_thread(make_thread(target, *args, name="streamipc-closing"))
@@ -298,11 +298,11 @@ class Closing:
         until = self.until()
         left = 0.0 if until is None else max(0.0, until - time.monotonic())
         shutdown = getattr(engine.transport, "shutdown", None)
-        if engine.solo is not None:
+        if engine.caller_runs is not None:
             if shutdown is not None or engine.connection.calls:
-                engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + left)
+                engine.caller_runs.wait_for_end(self.ended.is_set, time.monotonic() + left)
         elif shutdown is not None:
-            shutdown(left)  # the crew reads meanwhile
+            shutdown(left)  # the I/O thread reads meanwhile
             self.ended.wait(_EXITED + _BROKEN)
         else:
             end = time.monotonic() + left
@@ -340,10 +340,10 @@ class Closing:
                 engine.end_call(stream, None, engine.host.closed_error(text))
             if len(left) == len(streams):
                 return
-            if engine.solo is None:
+            if engine.caller_runs is None:
                 self.ended.wait(_SLICE)
             else:
-                engine.solo.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
+                engine.caller_runs.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
 
     def _is_taken_from(self, stream: Any) -> bool:
         """Tell whether another thread takes the items of a stream, or a callback does.
@@ -377,7 +377,7 @@ class Closing:
             if until is not None and now >= until:
                 break
             slice_end = now + _SLICE
-            if engine.crew.wait_until_quiet(slice_end if until is None else min(slice_end, until)):
+            if engine.pool.wait_until_quiet(slice_end if until is None else min(slice_end, until)):
                 return
         self._gave_up = self._gone_by is not None
         self._cancel_handlers()
@@ -415,8 +415,8 @@ class Closing:
                 engine.drop_notifications,
                 self._end_lingering,
                 engine.endpoint.close,
-                engine.crew_wakeup.close,
-                engine.reader_wakeup.close,
+                engine.io_wakeup.close,
+                engine.leader_wakeup.close,
                 engine.channel.close,
                 engine.host.ended,
             )
@@ -444,18 +444,18 @@ class Closing:
         """See to it that nobody uses the descriptors any more."""
         engine = self._engine
         engine.leader.wake()
-        engine.crew.stop()
+        engine.pool.stop()
         engine.leader.lead_when_free(_nothing)
         end = time.monotonic() + _JOIN
         while engine.writer.is_writing() and time.monotonic() < end:
             time.sleep(0.0005)  # it was told to give up
-        engine.crew.join(time.monotonic() + _JOIN_STUCK if self._gave_up else end)
+        engine.pool.join(time.monotonic() + _JOIN_STUCK if self._gave_up else end)
         engine.writer.fail()
 
     def _run_leftovers(self) -> None:
         """Run the user's callbacks that nobody else will call any more."""
         until = None if self._by is None else time.monotonic() + _JOIN
-        for job in self._engine.crew.drop_jobs():
+        for job in self._engine.pool.drop_tasks():
             if isinstance(job, Served):
                 continue
             if until is None or time.monotonic() < until or not getattr(job, "may_be_left", False):

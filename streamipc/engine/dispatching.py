@@ -83,8 +83,8 @@ class Dispatching:
     connection: Connection
     host: Host
     reader: Reader
-    crew: ThreadPool | CallerRuns
-    solo: CallerRuns | None
+    pool: ThreadPool | CallerRuns
+    caller_runs: CallerRuns | None
     channel: Channel
     closing: Closing
     notifications: deque[Served]
@@ -159,7 +159,7 @@ class Dispatching:
             left -= 1
             if not left:
                 left = _BURST
-                self.crew.expire_due()
+                self.pool.expire_due()
 
     def _request_received(self, request: Request) -> None:
         served: Served | None = self.connection.step
@@ -170,7 +170,7 @@ class Dispatching:
             return
         # In the place of the envelope; one step, as the one in Engine.answer.
         self.connection.served[request.id] = served
-        self.crew.submit_read(served)
+        self.pool.submit_read(served)
 
     def _admit(self, request: Request) -> Served | None:
         """Return what handles a request; refuse it if there are too many."""
@@ -180,7 +180,7 @@ class Dispatching:
         served_now = self.connection.served
         flow = self.flow
         most = flow.limits.waiting_requests
-        if len(served_now) > most and self.crew.waiting_jobs() >= most:
+        if len(served_now) > most and self.pool.waiting_tasks() >= most:
             error = OverloadedError(f"the peer has {most:,} requests waiting; try again later")
             self._refuse_request(request, refusal_of(request.id, error, "overloaded"))
             return None
@@ -239,13 +239,13 @@ class Dispatching:
                 self.notifications.append(served)
             if not self.notifying:
                 self.notifying = True
-                self.crew.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
+                self.pool.submit_locked(NotificationsJob(self))  # type: ignore[arg-type]
             waiting = len(self.notifications)
             if flow.are_many_locked(waiting):
                 # A handler that waits for the peer must not wait for itself, up to a point.
-                for_peer = bool(self.crew.blocked_jobs or self.channel.handlers_waiting)
+                for_peer = bool(self.pool.blocked or self.channel.handlers_waiting)
                 flow.too_many_wait_locked(waiting, for_peer)
-                if self.solo is None:
+                if self.caller_runs is None:
                     self.send_gate.arrived_locked(flow.level_locked(waiting))
 
     def keep(self, served: Served, name: str) -> None:
@@ -278,7 +278,7 @@ class Dispatching:
             "are dropped (session.stats counts them); register a handler with "
             f"@session.on_message, for one of {name}"
         )
-        self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
+        self.pool.submit(CallJob(lambda: self.host.warn(text), self.report))
 
     def drop_notifications(self) -> None:
         """Count those that no handler has taken when the session is over, and say so."""
@@ -298,7 +298,7 @@ class Dispatching:
             return
         call.settle(response.value, None)
         if call.future is not None and call.future.has_callbacks():
-            self.crew.submit(CallbacksJob(call.future, self.report))
+            self.pool.submit(CallbacksJob(call.future, self.report))
 
     def _error_received(self, response: ErrorResponse) -> None:
         self.end_call(response.call, None, error_from(response))
@@ -315,10 +315,10 @@ class Dispatching:
             self.settle(call, value, error)
 
     def settle(self, call: Call, value: Any, error: BaseException | None) -> None:
-        """Set a request's outcome; the callbacks of its future run on the crew."""
+        """Set a request's outcome; the callbacks of its future run in the pool."""
         future = call.future
         if call.settle(value, error) and future is not None and future.has_callbacks():
-            self.crew.submit(CallbacksJob(future, self.report))
+            self.pool.submit(CallbacksJob(future, self.report))
 
     def _progress_received(self, progress: Progress) -> None:
         call: Call = progress.call
@@ -369,7 +369,7 @@ class Dispatching:
     def call_soon(self, callbacks: list[Callable[[], object]]) -> None:
         """Call what ``on_cancel`` was given."""
         if callbacks:
-            self.crew.submit_and_wake(CallJob(lambda: self._call(callbacks), self.report))
+            self.pool.submit_offloaded(CallJob(lambda: self._call(callbacks), self.report))
 
     def _call(self, callbacks: list[Callable[[], object]]) -> None:
         for callback in callbacks:
@@ -386,7 +386,7 @@ class Dispatching:
         if self._junk.add(junk.data):
             with self.lock:
                 self._deadlines.add(self._junk.due, self._junk)
-                self.crew.deadline_added(self._junk.due)
+                self.pool.deadline_added(self._junk.due)
 
     def _take_junk(self, line: str) -> None:
         self._take_notification(Notification(LogMessage(line, "junk")))

@@ -1,4 +1,4 @@
-"""One session's machinery: joins protocol, reading, writing, crew and deadlines.
+"""One session's machinery: joins protocol, reading, writing, threads and deadlines.
 
 The lock (``Engine.lock``) guards the deadlines, the thread pool, the engine's own
 state, and who enters a table of the connection. Leaving a table takes no lock: it is one
@@ -110,7 +110,7 @@ class Engine(Sending, Dispatching):
         self.encode = self.connection.encode
         self._calls = self.connection.calls
         self._deadlines = Deadlines(self._calls)
-        self.reader_wakeup, self.crew_wakeup = two_wakeups()
+        self.leader_wakeup, self.io_wakeup = two_wakeups()
         self.flow = Flow(
             self.lock,
             options.limits,
@@ -123,7 +123,7 @@ class Engine(Sending, Dispatching):
             self.connection,
             endpoint.read_into,
             fds,
-            self.reader_wakeup,
+            self.leader_wakeup,
             endpoint.arrived,
             self._apply,
             self._stream_ended,
@@ -132,40 +132,40 @@ class Engine(Sending, Dispatching):
         waits = None if threads else self._wait_for_room
         self.channel = Channel(endpoint, self._go_on_reading, waits)
         self.writer = Writer(self.channel, self._backlog, self._write_failed)
-        self.crew: ThreadPool | CallerRuns
-        self.solo: CallerRuns | None = None
+        self.pool: ThreadPool | CallerRuns
+        self.caller_runs: CallerRuns | None = None
         if threads:
-            self.crew = ThreadPool(
+            self.pool = ThreadPool(
                 self.lock,
                 self.reader,
                 self.flow,
                 self._deadlines,
-                Poller(fds, self.crew_wakeup.fileno()),
-                self.crew_wakeup,
-                self.reader_wakeup,
+                Poller(fds, self.io_wakeup.fileno()),
+                self.io_wakeup,
+                self.leader_wakeup,
                 options.spin,
                 options.handler_threads,
                 name,
                 self._expire,
                 self.writer.flush_some,
-                self.writer.is_clogged,
-                self._crew_failed,
+                self.writer.is_above_high_water,
+                self._pool_failed,
             )
         else:
             from .caller_runs import CallerRuns
 
-            self.crew = self.solo = CallerRuns(
+            self.pool = self.caller_runs = CallerRuns(
                 self.lock,
                 self.reader,
                 self.flow,
                 self._deadlines,
-                self.reader_wakeup,
+                self.leader_wakeup,
                 options.spin,
                 self._expire,
                 self._write_out,
-                self._other_solos,
+                self._other_caller_runs,
             )
-        self.leader = self.crew.leader
+        self.leader = self.pool.leader
         self.closing = Closing(self)
         self.lingering: set[Call] = set()
         """Whose reply is there, but not yet through ``on_progress``: it stands in no table."""
@@ -180,7 +180,7 @@ class Engine(Sending, Dispatching):
                 self._announce_start,
                 self._read_prefix,
                 self._start_transport,
-                self.crew.start,
+                self.pool.start,
                 self._watch_child,
             )
         )
@@ -260,7 +260,7 @@ class Engine(Sending, Dispatching):
 
     def _watch_child(self) -> None:
         watch = getattr(self.transport, "watch", None)
-        if watch is not None and self.solo is None:
+        if watch is not None and self.caller_runs is None:
             watch(self.closing.child_exited)
 
     @property
@@ -287,7 +287,7 @@ class Engine(Sending, Dispatching):
         self.check_caller()
         writer = self.writer
         with self.lock:
-            running = self.crew.handlers_running()
+            running = self.pool.handlers_running()
         return Stats(
             frames_sent=writer.frames_sent,
             frames_received=self._frames_received,
@@ -309,8 +309,8 @@ class Engine(Sending, Dispatching):
         The garbage collector calls this, in the middle of anything: this very thread may
         hold any lock. Starting a bare thread takes none.
         """
-        if self.solo is not None:
-            self.solo.drop(future)
+        if self.caller_runs is not None:
+            self.caller_runs.drop(future)
             return
         try:
             _thread.start_new_thread(future.cancel, ())
@@ -319,7 +319,7 @@ class Engine(Sending, Dispatching):
 
     def check_awaitable(self) -> None:
         """Raise if nobody would read while a coroutine waits."""
-        if self.solo is not None and not self.closing.ended.is_set():
+        if self.caller_runs is not None and not self.closing.ended.is_set():
             raise RuntimeError(
                 "a SyncIpcSession reads only while it is called, so awaiting would never end: "
                 "use IpcSession in asyncio"
@@ -331,8 +331,8 @@ class Engine(Sending, Dispatching):
 
     def look(self) -> None:
         """Without threads: read what is there, for a handler that asks for news."""
-        if self.solo is not None:
-            self.solo.look()
+        if self.caller_runs is not None:
+            self.caller_runs.look()
 
     # Waiting.
 
@@ -344,8 +344,8 @@ class Engine(Sending, Dispatching):
                 raise self.closing.error()
         if threading.Lock is not self.patches.lock:
             self.patches.check_lock()
-        if self.solo is not None:
-            ready = self.solo.wait(awaited, end)
+        if self.caller_runs is not None:
+            ready = self.caller_runs.wait(awaited, end)
             if self.reader.ended:
                 park_at_exit()
             return ready
@@ -363,21 +363,25 @@ class Engine(Sending, Dispatching):
         finally:
             thread.pool.leave_wait(task)
 
-    def _other_solos(self) -> list[CallerRuns]:
+    def _other_caller_runs(self) -> list[CallerRuns]:
         """Return those of the peer's other sessions that have no thread either."""
-        return [one.solo for one in self.host.engines() if one is not self and one.solo is not None]
+        return [
+            one.caller_runs
+            for one in self.host.engines()
+            if one is not self and one.caller_runs is not None
+        ]
 
     def tick(self, timeout: float | None) -> bool:
         """Without threads: read once and run what came of it; tell whether there was input."""
-        assert self.solo is not None
-        return self.solo.tick(None if timeout is None else time.monotonic() + timeout)
+        assert self.caller_runs is not None
+        return self.caller_runs.tick(None if timeout is None else time.monotonic() + timeout)
 
     def serve(self, stop: Callable[[], bool]) -> None:
         """Without threads: read and work until the session is over, or ``stop`` says so."""
-        assert self.solo is not None
+        assert self.caller_runs is not None
         ended = self.closing.ended.is_set
-        self.solo.wait_for_end(lambda: ended() or stop(), None)
-        self.solo.run_jobs()
+        self.caller_runs.wait_for_end(lambda: ended() or stop(), None)
+        self.caller_runs.run_tasks()
 
     def receive(self, timeout: float | None) -> Message:
         """Return the next notification that no handler took."""
@@ -414,7 +418,7 @@ class Engine(Sending, Dispatching):
         served.reminder = reminder = Reminder(served)
         with self.lock:
             self._deadlines.add(served.deadline, reminder)
-            self.crew.deadline_added(served.deadline)
+            self.pool.deadline_added(served.deadline)
 
     def _expire(self, calls: list[Any], known_to_peer: bool = True) -> None:
         """Fail requests whose time is over, and tell the peer if it will have heard of them."""
@@ -453,8 +457,8 @@ class Engine(Sending, Dispatching):
 
     def report(self, error: BaseException) -> None:
         """Hand an error that no caller gets to the session."""
-        if self.solo is not None and isinstance(error, KeyboardInterrupt):
-            self.solo.interrupted = True  # Ctrl-C was meant for the thread that waits
+        if self.caller_runs is not None and isinstance(error, KeyboardInterrupt):
+            self.caller_runs.interrupted = True  # Ctrl-C was meant for the thread that waits
             return
         self.host.report(error)
 
@@ -468,12 +472,12 @@ class Engine(Sending, Dispatching):
                     f"more than {most:,} errors wait for on_exception: those that come now "
                     "are only counted (session.stats.unreadable)"
                 )
-                self.crew.submit(CallJob(lambda: self.host.warn(text), self.report))
+                self.pool.submit(CallJob(lambda: self.host.warn(text), self.report))
             return
         with self.lock:
             self._reports += 1
         release_frames(error)
-        self.crew.submit(CallJob(lambda: self._report_waiting(error), self.report))
+        self.pool.submit(CallJob(lambda: self._report_waiting(error), self.report))
 
     def _report_waiting(self, error: Exception) -> None:
         try:
@@ -483,17 +487,17 @@ class Engine(Sending, Dispatching):
                 self._reports -= 1
 
     def _may_read_on(self) -> None:
-        self.crew.may_read_on()
+        self.pool.may_read_on()
 
     def _wait_for_room(self, timeout: float | None) -> bool:
-        assert self.solo is not None
-        return self.solo.wait_for_room(self.channel, timeout)
+        assert self.caller_runs is not None
+        return self.caller_runs.wait_for_room(self.channel, timeout)
 
     def _stream_ended(self, error: Exception | None) -> None:
         self.closing.stream_ended(error)
 
-    def _crew_failed(self, error: BaseException) -> None:
-        """A member of the crew has failed: the session can't be relied on any more."""
+    def _pool_failed(self, error: BaseException) -> None:
+        """A thread of the pool has failed: the session can't be relied on any more."""
         self.closing.failed(error)
 
     def _write_failed(self, error: Exception) -> None:
@@ -530,7 +534,7 @@ class Engine(Sending, Dispatching):
     def forget_after_fork(self) -> None:
         """Make this copy, in a forked child, inert: also for the thread that has forked.
 
-        That may be one of the crew's, in a handler: it must find its way out.
+        That may be one of the pool's, in a handler: it must find its way out.
         """
         pid = self._pid
         self._foreign = self._guarded = True
@@ -546,12 +550,12 @@ class Engine(Sending, Dispatching):
         renew(self._starting)
         self.closing.forget_after_fork()
         self.writer.forget_after_fork()
-        self.crew.forget_after_fork()
+        self.pool.forget_after_fork()
         getattr(self.transport, "close_after_fork", _nothing)()
         if self.endpoint is not self.transport:
             self.endpoint.close_after_fork()
-        self.crew_wakeup.close_after_fork()
-        self.reader_wakeup.close_after_fork()
+        self.io_wakeup.close_after_fork()
+        self.leader_wakeup.close_after_fork()
         self.channel.close_after_fork()
         for call in self.take_calls():
             call.abandon_after_fork(reason())

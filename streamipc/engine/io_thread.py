@@ -115,7 +115,7 @@ class IoThread:
         spin: seconds to look for input before sleeping.
         expire: called with the futures whose time is over.
         flush_some: writes what tasks have queued, as far as there is room.
-        is_clogged: tells whether the peer does not read what we write.
+        is_above_high_water: tells whether the peer does not read what we write.
 
     Attributes:
         leader: whose permanent leader it is.
@@ -138,7 +138,7 @@ class IoThread:
         spin: float,
         expire: Callable[[list[Any]], None],
         flush_some: Callable[[], None],
-        is_clogged: Callable[[], bool],
+        is_above_high_water: Callable[[], bool],
     ) -> None:
         self._lock = lock
         self._pool = pool
@@ -148,7 +148,7 @@ class IoThread:
         self._wakeup = wakeup
         self._expire = expire
         self._flush_some = flush_some
-        self._is_clogged = is_clogged
+        self._is_above_high_water = is_above_high_water
         self.leader = Leader(reader, flow, leader_wakeup, spin, self, reader.poller.wait)
         self.thread: PoolThread | None = None
         self.standby: PoolThread | None = None
@@ -450,15 +450,17 @@ class IoThread:
         pool = self._pool
         while self.inline:
             task = self.inline.popleft()
-            free = pool.may_run(task) and self.standby is not None and not self._is_clogged()
-            if pool.spawning_fails or (free and not task.is_slow):
+            free = (
+                pool.may_run(task) and self.standby is not None and not self._is_above_high_water()
+            )
+            if pool.spawning_fails or (free and not task.is_offloaded):
                 return self._start(me, task)
             pool.offload(task)
         waiting = pool.next_offloaded() if pool.spawning_fails else None
         return None if waiting is None else self._start(me, waiting)
 
     def _start(self, me: PoolThread, task: Task) -> Task:
-        task.by_watcher = True
+        task.by_io_thread = True
         self._runs += 1
         self._pool.started(me, task)
         return task
@@ -495,7 +497,7 @@ class IoThread:
         self.standby = None
         self._ticking = False
         stuck.took(TICK)
-        if stuck.is_errand:
+        if stuck.is_background:
             # Others like it would each take 2 ms more.
             alike = [task for task in self.inline.copy() if type(task) is type(stuck)]
             for task in alike:

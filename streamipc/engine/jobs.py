@@ -1,4 +1,4 @@
-"""What the crew runs: each job wraps one piece of the user's code, and never raises."""
+"""What the pool runs: each job wraps one piece of the user's code, and never raises."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class NotificationsJob:
     There is at most one such job for a session: ``Engine.notifying`` says so.
     """
 
-    __slots__ = ("_engine", "by_watcher")
-    is_errand = False
+    __slots__ = ("_engine", "by_io_thread")
+    is_background = False
     is_handler = True
 
     def __init__(self, engine: Engine) -> None:
-        self.by_watcher = False
+        self.by_io_thread = False
         self._engine = engine
 
     @property
-    def is_slow(self) -> bool:
+    def is_offloaded(self) -> bool:
         """Whether handling notifications was slow lately."""
         return self._engine.notifications_are_slow
 
@@ -79,7 +79,7 @@ class NotificationsJob:
             engine.send_gate.burst_handled_locked(flow.level_locked(len(waiting)))
             flow.notifications_handled_locked(len(waiting))
             if waiting:
-                engine.crew.submit_locked(self)
+                engine.pool.submit_locked(self)
             else:
                 engine.notifying = False
 
@@ -87,13 +87,13 @@ class NotificationsJob:
 class CallbacksJob:
     """Calls what was given to ``add_done_callback``."""
 
-    __slots__ = ("_future", "_report", "by_watcher")
-    is_slow = False
-    is_errand = True
+    __slots__ = ("_future", "_report", "by_io_thread")
+    is_offloaded = False
+    is_background = True
     is_handler = False
 
     def __init__(self, future: Listener, report: Callable[[BaseException], None]) -> None:
-        self.by_watcher = False
+        self.by_io_thread = False
         self._future = future
         self._report = report
 
@@ -111,15 +111,15 @@ class CallbacksJob:
 class CallJob:
     """Calls a function without arguments."""
 
-    __slots__ = ("_function", "_report", "by_watcher")
-    is_slow = False
-    is_errand = True
+    __slots__ = ("_function", "_report", "by_io_thread")
+    is_offloaded = False
+    is_background = True
     is_handler = False
 
     def __init__(
         self, function: Callable[[], object], report: Callable[[BaseException], None]
     ) -> None:
-        self.by_watcher = False
+        self.by_io_thread = False
         self._function = function
         self._report = report
 
@@ -135,6 +135,6 @@ class CallJob:
 
 
 class WriteJob(CallJob):
-    """Writes what is left, and may wait for room; all errands may be stuck for want of that."""
+    """Writes what is left, and may wait for room, for want of which all others may be stuck."""
 
     __slots__ = ()

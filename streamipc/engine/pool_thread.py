@@ -26,19 +26,19 @@ class Task(Protocol):
     """Something to run; :meth:`run` never raises."""
 
     @property
-    def is_slow(self) -> bool:
+    def is_offloaded(self) -> bool:
         """Whether to offload it to another thread than the I/O thread."""
         ...
 
     @property
-    def is_errand(self) -> bool:
+    def is_background(self) -> bool:
         """Whether the limit of handlers does not count it."""
         ...
 
     is_handler: bool
     """Whether it calls a handler: a background task may, if it is ``inline``."""
 
-    by_watcher: bool
+    by_io_thread: bool
     """Set while the I/O thread runs it: it must not wait for room to write its answer."""
 
     def took(self, seconds: float, /) -> None:

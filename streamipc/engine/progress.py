@@ -18,7 +18,7 @@ __all__ = ["ProgressCalls"]
 
 
 class ProgressCalls:
-    """A job of the crew's that is queued whenever there are items to pass on.
+    """A task of the pool's that is queued whenever there are items to pass on.
 
     The thread that reads adds items, and in the end the reply, to ``waiting``; one worker
     at a time takes them off. The engine's lock guards ``_queued``, which says whether
@@ -31,10 +31,10 @@ class ProgressCalls:
         window: items that the peer may send before more are granted.
     """
 
-    is_slow = True
-    is_errand = True
+    is_offloaded = True
+    is_background = True
     is_handler = False
-    by_watcher = False
+    by_io_thread = False
     passes_on_reply = True
     taker: int | None = None
     may_be_left = True  # when the session ends: there may be thousands, each with many items
@@ -79,7 +79,7 @@ class ProgressCalls:
             self.waiting.append(entry)
             if not self._queued:
                 self._queued = True
-                self._engine.crew.submit_locked(self)
+                self._engine.pool.submit_locked(self)
 
     def ended(self) -> None:
         """Do nothing: the items that are left are not passed on."""

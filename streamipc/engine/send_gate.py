@@ -1,4 +1,4 @@
-"""The gate for notifications to be sent: other threads wait there while very many wait for handlers.
+"""The gate for what is notified: handlers go first, others wait while very many wait here.
 
 Two sides may flood each other with notifications whose handlers notify back. A handler that
 waits for room has its side read on meanwhile, and what is read must be kept, up to

@@ -53,7 +53,7 @@ class Sending:
     flow: Flow
     notifications: deque[Served]
     writer: Writer
-    crew: ThreadPool | CallerRuns
+    pool: ThreadPool | CallerRuns
     closing: Closing
     send_gate: SendGate
     start: Callable[[], None]
@@ -157,7 +157,7 @@ class Sending:
                     self._calls[id] = call
                     if timed and deadline is not None:
                         self._deadlines.add(deadline, call)
-                        self.crew.deadline_added(deadline)
+                        self.pool.deadline_added(deadline)
             if not refused:
                 try:
                     # Large buffers are the caller's own: they are written before it goes on.
@@ -294,7 +294,7 @@ class Sending:
     def answer(self, served: Served, frame: list[Buffer]) -> None:
         """Send the answer to a request, unless nobody waits for one any more.
 
-        The watcher queues it if more is to be answered, and never waits for room.
+        The I/O thread queues it if more is to be answered, and never waits for room.
 
         Args:
             served: the request.
@@ -307,12 +307,12 @@ class Sending:
         wanted = self.connection.served.pop(served.id, None) is served  # type: ignore[arg-type]
         if not (frame and wanted) or served.cancelled:
             return
-        if not served.by_watcher:
+        if not served.by_io_thread:
             try:
                 self.writer.send(frame)
             except SessionClosedError:
                 pass  # nobody is there to read it
-        elif self.crew.more_is_coming():  # type: ignore[union-attr]  # a watcher is a crew's
+        elif self.pool.more_is_coming():  # type: ignore[union-attr]  # the I/O thread is a pool's
             self.writer.queue(frame)
         else:
             self.writer.offer(frame)
@@ -338,7 +338,7 @@ class Sending:
         until = self.closing.until()
         if until is not None and time.monotonic() >= until:
             return  # the session's time for its end is over, and with it what is left
-        self.crew.submit_writing(WriteJob(self._flush_backlog, self.report))
+        self.pool.submit_writing(WriteJob(self._flush_backlog, self.report))
 
     def _go_on_reading(self) -> None:
         """Lift the pause: who waits for room may wait for a peer that waits for us."""

@@ -88,7 +88,7 @@ class Answering(Protocol):
 class Served:
     """One request of the peer's, or one notification, while it is being handled.
 
-    A request is a job of the crew's (``pool_thread.py``) itself.
+    A request is a task of the pool's (``pool_thread.py``) itself.
 
     ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and
     ``_callbacks``; it is never held while anything is called.
@@ -99,7 +99,7 @@ class Served:
 
     # What most requests never change stands here, so that making one costs little.
     is_handler = True
-    by_watcher = False
+    by_io_thread = False
     cancelled = False
     _no_more_credit = False
     entered = False  # it stands, or stood, in the queue for its handler
@@ -129,7 +129,7 @@ class Served:
         self.deadline = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
         self.window = self.credit = window
         # An inline handler needs no handler thread, so it waits for none.
-        self.is_errand = bool(handlers) and handlers[0].inline
+        self.is_background = bool(handlers) and handlers[0].inline
 
     def hold(self, held: Held) -> None:
         """Keep the message as ``held`` alone, which may fold it until it runs."""
@@ -278,12 +278,12 @@ class Served:
         for lock in tuple(self.wakers):
             wake(lock)
 
-    # Running: a job of the crew's.
+    # Running: a task of the pool's.
 
     @property
-    def is_slow(self) -> bool:
-        """Whether its handler was slow lately, so that a worker must run it."""
-        return bool(self.handlers) and self.handlers[0].is_slow and not self.is_errand
+    def is_offloaded(self) -> bool:
+        """Whether its handler was slow lately, so that it is offloaded."""
+        return bool(self.handlers) and self.handlers[0].is_slow and not self.is_background
 
     def took(self, seconds: float) -> None:
         """Learn how long the handler takes."""

@@ -77,13 +77,13 @@ class ThreadPool:
         name: of the threads.
         expire: called with the futures whose time is over.
         flush_some: writes what tasks have queued, as far as there is room.
-        is_clogged: tells whether the peer does not read what we write.
+        is_above_high_water: tells whether the peer does not read what we write.
         crashed: called when a thread fails for a reason of nobody's foreseeing.
 
     Attributes:
         leader: of the session.
         running: tasks that run and are not blocked.
-        blocked_jobs: tasks that wait for something of the session's.
+        blocked: tasks that wait for something of the session's.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class ThreadPool:
         name: str,
         expire: Callable[[list[Any]], None],
         flush_some: Callable[[], None],
-        is_clogged: Callable[[], bool],
+        is_above_high_water: Callable[[], bool],
         crashed: Callable[[BaseException], None],
     ) -> None:
         self._lock = lock
@@ -121,7 +121,7 @@ class ThreadPool:
             spin,
             expire,
             flush_some,
-            is_clogged,
+            is_above_high_water,
         )
         self.leader = self.io_thread.leader
         self._offloaded: deque[Task] = deque()
@@ -129,7 +129,7 @@ class ThreadPool:
         self._threads: dict[PoolThread, None] = {}
         self._idle: list[PoolThread] = []
         self.running = 0
-        self.blocked_jobs = 0
+        self.blocked = 0
         self._running_background = 0  # they count as running as well
         self.spawning_fails = False
         self.stopping = False
@@ -157,7 +157,7 @@ class ThreadPool:
 
     def submit_locked(self, task: Task) -> None:
         """As :meth:`submit`, with the lock held, and while the session lives."""
-        if task.is_slow:
+        if task.is_offloaded:
             self.offload(task)
         else:
             self.io_thread.submit(task)
@@ -168,7 +168,7 @@ class ThreadPool:
         An inline one costs no lock: the I/O thread looks for them after each read, and a caller
         that leads calls ``work_arrived``.
         """
-        if task.is_slow:
+        if task.is_offloaded:
             with self._lock:
                 # Noted in the step that does it: the one who reads may be interrupted.
                 task.entered = True
@@ -178,7 +178,7 @@ class ThreadPool:
             task.entered = True
             self.io_thread.inline.append(task)
 
-    def submit_and_wake(self, task: Task) -> None:
+    def submit_offloaded(self, task: Task) -> None:
         """Queue a task for another thread; run it here if the pool is gone."""
         with self._lock:
             stopped = self.stopping
@@ -188,7 +188,7 @@ class ThreadPool:
             task.run()
 
     def submit_writing(self, task: WriteJob) -> None:
-        """As :meth:`submit_and_wake`, before everything else; one of them is enough."""
+        """As :meth:`submit_offloaded`, before everything else; one of them is enough."""
         with self._lock:
             stopped, queue = self.stopping, self._background
             if not stopped and not (queue and type(queue[0]) is WriteJob):
@@ -213,11 +213,11 @@ class ThreadPool:
         """See to it, with the lock held, that someone is awake at ``deadline``."""
         self.io_thread.deadline_added(deadline)
 
-    def jobs(self) -> int:
+    def tasks(self) -> int:
         """Return, with the lock held, how many tasks run or wait to run."""
-        return self.running + self.blocked_jobs + self.waiting_jobs()
+        return self.running + self.blocked + self.waiting_tasks()
 
-    def waiting_jobs(self) -> int:
+    def waiting_tasks(self) -> int:
         """Return how many tasks wait to run."""
         return len(self.io_thread.inline) + len(self._offloaded) + len(self._background)
 
@@ -228,9 +228,9 @@ class ThreadPool:
     def wait_until_quiet(self, end: float | None) -> bool:
         """Wait until no task runs or waits, but for the caller's; return whether it is so."""
         own = self.runs_here()  # it closes the session itself where no thread can be had for it
-        return self._quiet.wait_for(lambda: self.jobs() <= own, end)
+        return self._quiet.wait_for(lambda: self.tasks() <= own, end)
 
-    def drop_jobs(self) -> list[Task]:
+    def drop_tasks(self) -> list[Task]:
         """Take out and return what waits to run."""
         queues = (self.io_thread.inline, self._offloaded, self._background)
         with self._lock:
@@ -274,9 +274,9 @@ class ThreadPool:
         """``task``, of this thread, is going to wait for something of the session's."""
         with self._lock:
             self.running -= 1
-            self._running_background -= task.is_errand
-            self.blocked_jobs += 1
-            self._flow.blocked_locked(self.blocked_jobs)
+            self._running_background -= task.is_background
+            self.blocked += 1
+            self._flow.blocked_locked(self.blocked)
             self._flow.handler_waits_locked()
             self.io_thread.task_waits()
             self.call_threads()
@@ -285,21 +285,21 @@ class ThreadPool:
         """It has waited."""
         with self._lock:
             self.running += 1
-            self._running_background += task.is_errand
-            self.blocked_jobs -= 1
-            self._flow.blocked_locked(self.blocked_jobs)
+            self._running_background += task.is_background
+            self.blocked -= 1
+            self._flow.blocked_locked(self.blocked)
 
     # Limits, and who is called for what; with the lock held.
 
     def may_run(self, task: Task) -> bool:
         """Tell whether the limits let one more such task run."""
-        if task.is_errand:
+        if task.is_background:
             return self._running_background < self._limit or type(task) is WriteJob
         return self.running - self._running_background < self._limit
 
     def offload(self, task: Task) -> None:
         """Queue a task for a thread that is not the I/O thread."""
-        if task.is_errand:
+        if task.is_background:
             self._background.append(task)
             self._call_for_background()
         else:
@@ -344,7 +344,7 @@ class ThreadPool:
             return
         if self._idle:
             wake(self._idle.pop().bell)
-        elif len(self._threads) - self.blocked_jobs < most:
+        elif len(self._threads) - self.blocked < most:
             self._spawn()
 
     def idle_or_new_thread(self) -> PoolThread | None:
@@ -358,14 +358,14 @@ class ThreadPool:
     def started(self, thread: PoolThread, task: Task) -> None:
         """Count a task that begins."""
         self.running += 1
-        self._running_background += task.is_errand
+        self._running_background += task.is_background
         thread.task = task
 
     def ended(self, thread: PoolThread, task: Task) -> None:
         """Count one that is over."""
         thread.task = None
         self.running -= 1
-        self._running_background -= task.is_errand
+        self._running_background -= task.is_background
         if self._background or self._offloaded:
             self.call_threads()
         if self._quiet.sleeping and not self.running:

@@ -147,7 +147,7 @@ class Writer:
         """Tell whether nothing waits to be written."""
         return not self._queue
 
-    def is_clogged(self) -> bool:
+    def is_above_high_water(self) -> bool:
         """Tell whether much waits for room: the peer does not read what we write."""
         return self._is_full and self.backlog > _CLOGGED_AT
 

@@ -334,7 +334,7 @@ def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
     assert sent[0] < 20_000
     # Nor does another that begins to wait now.
     may_wait.set()
-    eventually(lambda: left._engine.crew.blocked_jobs == 2)
+    eventually(lambda: left._engine.pool.blocked == 2)
     assert left._engine.flow.paused
     # Nested requests can't be answered while their session does not read: they are cancelled.
     for call in list(left._engine.connection.calls.values()):

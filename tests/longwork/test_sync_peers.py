@@ -211,5 +211,5 @@ def test_notifications_that_are_given_up_leave_no_work_behind() -> None:
                 session.notify(Note("x" * 50_000), timeout=0)
             except RequestTimeoutError:
                 given_up += 1
-        assert session._engine.solo is not None
-        assert session._engine.solo.waiting_jobs() == 1
+        assert session._engine.caller_runs is not None
+        assert session._engine.caller_runs.waiting_tasks() == 1

@@ -167,13 +167,13 @@ def waiting(session: Any) -> int:
 
 
 def io_thread_sleeps(session: Any) -> bool:
-    io_thread = session._engine.crew.io_thread
+    io_thread = session._engine.pool.io_thread
     return io_thread.asleep and io_thread._sleeps_until != 0.0
 
 
 def send_io_thread_to_sleep(session: Any, eventually: Eventually) -> None:
     """Have the I/O thread see that a caller leads for long, and poll until there is input."""
-    session._engine.crew_wakeup.set()
+    session._engine.io_wakeup.set()
     eventually(lambda: io_thread_sleeps(session))
 
 

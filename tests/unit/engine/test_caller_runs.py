@@ -28,7 +28,7 @@ class Awaited:
 
 
 class Job:
-    is_slow = is_errand = is_handler = by_watcher = False
+    is_offloaded = is_background = is_handler = by_io_thread = False
 
     def __init__(self, run: Callable[[], object]) -> None:
         self._run = run
@@ -160,7 +160,7 @@ def test_looking_reads_and_runs_nothing(bench: Bench) -> None:
     bench.runs.look()
 
     assert bench.seen == []
-    assert bench.runs.waiting_jobs() == 1
+    assert bench.runs.waiting_tasks() == 1
     assert bench.runs.leader.thread is None
 
 
@@ -189,15 +189,15 @@ def test_a_job_that_waits_runs_the_next_on_top_of_itself(bench: Bench) -> None:
     def outer() -> None:
         assert bench.runs.runs_here()
         assert bench.runs.wait(bench.until(1), soon())
-        assert (bench.runs.running, bench.runs.blocked_jobs) == (1, 0)
+        assert (bench.runs.running, bench.runs.blocked) == (1, 0)
         bench.seen.append("outer")
 
     bench.runs.submit(Job(outer))
     bench.send("inner")
-    bench.runs.run_jobs()
+    bench.runs.run_tasks()
 
     assert bench.seen == ["inner", "outer"]
-    assert (bench.runs.running, bench.runs.blocked_jobs) == (0, 0)
+    assert (bench.runs.running, bench.runs.blocked) == (0, 0)
     assert not bench.runs.runs_here()
 
 
@@ -205,7 +205,7 @@ def test_a_job_that_waits_has_reading_go_on(bench: Bench) -> None:
     bench.flow.pause_locked(Reason.NOTIFICATIONS)
     bench.send("one")
     bench.runs.submit(Job(lambda: bench.runs.wait(bench.until(1), soon())))
-    bench.runs.run_jobs()
+    bench.runs.run_tasks()
 
     assert bench.seen == ["one"]
 
@@ -219,7 +219,7 @@ def test_a_thread_in_a_job_lets_another_read(bench: Bench) -> None:
 
     reader = threading.Thread(target=bench.runs.wait, args=(bench.until(1), soon(20)))
     bench.runs.submit(Job(block))
-    blocked = threading.Thread(target=bench.runs.run_jobs)
+    blocked = threading.Thread(target=bench.runs.run_tasks)
     blocked.start()
     assert inside.wait(10)
     reader.start()
@@ -259,7 +259,7 @@ def test_futures_that_were_dropped_are_cancelled(bench: Bench) -> None:
 
     future = Future()
     bench.runs.drop(future)
-    bench.runs.run_jobs()
+    bench.runs.run_tasks()
 
     assert future.cancelled
 
@@ -281,8 +281,8 @@ def test_jobs_that_wait_can_be_dropped(bench: Bench) -> None:
     job = Job(lambda: None)
     bench.runs.submit(job)
 
-    assert bench.runs.drop_jobs() == [job]
-    assert bench.runs.waiting_jobs() == 0
+    assert bench.runs.drop_tasks() == [job]
+    assert bench.runs.waiting_tasks() == 0
 
 
 def reads(bench: Bench, count: int) -> threading.Thread:

@@ -1,4 +1,4 @@
-"""The session ends, in each way and in each state of the reading role."""
+"""The session ends, in each way and in each state of leadership."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Line:
 
     def end(self) -> None:
         if self._how == "we close":
-            # It waits for the crew to end, which the test's handlers do later.
+            # It waits for the pool to end, which the test's handlers do later.
             self._closing = threading.Thread(target=self.session.close, args=(0.1,))
             self._closing.start()
         elif self._how == "the child dies":
@@ -77,7 +77,7 @@ class Line:
             self._hang_up()
 
     def wait_until_end_is_seen(self, eventually: Eventually) -> None:
-        """Wait until it has begun, as far as that can be while the role is held."""
+        """Wait until it has begun, as far as that can be while somebody leads."""
         engine = self.session._engine
         if self._how == "we close":
             eventually(lambda: engine.closing.refuses_requests)
@@ -122,14 +122,14 @@ def line(request: pytest.FixtureRequest) -> Iterator[Callable[[bool], Line]]:
 
 
 def all_waits_end(line: Line, callers: list[Caller]) -> None:
-    """See that everybody is told, and that nobody is left with the role."""
+    """See that everybody is told, and that nobody is left leading."""
     for caller in callers:
         outcome = caller.returned()
         assert isinstance(outcome, SessionClosedError), outcome
     line.held.release_all()
     assert line.session._engine.closing.closed.wait(LONG)
     # The end waits a second for these threads; one that is stopped for longer may still read.
-    line.session._engine.crew.join(time.monotonic() + LONG)
+    line.session._engine.pool.join(time.monotonic() + LONG)
     assert line.session._engine.leader.thread is None
     assert not line.session._engine.leader.followers
 
@@ -183,7 +183,7 @@ def test_the_session_ends_while_one_that_has_led_leaves_the_rest_behind(
     all_waits_end(silent, others)
 
 
-def test_the_session_ends_while_one_who_timed_out_still_has_the_role(
+def test_the_session_ends_while_one_who_timed_out_still_leads(
     line: Callable[[bool], Line], eventually: Eventually
 ) -> None:
     silent = line(False)

@@ -130,7 +130,7 @@ def test_what_an_interrupted_caller_has_read_is_answered_although_the_next_one_r
     left, right, held = sides
     first, second = reads(left, "first", eventually), waits(left, "second", eventually)
     send_io_thread_to_sleep(left, eventually)
-    successor = left._engine.crew.io_thread
+    successor = left._engine.pool.io_thread
     see_to_it = successor.work_arrived
 
     def interrupt() -> None:  # Ctrl-C, behind the read
@@ -331,7 +331,7 @@ def test_the_nested_reply_comes_after_a_request_that_no_thread_can_be_had_for(
     start = threading.Thread.start
 
     def start_if_not_of_the_left_crew(thread: Any) -> None:
-        if thread.name == left._engine.crew._name:
+        if thread.name == left._engine.pool._name:
             raise RuntimeError("can't start new thread")
         start(thread)
 

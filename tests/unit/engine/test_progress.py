@@ -17,11 +17,11 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 class Engine:
-    """Records what a ProgressCalls asks for; its crew runs jobs when told."""
+    """Records what a ProgressCalls asks for; its pool runs tasks when told."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.crew = self
+        self.pool = self
         self.jobs: deque[Any] = deque()
         self.credits: list[int] = []
         self.lingering: set[Any] = set()

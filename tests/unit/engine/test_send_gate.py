@@ -184,7 +184,7 @@ def test_what_a_handler_has_left_behind_gives_way(
 
 
 @pytest.mark.parametrize("what", ["on_exception", "callback"])
-def test_what_the_crew_runs_besides_handlers_gives_way_to_nobody(
+def test_what_the_pool_runs_besides_handlers_gives_way_to_nobody(
     connected: Any, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """They run on threads without which no notification would be handled."""

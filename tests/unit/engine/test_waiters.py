@@ -77,10 +77,10 @@ def test_an_interrupt_of_who_waits_for_handlers_leaves_the_lock_to_its_owner(
     locked: list[bool] = []
 
     def interrupt_with_the_lock_held() -> None:
-        while not engine.crew._quiet.sleeping:
+        while not engine.pool._quiet.sleeping:
             time.sleep(0.001)
         with engine.lock:
-            engine.crew._quiet.notify_all()
+            engine.pool._quiet.notify_all()
             time.sleep(0.1)  # it wakes, and wants the lock
             signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.1)
@@ -89,7 +89,7 @@ def test_an_interrupt_of_who_waits_for_handlers_leaves_the_lock_to_its_owner(
     owner = threading.Thread(target=interrupt_with_the_lock_held)
     owner.start()
     with pytest.raises(KeyboardInterrupt):
-        engine.crew.wait_until_quiet(time.monotonic() + 20)
+        engine.pool.wait_until_quiet(time.monotonic() + 20)
     owner.join(20)
     assert locked == [True]
     go_on.set()
