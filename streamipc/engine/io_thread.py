@@ -159,6 +159,7 @@ class IoThread:
         self._runs = 0  # tasks that I/O threads have begun
         self._ticking = False  # the standby looks every TICK
         self._look_at_clock = 0.0
+        self._replies_only = 0  # reads in a row that brought nothing else, and for no crowd
         self._gives_way = False  # a caller leads, or is about to: look a TICK later
 
     # From outside.
@@ -346,7 +347,6 @@ class IoThread:
     def _read(self) -> bool:
         """Read, as the leader, as long as something comes soon; return whether it brought work."""
         leader, reader, poller, spin = self.leader, self._reader, self._poller, self._spin
-        without_work = 0
         while not self._pool.stopping and reader.is_open():
             ready = poller.spin(spin) if spin.active else None
             if not ready:
@@ -359,16 +359,17 @@ class IoThread:
             for fd in reader.take_ended():
                 poller.forget(fd)
             if self._has_work():
+                self._replies_only = 0
                 if not leader.prefer_io_thread:
                     leader.prefer(io_thread=True)
                 return True
             if callers >= _CROWD:
-                without_work = 0
+                self._replies_only = 0
                 if not leader.prefer_io_thread:
                     leader.prefer(io_thread=True)
             elif leader.prefer_io_thread:
-                without_work += 1
-                if without_work == _REPLIES_ONLY:
+                self._replies_only += 1
+                if self._replies_only >= _REPLIES_ONLY:
                     leader.prefer(io_thread=False)
             elif leader.followers:
                 break

@@ -63,17 +63,23 @@ def test_all_that_a_leader_leaves_behind_get_their_replies(
 def test_the_io_thread_leads_for_a_crowd_and_a_lone_caller_for_itself_again(
     sides: Sides, eventually: Eventually
 ) -> None:
-    left, _, held = sides
-    leads = reads(left, "first", eventually)
-    callers = [waits(left, str(number), eventually) for number in range(3)]
-    held.release("first")
-    assert leads.returned() == "reply to first"
+    left, _, _ = sides
     leader = left._engine.leader
-    assert leader.prefer_io_thread
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            assert left.call(Quick(), timeout=LONG) == "quick"
+
+    crowd = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in crowd:
+        thread.start()
+    eventually(lambda: leader.prefer_io_thread)
+    over.set()
+    for thread in crowd:
+        thread.join(LONG)
     takes = leader.takes
-    held.release("0", "1", "2")
-    assert [caller.returned() for caller in callers] == [f"reply to {n}" for n in range(3)]
-    eventually(lambda: left.request(Quick()).result(LONG) and leader.takes > takes)
+    eventually(lambda: left.call(Quick(), timeout=LONG) and leader.takes > takes)
 
 
 def test_of_two_callers_the_one_that_is_left_leads(sides: Sides, eventually: Eventually) -> None:
