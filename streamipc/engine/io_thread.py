@@ -369,7 +369,8 @@ class IoThread:
                     leader.prefer(io_thread=True)
             elif leader.prefer_io_thread:
                 self._replies_only += 1
-                if self._replies_only >= _REPLIES_ONLY:
+                if self._replies_only == _REPLIES_ONLY:
+                    self._replies_only = 0
                     leader.prefer(io_thread=False)
             elif leader.followers:
                 break

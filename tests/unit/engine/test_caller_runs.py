@@ -315,3 +315,40 @@ def test_looking_leaves_leadership_to_the_thread_that_leads(bench: Bench) -> Non
     bench.send("one")
     thread.join(10)
     assert bench.seen == ["one"]
+
+
+class Interrupted(BaseException):
+    """What Ctrl-C does to a thread."""
+
+
+def test_a_follower_that_is_woken_and_does_not_lead_wakes_another(
+    bench: Bench, eventually: Callable[..., None]
+) -> None:
+    followers = bench.runs.leader.followers
+    armed = threading.Event()
+
+    def interrupt() -> bool:
+        if armed.is_set() and threading.current_thread() is second:
+            raise Interrupted
+        return False
+
+    def wait_and_be_interrupted() -> None:
+        with pytest.raises(Interrupted):
+            bench.runs.wait(Awaited(interrupt), soon(20))
+
+    first = reads(bench, 1)
+    second = threading.Thread(target=wait_and_be_interrupted)
+    third = threading.Thread(target=bench.runs.wait, args=(bench.until(2), soon(20)))
+    second.start()
+    eventually(lambda: len(followers) == 1)
+    third.start()
+    eventually(lambda: len(followers) == 2)
+    armed.set()
+    bench.send("one")
+    first.join(10)
+    second.join(10)
+    eventually(lambda: bench.runs.leader.thread == third.ident)
+    bench.send("two")
+    third.join(10)
+    assert not (first.is_alive() or second.is_alive() or third.is_alive())
+    assert bench.seen == ["one", "two"]
