@@ -14,7 +14,7 @@ from .exceptions import SessionClosedError, text_of
 from .handlers import Handler, positional_of, signature_of
 
 if TYPE_CHECKING:
-    from .engine.solo import Solo
+    from .engine.caller_runs import CallerRuns
     from .engine.transport import TransportAdapter
 
 __all__ = ["SessionHost"]
@@ -33,7 +33,7 @@ class Peer(Protocol):
         """Let it go: it has ended."""
         ...
 
-    def solos(self) -> Sequence[Solo]:
+    def caller_runs(self) -> Sequence[CallerRuns]:
         """Return those of its sessions without threads."""
         ...
 
@@ -125,9 +125,9 @@ class SessionHost:
         if session is not None and peer is not None:
             peer.keep(session)
 
-    def solos(self) -> Sequence[Solo]:
+    def caller_runs(self) -> Sequence[CallerRuns]:
         peer = self._peer()
-        return () if peer is None else peer.solos()
+        return () if peer is None else peer.caller_runs()
 
     def ended(self, was_closed: bool) -> None:
         session, peer = self._session(), self._peer()

@@ -13,10 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._forks import at_home, forkable_lock, look_for_fork
-from .engine.bells import wake
 from .engine.calls import CANCELLED, Call
 from .engine.flow import Held
 from .engine.lifetimes import park_at_exit
+from .engine.waiters import wake
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 from .protocol.envelopes import RequestId

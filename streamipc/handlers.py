@@ -188,7 +188,7 @@ class Handler:
         self.types = types
         self.second = second
         self.inline = inline
-        self.is_slow = False  # learnt: give it to a worker instead of the thread that reads
+        self.is_slow = False  # learnt: it is offloaded to a thread that does not read
         self.quick_runs = 0  # since it last was slow
         self.plain_type: type | None = None  # of what it last returned: no generator
 

@@ -21,7 +21,7 @@ from ._registering import Registering
 from ._threads import make_thread, start_thread
 from .engine.lifetimes import track
 from .engine.options import Options
-from .engine.polling import usable_cpus
+from .engine.poller import usable_cpus
 from .engine.transport import TransportAdapter
 from .exceptions import IpcError, SessionClosedError
 from .limits import Limits
@@ -372,12 +372,12 @@ class IpcPeer(Registering):
         """Keep a session alive that is being started: its handlers may be all that uses it."""
         self._kept.add(session)  # one step: a start holds the engine's lock, and takes no other
 
-    def solos(self) -> Sequence[Any]:
+    def caller_runs(self) -> Sequence[Any]:
         """Return what sessions without threads that run have instead, if they are several."""
         if len(self._kept) < 2:  # asked before each wait of a session without threads
             return ()
-        solos = (session._engine.solo for session in tuple(self._kept))
-        return [solo for solo in solos if solo is not None]
+        found = (session._engine.caller_runs for session in tuple(self._kept))
+        return [one for one in found if one is not None]
 
     def tick(self, timeout: float | None = 0) -> bool:
         """Serve all sessions without threads: read what there is, and run what came of it.
@@ -401,14 +401,14 @@ class IpcPeer(Registering):
                 except SessionClosedError:
                     continue
                 engines.append(session._engine)
-        solos = [engine.solo for engine in engines if engine.solo is not None]
-        served = [solo.serve() for solo in solos]
+        found = [engine.caller_runs for engine in engines if engine.caller_runs is not None]
+        served = [one.serve() for one in found]
         if any(served):
             return True
-        solos = [solo for solo in solos if solo.may_be_read()]
-        if not solos:
+        found = [one for one in found if one.may_be_read()]
+        if not found:
             return False
-        return solos[0].tick_any(solos, None if seconds is None else time.monotonic() + seconds)
+        return found[0].tick_any(found, None if seconds is None else time.monotonic() + seconds)
 
     def forget(self, session: IpcSession) -> None:
         """Take a session that has ended off the lists."""
@@ -497,7 +497,7 @@ class IpcPeer(Registering):
         here = []
         threads = []
         for session in sessions:
-            if not session._threads or session._engine.crew.runs_here():
+            if not session._threads or session._engine.pool.runs_here():
                 here.append(session)
                 continue
             thread = make_thread(session.close, timeout, name="streamipc-closing", daemon=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ._arguments import checked_timeout
 from ._terminating import OnSigterm
-from .engine.solo import Solo  # now: a session without descriptors could not load it
+from .engine.caller_runs import CallerRuns  # now: a session without descriptors could not load it
 from .exceptions import SessionClosedError
 from .session import IpcSession, ProcessSession
 
@@ -40,10 +40,10 @@ class SyncIpcSession(IpcSession):
     _threads = False
 
     @property
-    def _solo(self) -> Solo:
-        solo = self._engine.solo
-        assert solo is not None
-        return solo
+    def _caller_runs(self) -> CallerRuns:
+        caller_runs = self._engine.caller_runs
+        assert caller_runs is not None
+        return caller_runs
 
     def tick(self, timeout: float | None = 0) -> bool:
         """Read what there is, once, and run what came of it.
@@ -60,7 +60,7 @@ class SyncIpcSession(IpcSession):
         """
         self.start()
         end = None if timeout is None else time.monotonic() + checked_timeout(timeout)
-        return self._solo.tick(end)
+        return self._caller_runs.tick(end)
 
     def serve_forever(self) -> None:
         """Read and run handlers, here, until the peer is gone.
@@ -75,15 +75,15 @@ class SyncIpcSession(IpcSession):
         def stop() -> bool:
             told.append(1)
             self._engine.shutdown.leave_output()
-            self._engine.reader.wake_holder()
+            self._engine.leader.wake()
             return not self._engine.shutdown.ended.is_set()
 
         with OnSigterm(stop, self._is_child()):
             with suppress(SessionClosedError):
                 self._engine.start()
             ended = self._engine.shutdown.ended.is_set
-            self._solo.wait_for_end(lambda: ended() or bool(told), None)
-            self._solo.run_jobs()
+            self._caller_runs.wait_for_end(lambda: ended() or bool(told), None)
+            self._caller_runs.run_tasks()
         if told:
             self.close()
 
@@ -113,5 +113,5 @@ class SyncProcessSession(SyncIpcSession, ProcessSession):
         engine = self._engine
         if engine.lifecycle.refusal is None and not self._transport.seems_alive():
             engine.start()
-            self._solo.look()
+            self._caller_runs.look()
             engine.shutdown.child_exited()

@@ -76,10 +76,33 @@ ID_GENERATORS = {"os", "threading", "time"}
 """Allowed in protocol/envelopes.py alone: ids that are unique across processes are made of
 the process id and a clock. The connection calls a generator and knows nothing of it."""
 
+STORES = {
+    "caller_runs.py": {"self._here.depth", "task.entered"},
+    "io_thread.py": {"task.by_io_thread"},
+    "thread_pool.py": {"task.entered", "thread.task", "thread.thread"},
+}
+"""What these files of engine/ may set besides attributes of ``self``: where a task and a thread of
+the pool are. A thread's own depth is no attribute that others see."""
+
+OWN_STATE_ALONE = {
+    *STORES,
+    "deadlines.py",
+    "leader.py",
+    "channel.py",
+    "poller.py",
+    "pool_thread.py",
+    "send_gate.py",
+    "reader.py",
+    "waiters.py",
+}
+"""Files of engine/ that change nobody else's state."""
+
+SUBCLASSES = {"WriteTask": {"CallTask"}}
+"""Classes of engine/ that are made of others there; new ones are composed."""
+
 MAX_LINES = 400
 
 CIRCLES = [
-    {"engine.calling", "engine.crew", "engine.staff", "engine.watching"},
     {
         "serializers._json_build",
         "serializers._json_free",
@@ -219,18 +242,6 @@ def test_imports_go_in_no_circle() -> None:
     assert sorted(map(sorted, circles)) == sorted(map(sorted, CIRCLES))
 
 
-def test_no_part_of_the_engine_inherits_from_another() -> None:
-    """But for the thread pool, which is to be composed too, and a kind of task."""
-    trees = [
-        ast.parse(file.read_text(encoding="utf-8")) for file in FILES if room(file) == "engine"
-    ]
-    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    names = {one.name for one in classes}
-    heirs = {one.name for one in classes if names & {ast.unparse(base) for base in one.bases}}
-
-    assert heirs == {"Crew", "Watching", "WriteTask"}
-
-
 def test_transports_are_asked_through_their_adapter() -> None:
     """What a transport may lack is asked in one place; the peer sees that it has the rest."""
     asked = [
@@ -270,6 +281,58 @@ def test_all_that_is_exported_exists() -> None:
 
     assert missing == []
     assert sorted(streamipc.__all__) == sorted(set(streamipc.__all__))
+
+
+def stores(file: Path) -> set[str]:
+    """Return the attributes that a file sets or deletes, or sets or deletes an item of."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            while isinstance(node, ast.Subscript):
+                node = node.value
+            if isinstance(node, ast.Attribute):
+                found.add(ast.unparse(node))
+    return found
+
+
+def test_leadership_is_written_in_its_own_file_alone() -> None:
+    own = stores(PACKAGE / "engine" / "leader.py")
+    names = {store.removeprefix("self.") for store in own}
+    assert {"_claims", "prefer_io_thread"} <= names
+    others = {
+        f"{file.name}: {store}"
+        for file in FILES
+        if file.name != "leader.py"
+        for store in stores(file)
+        if store.split(".")[-1] in names and "leader" in store
+    }
+
+    assert all(store.startswith("self.") for store in own)
+    assert others == set()
+
+
+@pytest.mark.parametrize("name", sorted(OWN_STATE_ALONE))
+def test_a_part_changes_its_own_state_alone(name: str) -> None:
+    others = {
+        store
+        for store in stores(PACKAGE / "engine" / name)
+        if not (store.startswith("self.") and store.count(".") == 1)
+    }
+
+    assert others <= STORES.get(name, set())
+
+
+def test_the_engine_is_composed_not_inherited() -> None:
+    classes = {
+        node.name: {ast.unparse(base) for base in node.bases}
+        for file in sorted((PACKAGE / "engine").glob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    }
+    protocols = {name for name, bases in classes.items() if "Protocol" in bases}
+    mixed = {name: bases & (classes.keys() - protocols) for name, bases in classes.items()}
+
+    assert {name: bases for name, bases in mixed.items() if bases} == SUBCLASSES
 
 
 @pytest.mark.filterwarnings("default:files past:UserWarning")

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..exceptions import RequestCancelledError
-from .bells import wake
+from .waiters import wake
 
 if TYPE_CHECKING:
     from ..messages import Message

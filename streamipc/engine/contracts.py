@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .._registering import Registries
     from ..exceptions import SessionClosedError
     from ..handlers import Handler
-    from .solo import Solo
+    from .caller_runs import CallerRuns
 
 __all__ = ["Host", "Stats"]
 
@@ -46,7 +46,7 @@ class Host(Protocol):
         """
         ...
 
-    def solos(self) -> Sequence[Solo]:
+    def caller_runs(self) -> Sequence[CallerRuns]:
         """Return those of the peer's started sessions without threads; may be empty for one."""
         ...
 

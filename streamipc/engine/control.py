@@ -18,10 +18,10 @@ from .tasks import WriteTask
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
-    from .crew import Crew
+    from .caller_runs import CallerRuns
     from .errors import ErrorReports
     from .flow import Flow
-    from .solo import Solo
+    from .thread_pool import ThreadPool
     from .writer import Writer
 
 __all__ = ["ControlSender"]
@@ -34,7 +34,7 @@ class ControlSender:
         encode: returns the frame of an envelope.
         writer: takes the frames.
         flow: counts those that wait.
-        crew: runs the task that may wait for room.
+        pool: runs the task that may wait for room.
         errors: told where an envelope can't be sent.
         until: returns when the session, which is closing, is to be done; ``None``: no limit.
     """
@@ -44,14 +44,14 @@ class ControlSender:
         encode: Callable[[Any], list[Buffer]],
         writer: Writer,
         flow: Flow,
-        crew: Crew | Solo,
+        pool: ThreadPool | CallerRuns,
         errors: ErrorReports,
         until: Callable[[], float | None],
     ) -> None:
         self._encode = encode
         self._writer = writer
         self._flow = flow
-        self._crew = crew
+        self._pool = pool
         self._errors = errors
         self._until = until
 
@@ -76,7 +76,7 @@ class ControlSender:
         until = self._until()
         if until is not None and time.monotonic() >= until:
             return  # the session's time for its end is over, and with it what is left
-        self._crew.submit_writing(WriteTask(self._flush_backlog, self._errors.report))
+        self._pool.submit_writing(WriteTask(self._flush_backlog, self._errors.report))
 
     def flush(self) -> None:
         """Write what is queued; where the session is closing, no longer than that may take."""

@@ -1,6 +1,6 @@
 """What becomes of each frame that was read: envelope -> action.
 
-Owns the count of what has come. The holder of the reading role calls :meth:`Dispatcher.apply`, so
+Owns the count of what has come. The leader calls :meth:`Dispatcher.apply`, so
 there is one thread at a time, and no lock. None of the actions may block or call the user's code:
 what would is queued as a task.
 
@@ -64,7 +64,7 @@ class Dispatcher:
         return self._count - self._junk.pieces
 
     def apply(self) -> None:
-        """Apply what was read, frame by frame; as the holder of the reading role."""
+        """Apply what was read, frame by frame; as the leader."""
         connection, junk, actions = self._connection, self._junk, self._actions
         items, receive = connection.items, connection.receive
         left = _BURST

@@ -5,7 +5,7 @@ again. What else changes belongs to a part: each opens with what it owns, under 
 is true of it at any moment. A part gets what it needs when it is made. Where two need each other,
 the one that is made first gets a function of this file that asks the other.
 
-The lock (``Engine.lock``) guards the deadlines, the reading role, the crew, the engine's own
+The lock (``Engine.lock``) guards the deadlines, the thread pool, the engine's own
 state, and who enters a table of the connection. Leaving a table takes no lock: it is one
 step on a dict, and of several who would, for a reply, a cancellation or a deadline, one gets
 the entry. The lock is held for a few microseconds at a time, never during input, output,
@@ -37,9 +37,9 @@ from ..protocol.envelopes import (
     Response,
 )
 from ..protocol.framing import Junk
+from .channel import Channel
 from .contracts import Host, Stats
 from .control import ControlSender
-from .crew import Crew
 from .deadlines import Deadlines, Reminder
 from .dispatcher import Dispatcher
 from .errors import ErrorReports
@@ -51,18 +51,18 @@ from .lifecycle import Lifecycle
 from .lifetimes import park_at_exit
 from .notifier import Notifier
 from .outgoing import Outgoing
-from .outlets import PolledOutlet
-from .polling import Inlet, two_wakeups
-from .precedence import Precedence
-from .reading import Reader
+from .poller import Poller, two_wakeups
+from .pool_thread import current_pool_thread
+from .reader import Reader
 from .responder import Responder
+from .send_gate import SendGate
 from .shutdown import Shutdown
-from .staff import working_member
+from .thread_pool import ThreadPool
 from .writer import Writer
 
 if TYPE_CHECKING:
+    from .caller_runs import CallerRuns
     from .options import Options
-    from .solo import Solo
     from .transport import TransportAdapter
 
 __all__ = ["Engine"]
@@ -76,11 +76,17 @@ class Engine:
         options: settings.
         host: the session's side.
         name: of the threads.
-        threads: ``False``: whoever waits reads and runs handlers; see ``solo.py``.
+        threads: ``False``: whoever waits reads and runs handlers; see ``caller_runs.py``.
 
     Raises:
         ValueError: the transport blocks, and there are no threads to wait for it.
     """
+
+    # Parts that others, which are made before them, ask by way of a function.
+    control: ControlSender
+    errors: ErrorReports
+    inbox: Inbox
+    shutdown: Shutdown
 
     def __init__(
         self,
@@ -112,15 +118,15 @@ class Engine:
             options.max_frame_size,
             connection.decode_again,
             connection.is_ours,
-            lambda: self.reader.wake_watcher(),
+            lambda: self.pool.may_read_on(),
         )
-        self.precedence = Precedence(lock, self.flow.most_notifications)
+        self.send_gate = SendGate(lock, self.flow.most_notifications)
         self.lifecycle = Lifecycle(
             lock,
             host,
             self.start,
             lambda: self.reader.bytes_received > 0,
-            self.precedence.end_locked,
+            self.send_gate.end_locked,
         )
         self.junk = JunkLines(
             lock, lambda line: self.inbox.take(LogMessage(line, "junk")), self._remind_locked
@@ -131,65 +137,73 @@ class Engine:
             actions,
             self.junk,
             lambda error: self.errors.report_soon(error),
-            lambda: self.reader.look_at_clock(),
+            lambda: self.pool.expire_due(),
         )
-        self.reader_wakeup, self.crew_wakeup = two_wakeups()
+        self.leader_wakeup, self.io_wakeup = two_wakeups()
         self.reader = Reader(
-            lock,
             connection,
             endpoint.read_into,
             fds,
-            self.reader_wakeup,
-            options.spin,
+            self.leader_wakeup,
             endpoint.arrived,
             self.dispatcher.apply,
             lambda error: self.shutdown.stream_ended(error),
             self.flow,
         )
-        self.outlet = PolledOutlet(endpoint, lambda: self.inbox.room_is_awaited())
+        self.channel = Channel(
+            endpoint,
+            lambda: self.inbox.room_is_awaited(),
+            None if threads else self._wait_for_room,
+        )
         self.writer = Writer(
-            self.outlet,
+            self.channel,
             lambda: self.control.write_backlog(),
             lambda error: self.shutdown.write_failed(error),
         )
-        self.crew: Crew | Solo
-        self.solo: Solo | None = None
+        self.pool: ThreadPool | CallerRuns
+        self.caller_runs: CallerRuns | None = None
         if threads:
-            self.crew = Crew(
+            self.pool = ThreadPool(
                 lock,
                 self.reader,
+                self.flow,
                 self.deadlines,
-                Inlet(fds, self.crew_wakeup.fileno()),
-                self.crew_wakeup,
+                Poller(fds, self.io_wakeup.fileno()),
+                self.io_wakeup,
+                self.leader_wakeup,
+                options.spin,
                 options.handler_threads,
                 name,
                 self._expire,
                 self.writer.flush_some,
-                self.writer.is_clogged,
+                self.writer.is_above_high_water,
                 lambda error: self.shutdown.failed(error),
             )
         else:
-            from .solo import Solo
+            from .caller_runs import CallerRuns
 
-            self.crew = self.solo = Solo(
+            self.pool = self.caller_runs = CallerRuns(
                 lock,
                 self.reader,
+                self.flow,
                 self.deadlines,
+                self.leader_wakeup,
+                options.spin,
                 self._expire,
                 lambda: self.control.flush(),
-                self._other_solos,
+                self._other_caller_runs,
             )
-            self.solo.read_while_full(self.outlet)
-        self.errors = ErrorReports(lock, host, self.crew, self.solo, limits.waiting_errors)
+        self.leader = self.pool.leader
+        self.errors = ErrorReports(lock, host, self.pool, self.caller_runs, limits.waiting_errors)
         self.control = ControlSender(
             connection.encode,
             self.writer,
             self.flow,
-            self.crew,
+            self.pool,
             self.errors,
             lambda: self.shutdown.until(),
         )
-        self.notifier = Notifier(connection, self.lifecycle, self.precedence, self.writer)
+        self.notifier = Notifier(connection, self.lifecycle, self.send_gate, self.writer)
         self.outgoing = Outgoing(
             lock=lock,
             connection=connection,
@@ -199,10 +213,10 @@ class Engine:
             writer=self.writer,
             control=self.control,
             flow=self.flow,
-            crew=self.crew,
+            pool=self.pool,
             errors=self.errors,
             wait=self.wait,
-            drop=_drop if self.solo is None else self.solo.drop,
+            drop=_drop if self.caller_runs is None else self.caller_runs.drop,
             check_awaitable=self._check_awaitable,
             came_instead=self.dispatcher.came_instead,
         )
@@ -214,12 +228,12 @@ class Engine:
             writer=self.writer,
             control=self.control,
             flow=self.flow,
-            crew=self.crew,
+            pool=self.pool,
             errors=self.errors,
             remind_locked=self._remind_locked,
             tracebacks=options.tracebacks,
             wait=self.wait,
-            look=_nothing if self.solo is None else self.solo.look,
+            look=_nothing if self.caller_runs is None else self.caller_runs.look,
         )
         self.inbox = Inbox(
             lock=lock,
@@ -227,9 +241,9 @@ class Engine:
             lifecycle=self.lifecycle,
             host=host,
             flow=self.flow,
-            precedence=self.precedence,
-            crew=self.crew,
-            outlet=self.outlet,
+            send_gate=self.send_gate,
+            pool=self.pool,
+            channel=self.channel,
             errors=self.errors,
             responder=self.responder,
             wait=self.wait,
@@ -262,16 +276,17 @@ class Engine:
             host=host,
             adapter=adapter,
             reader=self.reader,
+            leader=self.leader,
             junk=self.junk,
             writer=self.writer,
-            outlet=self.outlet,
-            crew=self.crew,
-            solo=self.solo,
+            channel=self.channel,
+            pool=self.pool,
+            caller_runs=self.caller_runs,
             outgoing=self.outgoing,
             responder=self.responder,
             inbox=self.inbox,
             errors=self.errors,
-            descriptors=(self.crew_wakeup.close, self.reader_wakeup.close, self.outlet.close),
+            descriptors=(self.io_wakeup.close, self.leader_wakeup.close, self.channel.close),
         )
         self._starting = threading.RLock()  # held while it is started; guards _steps
         self._steps = deque(
@@ -279,7 +294,7 @@ class Engine:
                 self.lifecycle.begin,
                 self._read_prefix,
                 self._start_transport,
-                self.crew.start,
+                self.pool.start,
                 self._watch_child,
             )
         )
@@ -315,41 +330,40 @@ class Engine:
                 lifecycle.open()
 
     def _read_prefix(self) -> None:
-        """Read, holding the role, what was read ahead of the session: no poll reports it."""
+        """Read what was read ahead of the session: no poll reports it."""
         if not self.endpoint.prefix:
             return
-        with self.lock:
-            self.reader.holder = threading.get_ident()
-        try:
+
+        def read() -> None:
             for source in list(self.endpoint.prefix):
                 while source in self.endpoint.prefix:
                     self.reader.read_source(source)
-        finally:
-            self.reader.leave()
+
+        self.leader.lead(read)
 
     def _start_transport(self) -> None:
         self.adapter.session_starts()
         self.adapter.start_pump(self._pump_failed)
 
     def _watch_child(self) -> None:
-        if self.adapter.watch is not None and self.solo is None:
+        if self.adapter.watch is not None and self.caller_runs is None:
             self.adapter.watch(self.shutdown.child_exited)
 
     def forget_after_fork(self) -> None:
         """Make this copy, in a forked child, inert: also for the thread that has forked.
 
-        That may be one of the crew's, in a handler: it must find its way out.
+        That may be one of the pool's, in a handler: it must find its way out.
         """
         reason = self.lifecycle.forget_after_fork()
         renew(self.lock)
         renew(self._starting)
         self.shutdown.forget_after_fork()
         self.writer.forget_after_fork()
-        self.crew.forget_after_fork()
+        self.pool.forget_after_fork()
         self.adapter.close_after_fork()
-        self.crew_wakeup.close_after_fork()
-        self.reader_wakeup.close_after_fork()
-        self.outlet.close_after_fork()
+        self.io_wakeup.close_after_fork()
+        self.leader_wakeup.close_after_fork()
+        self.channel.close_after_fork()
         self.outgoing.forget_after_fork(reason)
         self.responder.forget_after_fork()
         self.inbox.forget_after_fork()
@@ -365,28 +379,28 @@ class Engine:
                 raise lifecycle.error()
         if threading.Lock is not lifecycle.patches.lock:
             lifecycle.patches.check_lock()
-        if self.solo is not None:
-            ready = self.solo.wait(awaited, end)
+        if self.caller_runs is not None:
+            ready = self.caller_runs.wait(awaited, end)
             if self.reader.ended:
                 park_at_exit()
             return ready
-        member = working_member()
-        if member is None:
-            ready = self.reader.wait(awaited, end)
+        thread = current_pool_thread()
+        if thread is None:
+            ready = self.leader.wait(awaited, end)
             if self.reader.ended:
                 park_at_exit()
             return ready
-        job = member.job
-        assert job is not None
-        member.crew.enter_wait(job)
+        task = thread.task
+        assert task is not None
+        thread.pool.enter_wait(task)
         try:
-            return self.reader.wait(awaited, end)
+            return self.leader.wait(awaited, end)
         finally:
-            member.crew.leave_wait(job)
+            thread.pool.leave_wait(task)
 
     def _check_awaitable(self) -> None:
         """Raise if nobody would read while a coroutine waits."""
-        if self.solo is not None and not self.shutdown.ended.is_set():
+        if self.caller_runs is not None and not self.shutdown.ended.is_set():
             raise RuntimeError(
                 "a SyncIpcSession reads only while it is called, so awaiting would never end: "
                 "use IpcSession in asyncio"
@@ -394,10 +408,14 @@ class Engine:
 
     # What the parts ask of those that are made after them.
 
+    def _wait_for_room(self, timeout: float | None) -> bool:
+        assert self.caller_runs is not None
+        return self.caller_runs.wait_for_room(self.channel, timeout)
+
     def _remind_locked(self, due: float, one: Reminder | JunkLines) -> None:
         """Have :meth:`_expire` called with ``one`` when its time is over."""
         self.deadlines.add(due, one)
-        self.crew.deadline_added(due)
+        self.pool.deadline_added(due)
 
     def _expire(self, due: list[Any]) -> None:
         """See to those whose time is over."""
@@ -415,9 +433,9 @@ class Engine:
             self.errors.report_soon(error)  # a mistake in close_write(): nothing else will say it
         self.writer.fail_with(error)
 
-    def _other_solos(self) -> list[Solo]:
+    def _other_caller_runs(self) -> list[CallerRuns]:
         """Return those of the peer's other sessions that have no thread either."""
-        return [one for one in self.host.solos() if one is not self.solo]
+        return [one for one in self.host.caller_runs() if one is not self.caller_runs]
 
     # Looking.
 
@@ -425,7 +443,7 @@ class Engine:
         """Return the counters."""
         self.lifecycle.check_caller()
         with self.lock:
-            running = self.crew.handlers_running()
+            running = self.pool.handlers_running()
         return Stats(
             frames_sent=self.writer.frames_sent,
             frames_received=self.dispatcher.frames,

@@ -14,9 +14,9 @@ from .tasks import CallTask
 if TYPE_CHECKING:
     import threading
 
+    from .caller_runs import CallerRuns
     from .contracts import Host
-    from .crew import Crew
-    from .solo import Solo
+    from .thread_pool import ThreadPool
 
 __all__ = ["ErrorReports"]
 
@@ -25,8 +25,8 @@ class ErrorReports:
     """See the module's text.
 
     Args:
-        crew: runs what is the user's code.
-        solo: the same where there are no threads.
+        pool: runs what is the user's code.
+        caller_runs: the same where there are no threads.
         most: errors that may wait.
     """
 
@@ -34,22 +34,22 @@ class ErrorReports:
         self,
         lock: threading.Lock,
         host: Host,
-        crew: Crew | Solo,
-        solo: Solo | None,
+        pool: ThreadPool | CallerRuns,
+        caller_runs: CallerRuns | None,
         most: int,
     ) -> None:
         self._lock = lock
         self._host = host
-        self._crew = crew
-        self._solo = solo
+        self._pool = pool
+        self._caller_runs = caller_runs
         self._most = most
         self._waiting = 0  # for on_exception, or in it
         self._some_are_left_out = False
 
     def report(self, error: BaseException) -> None:
         """Hand an error to the session."""
-        if self._solo is not None and isinstance(error, KeyboardInterrupt):
-            self._solo.interrupted = True  # Ctrl-C was meant for the thread that waits
+        if self._caller_runs is not None and isinstance(error, KeyboardInterrupt):
+            self._caller_runs.interrupted = True  # Ctrl-C was meant for the thread that waits
             return
         self._host.report(error)
 
@@ -66,11 +66,11 @@ class ErrorReports:
         with self._lock:
             self._waiting += 1
         release_frames(error)
-        self._crew.submit(CallTask(lambda: self._report_waiting(error), self.report))
+        self._pool.submit(CallTask(lambda: self._report_waiting(error), self.report))
 
     def warn_soon(self, text: str) -> None:
         """Log a warning, elsewhere than on the thread that reads."""
-        self._crew.submit(CallTask(lambda: self._host.warn(text), self.report))
+        self._pool.submit(CallTask(lambda: self._host.warn(text), self.report))
 
     def _report_waiting(self, error: Exception) -> None:
         try:

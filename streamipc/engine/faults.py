@@ -1,6 +1,6 @@
 """What the peer does wrong, or too late, or can't read: it is counted, reported and answered.
 
-Owns the counts. The holder of the reading role calls these methods, so there is no lock.
+Owns the counts. The leader calls these methods, so there is no lock.
 """
 
 from __future__ import annotations

@@ -21,24 +21,24 @@ from .._forks import at_home, look_for_fork
 from ..exceptions import RequestTimeoutError, SessionClosedError
 from ..handlers import SLOW_SECONDS
 from ..protocol.envelopes import Notification
-from .bells import wake
 from .flow import Held, Kind
 from .incoming import IncomingRequest
 from .lifetimes import is_exiting, park_at_exit
+from .waiters import wake
 
 if TYPE_CHECKING:
     from ..messages import Message
     from ..protocol.connection import Connection
     from ..protocol.framing import Item
+    from .caller_runs import CallerRuns
+    from .channel import Channel
     from .contracts import Host
-    from .crew import Crew
     from .errors import ErrorReports
     from .flow import Flow
     from .incoming import Answering
     from .lifecycle import Lifecycle
-    from .outlets import PolledOutlet
-    from .precedence import Precedence
-    from .solo import Solo
+    from .send_gate import SendGate
+    from .thread_pool import ThreadPool
 
 __all__ = ["Inbox", "Received"]
 
@@ -65,12 +65,12 @@ class Inbox:
     Args:
         host: the session's side, which knows the handlers.
         flow: counts what is held, and pauses reading.
-        precedence: has other threads' notifications wait while many wait here.
-        crew: runs the task.
-        outlet: tells whether handlers wait for room.
+        send_gate: has other threads' notifications wait while many wait here.
+        pool: runs the task.
+        channel: tells whether handlers wait for room.
         responder: what a handler may ask.
         wait: waits until something is ready, or a time; tells whether it is.
-        has_threads: whether others send while the crew handles.
+        has_threads: whether others send while the pool handles.
 
     Attributes:
         dropped: notifications thrown away because nobody took them.
@@ -84,9 +84,9 @@ class Inbox:
         lifecycle: Lifecycle,
         host: Host,
         flow: Flow,
-        precedence: Precedence,
-        crew: Crew | Solo,
-        outlet: PolledOutlet,
+        send_gate: SendGate,
+        pool: ThreadPool | CallerRuns,
+        channel: Channel,
         errors: ErrorReports,
         responder: Answering,
         wait: Callable[[Any, float | None], bool],
@@ -97,9 +97,9 @@ class Inbox:
         self._lifecycle = lifecycle
         self._host = host
         self._flow = flow
-        self._precedence = precedence
-        self._crew = crew
-        self._outlet = outlet
+        self._send_gate = send_gate
+        self._pool = pool
+        self._channel = channel
         self._errors = errors
         self._responder = responder
         self._wait = wait
@@ -155,18 +155,18 @@ class Inbox:
             if not served.entered:
                 served.entered = True
                 self._waiting.append(served)
-            lost = not (self._has_threads or self._runs or self._crew.waiting_jobs())
+            lost = not (self._has_threads or self._runs or self._pool.waiting_tasks())
             if lost or not self._is_handling:
                 # In this order: who is interrupted in between submits it once more.
-                self._crew.submit_locked(self._task)
+                self._pool.submit_locked(self._task)
                 self._is_handling = True
             waiting = len(self._waiting)
             if flow.are_many_locked(waiting):
                 # A handler that waits for the peer must not wait for itself, up to a point.
-                for_peer = bool(self._crew.blocked_jobs or self._outlet.handlers_waiting)
+                for_peer = bool(self._pool.blocked or self._channel.handlers_waiting)
                 flow.too_many_wait_locked(waiting, for_peer)
                 if self._has_threads:
-                    self._precedence.arrived_locked(flow.level_locked(waiting))
+                    self._send_gate.arrived_locked(flow.level_locked(waiting))
 
     def room_is_awaited(self) -> None:
         """Have reading go on: a handler waits for room, perhaps for a peer that waits for us."""
@@ -195,7 +195,7 @@ class Inbox:
                 served = waiting.popleft()
             except IndexError:
                 break
-            self._precedence.handled = served
+            self._send_gate.handled = served
             start = time.perf_counter()
             taken = served.run_notification()
             if not at_home[0]:  # the handler has forked: the rest is the parent's
@@ -211,10 +211,10 @@ class Inbox:
     def _leave_rest_locked(self) -> None:
         waiting, flow = self._waiting, self._flow
         if waiting:
-            self._crew.submit_locked(self._task)
+            self._pool.submit_locked(self._task)
         else:
             self._is_handling = False
-        self._precedence.burst_handled_locked(flow.level_locked(len(waiting)))
+        self._send_gate.burst_handled_locked(flow.level_locked(len(waiting)))
         flow.notifications_handled_locked(len(waiting))
 
     # receive().
@@ -302,16 +302,16 @@ class Inbox:
 class _Handling:
     """The task that handles what waits; see the invariant."""
 
-    __slots__ = ("_inbox", "by_watcher")
-    is_errand = False
+    __slots__ = ("_inbox", "by_io_thread")
+    is_background = False
     is_handler = True
 
     def __init__(self, inbox: Inbox) -> None:
-        self.by_watcher = False
+        self.by_io_thread = False
         self._inbox = inbox
 
     @property
-    def is_slow(self) -> bool:
+    def is_offloaded(self) -> bool:
         """Whether handling notifications was slow lately."""
         return self._inbox._is_slow
 

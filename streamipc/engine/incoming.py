@@ -29,8 +29,8 @@ from ..exceptions import (
 from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
-from .bells import wake
 from .error_answers import ErrorReturned, error_frame, error_message_from
+from .waiters import wake
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
@@ -85,7 +85,7 @@ class Answering(Protocol):
 class IncomingRequest:
     """One request of the peer's, or one notification, while it is being handled.
 
-    A request is itself what the crew runs.
+    A request is itself what the pool runs.
 
     ``_lock`` guards ``credit``, ``_no_more_credit``, ``cancelled``, ``wakers`` and
     ``_callbacks``; it is never held while anything is called.
@@ -96,7 +96,7 @@ class IncomingRequest:
 
     # What most requests never change stands here, so that making one costs little.
     is_handler = True
-    by_watcher = False
+    by_io_thread = False
     cancelled = False
     _no_more_credit = False
     entered = False  # it stands, or stood, in the queue for its handler
@@ -126,7 +126,7 @@ class IncomingRequest:
         self.deadline = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
         self.window = self.credit = window
         # An inline handler needs no handler thread, so it waits for none.
-        self.is_errand = bool(handlers) and handlers[0].inline
+        self.is_background = bool(handlers) and handlers[0].inline
 
     def hold(self, held: Held) -> None:
         """Keep the message as ``held`` alone, which may fold it until it runs."""
@@ -275,12 +275,12 @@ class IncomingRequest:
         for lock in tuple(self.wakers):
             wake(lock)
 
-    # Running, by the crew.
+    # Running, by the pool.
 
     @property
-    def is_slow(self) -> bool:
-        """Whether its handler was slow lately, so that a worker must run it."""
-        return bool(self.handlers) and self.handlers[0].is_slow and not self.is_errand
+    def is_offloaded(self) -> bool:
+        """Whether its handler was slow lately, so that it is offloaded."""
+        return bool(self.handlers) and self.handlers[0].is_slow and not self.is_background
 
     def took(self, seconds: float) -> None:
         """Learn how long the handler takes."""

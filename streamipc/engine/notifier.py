@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..protocol.connection import Connection
     from ..serializers.base import Buffer
     from .lifecycle import Lifecycle
-    from .precedence import Precedence
+    from .send_gate import SendGate
     from .writer import Writer
 
 __all__ = ["Notifier"]
@@ -32,7 +32,7 @@ class Notifier:
     """See the module's text.
 
     Args:
-        precedence: says who may send now.
+        send_gate: says who may send now.
         writer: takes the frames.
     """
 
@@ -40,12 +40,12 @@ class Notifier:
         self,
         connection: Connection,
         lifecycle: Lifecycle,
-        precedence: Precedence,
+        send_gate: SendGate,
         writer: Writer,
     ) -> None:
         self._encode = connection.encode
         self._lifecycle = lifecycle
-        self._precedence = precedence
+        self._send_gate = send_gate
         self._writer = writer
         self._write = writer.send
         self._stalled_at: int | None = None
@@ -97,7 +97,7 @@ class Notifier:
         return finish
 
     def _send(self, message: Message, frame: list[Buffer], deadline: float | None) -> None:
-        if self._precedence.crowded and not self._precedence.give_way(deadline):
+        if self._send_gate.closed and not self._send_gate.wait(deadline):
             raise _not_in_time(message, withdrawn=True)
         try:
             self._write(frame, deadline)
@@ -109,8 +109,8 @@ class Notifier:
 
     def _see_out(self, message: Message, frame: list[Buffer], deadline: float) -> None:
         """Wait until a notification that was offered is with the operating system."""
-        if self._precedence.crowded:
-            self._precedence.give_way(deadline)
+        if self._send_gate.closed:
+            self._send_gate.wait(deadline)
         if not self._writer.see_out(frame, deadline):
             raise _not_in_time(message, withdrawn=False)
         if frame and self._writer.is_broken():

@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from ..protocol import events
     from ..protocol.connection import Connection
     from ..protocol.envelopes import ErrorResponse, Progress, RequestId, Response
+    from .caller_runs import CallerRuns
     from .control import ControlSender
-    from .crew import Crew
     from .deadlines import Deadlines
     from .errors import ErrorReports
     from .flow import Flow
     from .lifecycle import Lifecycle
-    from .solo import Solo
+    from .thread_pool import ThreadPool
     from .writer import Writer
 
 __all__ = ["Outgoing"]
@@ -66,7 +66,7 @@ class Outgoing:
 
     Args:
         control: sends what the peer is to know of a request.
-        crew: runs the callbacks of futures.
+        pool: runs the callbacks of futures.
         wait: waits until something is ready, or a time; tells whether it is.
         drop: cancels a future that nobody holds any more.
         check_awaitable: raises if nobody would read while a coroutine waits.
@@ -84,7 +84,7 @@ class Outgoing:
         writer: Writer,
         control: ControlSender,
         flow: Flow,
-        crew: Crew | Solo,
+        pool: ThreadPool | CallerRuns,
         errors: ErrorReports,
         wait: Callable[[Any, float | None], bool],
         drop: Callable[[Any], None],
@@ -93,7 +93,7 @@ class Outgoing:
     ) -> None:
         self.lock = lock
         self.flow = flow
-        self.crew = crew
+        self.pool = pool
         self.report = errors.report
         self.wait = wait
         self.drop = drop
@@ -194,7 +194,7 @@ class Outgoing:
                     self._calls[id] = call
                     if timed and deadline is not None:
                         self._deadlines.add(deadline, call)
-                        self.crew.deadline_added(deadline)
+                        self.pool.deadline_added(deadline)
             if not refused:
                 try:
                     # Large buffers are the caller's own: they are written before it goes on.
@@ -268,7 +268,7 @@ class Outgoing:
             return
         call.settle(response.value, None)
         if call.future is not None and call.future.has_callbacks():
-            self.crew.submit(CallbacksTask(call.future, self.report))
+            self.pool.submit(CallbacksTask(call.future, self.report))
 
     def error_received(self, response: ErrorResponse) -> None:
         """The same, if it is an error."""
@@ -333,10 +333,10 @@ class Outgoing:
             self.settle(call, value, error)
 
     def settle(self, call: Call, value: Any, error: BaseException | None) -> None:
-        """Set a request's outcome; the callbacks of its future run on the crew."""
+        """Set a request's outcome; the callbacks of its future run on the pool."""
         future = call.future
         if call.settle(value, error) and future is not None and future.has_callbacks():
-            self.crew.submit(CallbacksTask(future, self.report))
+            self.pool.submit(CallbacksTask(future, self.report))
 
     def completes_later(self, call: Call) -> None:
         """Note a call whose reply waits behind its items, until it completes."""

@@ -36,10 +36,10 @@ class ProgressCalls:
         window: items that the peer may send before more are granted.
     """
 
-    is_slow = True
-    is_errand = True
+    is_offloaded = True
+    is_background = True
     is_handler = False
-    by_watcher = False
+    by_io_thread = False
     passes_on_reply = True
     taker: int | None = None
     may_be_left = True  # when the session ends: there may be thousands, each with many items
@@ -84,7 +84,7 @@ class ProgressCalls:
             self.waiting.append(entry)
             if not self._queued:
                 self._queued = True
-                self._outgoing.crew.submit_locked(self)
+                self._outgoing.pool.submit_locked(self)
 
     def ended(self) -> None:
         """Do nothing: the items that are left are not passed on."""

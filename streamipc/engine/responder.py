@@ -1,7 +1,7 @@
 """Requests of the peer's, from their arrival to their answer.
 
 Owns the table of them (``Connection.served``), in which nobody else enters anything: an id stands
-there with the envelope, and a moment later with what handles it. The holder of the reading role
+there with the envelope, and a moment later with what handles it. The leader
 enters them, one at a time. Leaving the table takes no lock: it is one step on a dict, so of several
 who would answer a request one does. The engine's lock is taken to look at all of them.
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from ..protocol.connection import Connection
     from ..protocol.envelopes import Cancel, Credit, Request
     from ..serializers.base import Buffer
+    from .caller_runs import CallerRuns
     from .contracts import Host
     from .control import ControlSender
-    from .crew import Crew
     from .errors import ErrorReports
     from .flow import Flow
     from .lifecycle import Lifecycle
-    from .solo import Solo
+    from .thread_pool import ThreadPool
     from .writer import Writer
 
 __all__ = ["Responder"]
@@ -44,7 +44,7 @@ class Responder:
 
     Args:
         control: sends refusals.
-        crew: runs the handlers.
+        pool: runs the handlers.
         tracebacks: whether the peer is told those of handlers.
         wait: waits until something is ready, or a time; tells whether it is.
         look: without threads: reads what is there.
@@ -60,7 +60,7 @@ class Responder:
         writer: Writer,
         control: ControlSender,
         flow: Flow,
-        crew: Crew | Solo,
+        pool: ThreadPool | CallerRuns,
         errors: ErrorReports,
         remind_locked: Callable[[float, Reminder], object],
         tracebacks: bool,
@@ -83,8 +83,8 @@ class Responder:
         self._writer = writer
         self._write = writer.send
         self._control = control
-        self._crew = crew
-        self._submit_read = crew.submit_read
+        self._pool = pool
+        self._submit_read = pool.submit_read
 
     # What is read, by whoever reads: see ``dispatcher.py``.
 
@@ -109,7 +109,7 @@ class Responder:
         count = len(self._served)
         flow = self.flow
         most = flow.limits.waiting_requests
-        if count > most and self._crew.waiting_jobs() >= most:
+        if count > most and self._pool.waiting_tasks() >= most:
             error = OverloadedError(f"the peer has {most:,} requests waiting; try again later")
             self._refuse(request, refusal_of(request.id, error, "overloaded"))
             return None
@@ -167,7 +167,7 @@ class Responder:
     def answer(self, served: IncomingRequest, frame: list[Buffer]) -> None:
         """Send the answer to a request, unless nobody waits for one any more.
 
-        The watcher queues it if more is to be answered, and never waits for room.
+        The I/O thread queues it if more is to be answered, and never waits for room.
 
         Args:
             served: the request.
@@ -180,12 +180,12 @@ class Responder:
         wanted = self._served.pop(served.id, None) is served  # type: ignore[arg-type]
         if not (frame and wanted) or served.cancelled:
             return
-        if not served.by_watcher:
+        if not served.by_io_thread:
             try:
                 self._write(frame)
             except SessionClosedError:
                 pass  # nobody is there to read it
-        elif self._crew.more_is_coming():  # type: ignore[union-attr]  # a watcher is a crew's
+        elif self._pool.more_is_coming():  # type: ignore[union-attr]  # an I/O thread is a pool's
             self._writer.queue(frame)
         else:
             self._writer.offer(frame)
@@ -200,7 +200,7 @@ class Responder:
     def call_soon(self, callbacks: list[Callable[[], object]]) -> None:
         """Call what ``on_cancel`` was given."""
         if callbacks:
-            self._crew.submit_and_wake(CallTask(lambda: self._call(callbacks), self.report))
+            self._pool.submit_offloaded(CallTask(lambda: self._call(callbacks), self.report))
 
     def _call(self, callbacks: list[Callable[[], object]]) -> None:
         for callback in callbacks:

@@ -11,7 +11,7 @@ There are two ways in, and one way out:
   that had arrived are handled all the same, one after the other, unless one gets stuck.
 
 The way out is ``_finish``, which one thread enters once: it sees the above through,
-stops the crew, and closes descriptors when no thread can be using them any more.
+stops the pool, and closes descriptors when no thread can be using them any more.
 
 Owns who has claimed the end, and until when it may take; the engine's lock guards the claim.
 
@@ -27,24 +27,26 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .._events import Event
 from .._signals import interrupt_in
 from .._threads import make_thread, start_thread
 from .incoming import IncomingRequest
-from .polling import make_poller
+from .poller import make_poller
 from .tasks import CallTask
 
 if TYPE_CHECKING:
+    from .caller_runs import CallerRuns
+    from .channel import Channel
     from .contracts import Host
-    from .crew import Crew
     from .errors import ErrorReports
     from .inbox import Inbox
     from .junk import JunkLines
+    from .leader import Leader
     from .lifecycle import Lifecycle
     from .outgoing import Outgoing
-    from .outlets import PolledOutlet
-    from .reading import Reader
+    from .reader import Reader
     from .responder import Responder
-    from .solo import Solo
+    from .thread_pool import ThreadPool
     from .transport import TransportAdapter
     from .writer import Writer
 
@@ -58,7 +60,7 @@ _CANCELLED_HANDLERS = 0.5
 handler of each notification that had arrived."""
 
 _JOIN = 1.0
-"""Seconds to wait for the crew's threads; one that runs a handler without end stays."""
+"""Seconds to wait for the pool's threads; one that runs a handler without end stays."""
 
 _JOIN_STUCK = 0.05
 """The same where handlers were given up: they have had their time to notice, and a child
@@ -84,11 +86,12 @@ class Shutdown:
     Args:
         lifecycle: told that nothing is taken any more.
         reader: reads what is there to the end.
+        leader: has it read.
         junk: handed out to the last byte.
         writer: writes what is left.
-        outlet: has those who wait for room give up.
-        crew: runs handlers, which are waited for, and is stopped.
-        solo: the same where there are no threads.
+        channel: has those who wait for room give up.
+        pool: runs handlers, which are waited for, and is stopped.
+        caller_runs: the same where there are no threads.
         outgoing: our requests, which are waited for.
         responder: the peer's, which are cancelled.
         inbox: notifications, which are waited for.
@@ -103,11 +106,12 @@ class Shutdown:
         host: Host,
         adapter: TransportAdapter,
         reader: Reader,
+        leader: Leader,
         junk: JunkLines,
         writer: Writer,
-        outlet: PolledOutlet,
-        crew: Crew | Solo,
-        solo: Solo | None,
+        channel: Channel,
+        pool: ThreadPool | CallerRuns,
+        caller_runs: CallerRuns | None,
         outgoing: Outgoing,
         responder: Responder,
         inbox: Inbox,
@@ -120,11 +124,12 @@ class Shutdown:
         self._adapter = adapter
         self._endpoint = adapter.endpoint
         self._reader = reader
+        self._leader = leader
         self._junk = junk
         self._writer = writer
-        self._outlet = outlet
-        self._crew = crew
-        self._solo = solo
+        self._channel = channel
+        self._pool = pool
+        self._caller_runs = caller_runs
         self._outgoing = outgoing
         self._responder = responder
         self._inbox = inbox
@@ -135,9 +140,9 @@ class Shutdown:
         self._by: float | None = None  # when _finish is to be done waiting, as was asked
         self._gone_by: float | None = None  # the same, since the peer is gone
         self._gave_up = False  # on handlers, although they had time to notice the end
-        self.ended = threading.Event()
+        self.ended = Event()
         """Nothing more will be read, and pending requests have failed."""
-        self.closed = threading.Event()
+        self.closed = Event()
         """All is released."""
 
     def wait_until_closed(self) -> None:
@@ -179,7 +184,7 @@ class Shutdown:
         self._lifecycle.refuse("this side closed the session")
         me = threading.get_ident()
         # A signal handler that interrupts a wait is called by the very thread that must read.
-        here = self._crew.runs_here() or me in (self._finisher, self._reader.holder)
+        here = self._pool.runs_here() or me in (self._finisher, self._leader.thread)
         try:
             if not self._claim():
                 self._wait_for_other(timeout, end, here)
@@ -195,8 +200,8 @@ class Shutdown:
         """Have the one who ends the session be done by ``end``, and wait for it."""
         self._by = end if self._by is None else min(self._by, end)
         if not here:
-            if self._solo is not None:
-                self._solo.run_jobs()
+            if self._caller_runs is not None:
+                self._caller_runs.run_tasks()
             self.closed.wait(timeout + 2 * _JOIN)
             self._shut_down_child(end)
 
@@ -207,9 +212,9 @@ class Shutdown:
 
     def abandon(self) -> None:
         """Nobody holds the session any more: end it without waiting for anything."""
-        if self._solo is None or self._reader.holder == threading.get_ident():
+        if self._caller_runs is None or self._leader.thread == threading.get_ident():
             # Without threads this one reads, and settles the last future that held the
-            # session: it runs what is queued once it has left the role.
+            # session: it runs what is queued once it leads no more.
             self._start_thread(self.close, 0.0)
         else:
             self.close(0.0)  # nobody would come to run a task
@@ -217,8 +222,8 @@ class Shutdown:
     def forget_after_fork(self) -> None:
         """Make a copy in a forked child count as closed."""
         self._claimed = -1
-        self.ended = threading.Event()
-        self.closed = threading.Event()
+        self.ended = Event()
+        self.closed = Event()
         self.ended.set()
         self.closed.set()
 
@@ -265,7 +270,7 @@ class Shutdown:
         self._junk.end_line()
         self._inbox.end_receiving()
         self._responder.end_credit()
-        self._reader.ended = True
+        self._reader.end()
         self.ended.set()
         try:
             if self._claim():
@@ -278,30 +283,11 @@ class Shutdown:
         """End reading although the stream has not ended: deliver what is there first."""
         if self.ended.wait(patience):
             return
-        reader = self._reader
-        with self._lock:
-            reader.draining = True
-        self._outlet.abort()
-        reader.wake_holder()
-        me = threading.get_ident()
-        try:
-            if self._take_role():
-                reader.drain()
-            self._end(what)
-        finally:
-            if reader.holder == me:
-                reader.leave()
-
-    def _take_role(self) -> bool:
-        """Take the reading role once its holder has left it, as it does when woken."""
-        end = time.monotonic() + _JOIN
-        while time.monotonic() < end:
-            with self._lock:
-                if self._reader.holder is None:
-                    self._reader.holder = threading.get_ident()
-                    return True
-            time.sleep(0.0005)  # its holder is awake and on its way: microseconds
-        return False
+        self._reader.drain_only()
+        self._channel.abort()
+        self._leader.wake()
+        self._leader.lead_when_free(self._reader.drain)
+        self._end(what)
 
     # The way out.
 
@@ -314,8 +300,8 @@ class Shutdown:
             return False
 
     def _start_thread(self, target: Any, *args: Any) -> None:
-        if self._solo is not None:
-            self._solo.submit(CallTask(lambda: target(*args), self._errors.report))
+        if self._caller_runs is not None:
+            self._caller_runs.submit(CallTask(lambda: target(*args), self._errors.report))
             return
         try:
             start_thread(make_thread(target, *args, name="streamipc-closing"))
@@ -364,11 +350,11 @@ class Shutdown:
         until = self.until()
         left = 0.0 if until is None else max(0.0, until - time.monotonic())
         shutdown, outgoing = self._adapter.shutdown, self._outgoing
-        if self._solo is not None:
+        if self._caller_runs is not None:
             if shutdown is not None or outgoing.pending:
-                self._solo.wait_for_end(self.ended.is_set, time.monotonic() + left)
+                self._caller_runs.wait_for_end(self.ended.is_set, time.monotonic() + left)
         elif shutdown is not None:
-            shutdown(left)  # the crew reads meanwhile
+            shutdown(left)  # the pool reads meanwhile
             self.ended.wait(_EXITED + _BROKEN)
         else:
             end = time.monotonic() + left
@@ -404,10 +390,10 @@ class Shutdown:
                 outgoing.end(stream, None, self._lifecycle.closed_error(text))
             if len(left) == len(streams):
                 return
-            if self._solo is None:
+            if self._caller_runs is None:
                 self.ended.wait(_SLICE)
             else:
-                self._solo.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
+                self._caller_runs.wait_for_end(self.ended.is_set, time.monotonic() + _SLICE)
 
     def _is_taken_from(self, stream: Any) -> bool:
         """Tell whether another thread takes the items of a stream, or a callback does.
@@ -440,7 +426,7 @@ class Shutdown:
             if until is not None and now >= until:
                 break
             slice_end = now + _SLICE
-            if self._crew.wait_until_quiet(slice_end if until is None else min(slice_end, until)):
+            if self._pool.wait_until_quiet(slice_end if until is None else min(slice_end, until)):
                 return
         self._gave_up = self._gone_by is not None
         self._responder.cancel_all()
@@ -462,7 +448,7 @@ class Shutdown:
         """Stop the threads and close the descriptors, in this order."""
         steps: deque[Callable[[], object]] = deque(
             (
-                self._outlet.abort,
+                self._channel.abort,
                 lambda: self._end("this side closed the session"),
                 self._stop_threads,
                 self._run_leftovers,
@@ -494,20 +480,19 @@ class Shutdown:
 
     def _stop_threads(self) -> None:
         """See to it that nobody uses the descriptors any more."""
-        self._reader.wake_holder()
-        self._crew.stop()
-        if self._take_role():
-            self._reader.leave()
+        self._leader.wake()
+        self._pool.stop()
+        self._leader.lead_when_free(_nothing)
         end = time.monotonic() + _JOIN
         while self._writer.is_writing() and time.monotonic() < end:
             time.sleep(0.0005)  # it was told to give up
-        self._crew.join(time.monotonic() + _JOIN_STUCK if self._gave_up else end)
+        self._pool.join(time.monotonic() + _JOIN_STUCK if self._gave_up else end)
         self._writer.fail()
 
     def _run_leftovers(self) -> None:
         """Run the user's callbacks that nobody else will call any more."""
         until = None if self._by is None else time.monotonic() + _JOIN
-        for job in self._crew.drop_jobs():
+        for job in self._pool.drop_tasks():
             if isinstance(job, IncomingRequest):
                 continue
             if until is None or time.monotonic() < until or not getattr(job, "may_be_left", False):
@@ -523,3 +508,7 @@ class Shutdown:
         shutdown = self._adapter.shutdown
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
+
+
+def _nothing() -> None:
+    pass

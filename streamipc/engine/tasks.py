@@ -1,4 +1,4 @@
-"""What the crew runs: each task wraps one piece of the user's code, and never raises.
+"""What the pool runs: each task wraps one piece of the user's code, and never raises.
 
 There are two more kinds, which own what they run on: ``inbox.py`` and ``progress.py``. A request of
 the peer's is itself one (``incoming.py``).
@@ -18,13 +18,13 @@ __all__ = ["CallTask", "CallbacksTask", "WriteTask"]
 class CallbacksTask:
     """Calls what was given to ``add_done_callback``."""
 
-    __slots__ = ("_future", "_report", "by_watcher")
-    is_slow = False
-    is_errand = True
+    __slots__ = ("_future", "_report", "by_io_thread")
+    is_offloaded = False
+    is_background = True
     is_handler = False
 
     def __init__(self, future: Listener, report: Callable[[BaseException], None]) -> None:
-        self.by_watcher = False
+        self.by_io_thread = False
         self._future = future
         self._report = report
 
@@ -42,15 +42,15 @@ class CallbacksTask:
 class CallTask:
     """Calls a function without arguments."""
 
-    __slots__ = ("_function", "_report", "by_watcher")
-    is_slow = False
-    is_errand = True
+    __slots__ = ("_function", "_report", "by_io_thread")
+    is_offloaded = False
+    is_background = True
     is_handler = False
 
     def __init__(
         self, function: Callable[[], object], report: Callable[[BaseException], None]
     ) -> None:
-        self.by_watcher = False
+        self.by_io_thread = False
         self._function = function
         self._report = report
 

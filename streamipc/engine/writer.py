@@ -36,13 +36,13 @@ from typing import TYPE_CHECKING, Any
 from .._forks import renew
 from .._signals import consume, interrupt_in
 from ..exceptions import IpcError, SessionClosedError
-from .bells import wake
+from .waiters import wake
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ..serializers.base import Buffer
-    from .outlets import PolledOutlet
+    from .channel import Channel
 
     Frame = list[Buffer]
 
@@ -102,7 +102,7 @@ class Writer:
     """Queues frames and writes them.
 
     Args:
-        outlet: where bytes go.
+        channel: where bytes go.
         on_backlog: called when bytes are left that there is no room for: somebody who may block
             must call :meth:`flush`.
         on_error: called once with the error that ended writing.
@@ -110,13 +110,13 @@ class Writer:
 
     def __init__(
         self,
-        outlet: PolledOutlet,
+        channel: Channel,
         on_backlog: Callable[[], object],
         on_error: Callable[[Exception], object],
     ) -> None:
-        self._outlet = outlet
-        self._write_some = outlet.write_some
-        self._log: list[int] = outlet.log
+        self._channel = channel
+        self._write_some = channel.write_some
+        self._log: list[int] = channel.log
         self._on_backlog = on_backlog
         self._on_error = on_error
         self._queue: deque[Frame] = deque()
@@ -144,7 +144,7 @@ class Writer:
         """Tell whether nothing waits to be written."""
         return not self._queue
 
-    def is_clogged(self) -> bool:
+    def is_above_high_water(self) -> bool:
         """Tell whether much waits for room: the peer does not read what we write."""
         return self._is_full and self.backlog > _CLOGGED_AT
 
@@ -405,7 +405,7 @@ class Writer:
             return True
         sleeper = _Sleeper(frame)
         try:
-            with self._outlet.handler_waits():
+            with self._channel.handler_waits():
                 self._sleepers.append(sleeper)
                 while frame and not self._broken:
                     left = _left(deadline)
@@ -427,7 +427,7 @@ class Writer:
         try:
             taken.extend(map(self._room.acquire, _ONCE))
             if taken[0] and frame:
-                self._outlet.wait_for_room(left)
+                self._channel.wait_for_room(left)
             return taken[0]
         except OSError as error:
             if interrupt_in(error) is not None:

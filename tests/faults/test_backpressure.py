@@ -139,7 +139,7 @@ def test_requests_that_time_out_unsent_leave_nothing_in_the_queue(deaf: Any) -> 
     stuck = threading.Thread(target=tell, args=(deaf, "x" * (1 << 20)))
     stuck.start()
     end = time.monotonic() + 10
-    while not deaf._engine.outlet.waiting:
+    while not deaf._engine.channel.waiting:
         assert time.monotonic() < end
         time.sleep(0.002)
 
@@ -167,7 +167,7 @@ def test_a_request_that_is_cancelled_unsent_is_not_sent(
 ) -> None:
     stuck = threading.Thread(target=tell, args=(deaf, "x" * (1 << 20)))
     stuck.start()
-    eventually(lambda: deaf._engine.outlet.waiting, timeout=10)
+    eventually(lambda: deaf._engine.channel.waiting, timeout=10)
     before = queued(deaf)
     futures = [deaf.request(LogMessage("y" * 1000)) for _ in range(10)]
     assert queued(deaf) > before + 10_000
@@ -227,7 +227,7 @@ def test_two_sides_that_flood_each_other_both_wait(slow: Any, eventually: Any) -
         thread.start()
     try:
         for session in sessions:
-            eventually(lambda s=session: s._engine.flow.paused and s._engine.outlet.waiting)
+            eventually(lambda s=session: s._engine.flow.paused and s._engine.channel.waiting)
             # What one read brought after the limit was reached is kept; no more is read.
             assert MOST_NOTIFICATIONS <= waiting(session) < MOST_NOTIFICATIONS + 1000
         before = list(sent)
@@ -334,7 +334,7 @@ def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
     assert sent[0] < 20_000
     # Nor does another that begins to wait now.
     may_wait.set()
-    eventually(lambda: left._engine.crew.blocked_jobs == 2)
+    eventually(lambda: left._engine.pool.blocked == 2)
     assert left._engine.flow.paused
     # Nested requests can't be answered while their session does not read: they are cancelled.
     for call in list(left._engine.connection.calls.values()):

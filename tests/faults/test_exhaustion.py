@@ -144,7 +144,7 @@ def test_whoever_waits_for_room_needs_no_descriptor_for_it(connected: Any, event
     waiting = threading.Thread(target=left.notify, args=(Note(large),))
     with no_descriptors():
         waiting.start()
-        eventually(lambda: left._engine.outlet.waiting)
+        eventually(lambda: left._engine.channel.waiting)
         with pytest.raises(RequestTimeoutError):
             left.request(Echo(large), timeout=0.2).result()
         assert waiting.is_alive()
@@ -171,7 +171,7 @@ def test_whoever_waits_for_room_without_descriptors_hears_of_the_end(
 
     with no_descriptors():
         threading.Thread(target=send).start()
-        eventually(lambda: left._engine.outlet.waiting)
+        eventually(lambda: left._engine.channel.waiting)
         left.close(timeout=0)
         assert "this side closed the session" in str(ended.get(timeout=TIMEOUT))
 

@@ -100,8 +100,8 @@ class Foe:
             time.sleep(0.002)
 
     def wait_until_idle(self) -> None:
-        """Wait until no thread of the session's runs anything, errands included."""
-        assert self.session._engine.crew.wait_until_quiet(time.monotonic() + 20)
+        """Wait until no thread of the session's runs anything, background tasks included."""
+        assert self.session._engine.pool.wait_until_quiet(time.monotonic() + 20)
 
     def close(self) -> None:
         if self._outgoing >= 0:

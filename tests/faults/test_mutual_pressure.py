@@ -145,7 +145,7 @@ def test_refusals_on_both_sides_do_not_keep_either_from_reading(
     for thread in threads:
         thread.start()
     for session in sessions:
-        eventually(lambda engine=session._engine: engine.outlet.waiting)
+        eventually(lambda engine=session._engine: engine.channel.waiting)
     for session in sessions:
         session._engine.inbox.room_is_awaited()
 

@@ -489,15 +489,15 @@ CLOSED_BY_A_SIGNAL = """
 
     session = IpcPeer().create_command_session(sys.argv[1:])
     session.start()
-    inlet = session._engine.reader._inlet
-    wait = inlet.wait
+    leader = session._engine.leader
+    wait = leader._wait_for_input
 
     def wait_and_be_interrupted(timeout):
-        del inlet.wait
+        leader._wait_for_input = wait
         signal.raise_signal(signal.SIGUSR1)
         return wait(timeout)
 
-    inlet.wait = wait_and_be_interrupted
+    leader._wait_for_input = wait_and_be_interrupted
     signal.signal(signal.SIGUSR1, lambda *_: session.close(timeout=20))
     print(session.request(Echo("in the end")).result(timeout=20))
     session.close()

@@ -31,7 +31,7 @@ HEAVY = {
     "tempfile",
     "uuid",
     "streamipc.engine.progress",
-    "streamipc.engine.solo",
+    "streamipc.engine.caller_runs",
     "streamipc.serializers._native_values",
     "streamipc.serializers.json",
     "streamipc.sync",

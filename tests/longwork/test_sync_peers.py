@@ -141,11 +141,11 @@ def test_a_session_that_another_thread_has_read_is_served_again(pairs: Any) -> N
     other.start()
     asking = threading.Thread(target=lambda: second.call(Echo(1)))
     asking.start()
-    while second._engine.reader.holder is None:
+    while second._engine.leader.thread is None:
         time.sleep(0.001)
     serving = threading.Thread(target=first.serve_forever)
     serving.start()
-    while first._engine.reader.holder is None:
+    while first._engine.leader.thread is None:
         time.sleep(0.001)
     time.sleep(0.05)
     busy.set()
@@ -180,7 +180,7 @@ def test_a_slow_handler_of_another_session_does_not_delay_a_thread_that_waits(pa
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    while not (first._engine.reader.waiting and first._engine.reader.holder):
+    while not (first._engine.leader.followers and first._engine.leader.thread):
         time.sleep(0.001)
     assert other.call(Echo(2)) == 2
     for thread in threads:
@@ -211,5 +211,5 @@ def test_notifications_that_are_given_up_leave_no_work_behind() -> None:
                 session.notify(Note("x" * 50_000), timeout=0)
             except RequestTimeoutError:
                 given_up += 1
-        assert session._engine.solo is not None
-        assert session._engine.solo.waiting_jobs() == 1
+        assert session._engine.caller_runs is not None
+        assert session._engine.caller_runs.waiting_tasks() == 1

@@ -129,10 +129,10 @@ def test_a_dropped_stream_reaches_the_child_while_another_thread_sleeps(
     with sync_peer().create_command_session(child()) as session:
         stream = session.stream(Count(10**9, name="dropped"), timeout=None)
         next(stream)
-        reader = session._engine.reader
+        leader = session._engine.leader
         with ThreadPoolExecutor(1) as pool:
             heard = pool.submit(session.call, WaitFor("dropped closed"), timeout=40)
-            eventually(lambda: reader.holder not in (None, threading.get_ident()))
+            eventually(lambda: leader.thread not in (None, threading.get_ident()))
             wait([heard], timeout=0.05)  # until it sleeps: all items granted have come
             del stream
             gc.collect()
@@ -242,14 +242,14 @@ def test_a_thread_that_waits_for_room_leaves_reading_to_the_one_who_reads(
     incoming, write = os.pipe()
     read, outgoing = os.pipe()
     session: Any = sync_peer().create_stream_session(write, read)
-    reader, outlet = session._engine.reader, session._engine.outlet
+    leader, channel = session._engine.leader, session._engine.channel
     waiting = threading.Thread(target=lambda: session.serve_forever(), daemon=True)
     waiting.start()
-    eventually(lambda: reader.holder == waiting.ident)
+    eventually(lambda: leader.thread == waiting.ident)
     sending = threading.Thread(target=lambda: session.notify(Parcel(bytes(4 << 20))))
     sending.start()
-    eventually(lambda: outlet.waiting)
-    assert reader.holder == waiting.ident
+    eventually(lambda: channel.waiting)
+    assert leader.thread == waiting.ident
 
     got = 0
     while got < 4 << 20:

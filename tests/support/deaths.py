@@ -198,7 +198,7 @@ class _Death:
     def happen(self) -> None:
         gone = threading.Event()
         self.session.on_close(gone.set)
-        # No thread waits for this one: it ends by itself, in the crew's hands.
+        # No thread waits for this one: it ends by itself, in the pool's hands.
         pending = self.session.request(Note(number=-1), timeout=60) if not self.stops else None
         callers = [_Caller(self, number) for number in range(_THREADS)]
         died = self._kill(callers)

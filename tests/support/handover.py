@@ -21,12 +21,12 @@ __all__ = [
     "HoldInline",
     "Quick",
     "holds",
+    "io_thread_sleeps",
     "reads",
-    "send_watcher_to_sleep",
+    "send_io_thread_to_sleep",
     "times_out_while_it_reads",
     "waiting",
     "waits",
-    "watcher_sleeps",
 ]
 
 LONG = 30.0
@@ -159,22 +159,22 @@ Eventually = Callable[..., None]
 
 
 def holds(session: Any, caller: Caller) -> bool:
-    return bool(session._engine.reader.holder == caller.thread.ident)
+    return bool(session._engine.leader.thread == caller.thread.ident)
 
 
 def waiting(session: Any) -> int:
-    return len(session._engine.reader.waiting)
+    return len(session._engine.leader.followers)
 
 
-def watcher_sleeps(session: Any, polling: bool) -> bool:
-    watcher = session._engine.crew._watcher
-    return watcher is not None and watcher.sleeps_until != 0.0 and watcher.polling is polling
+def io_thread_sleeps(session: Any) -> bool:
+    io_thread = session._engine.pool.io_thread
+    return io_thread.asleep and io_thread._sleeps_until != 0.0
 
 
-def send_watcher_to_sleep(session: Any, eventually: Eventually) -> None:
-    """Have the watcher see that a caller reads, and sleep until somebody wakes it."""
-    session._engine.crew_wakeup.set()
-    eventually(lambda: watcher_sleeps(session, polling=False))
+def send_io_thread_to_sleep(session: Any, eventually: Eventually) -> None:
+    """Have the I/O thread see that a caller leads for long, and poll until there is input."""
+    session._engine.io_wakeup.set()
+    eventually(lambda: io_thread_sleeps(session))
 
 
 def reads(session: Any, name: str, eventually: Eventually, timeout: float | None = LONG) -> Caller:
@@ -193,7 +193,7 @@ def waits(session: Any, name: str, eventually: Eventually, timeout: float | None
 
 
 def times_out_while_it_reads(session: Any, name: str) -> tuple[Caller, Gate]:
-    """Return a caller whose time is over, and which has the role until its gate is opened."""
+    """Return a caller whose time is over, and which leads until its gate is opened."""
     for timeout in (0.1, 1.0, 10.0):
         future = session.request(Hold(name))
         gate = Gate(future)

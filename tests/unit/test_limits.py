@@ -189,7 +189,7 @@ def test_a_stream_that_stalls_for_too_long_fails_on_both_sides(
     else:
         with pytest.raises(RequestCancelledError, match=r"has taken no item for 0\.2 s"):
             stream.future.result(LONG)
-    assert right._engine.crew.blocked_jobs == 0
+    assert right._engine.pool.blocked == 0
 
 
 def test_a_stream_whose_items_are_taken_now_and_then_does_not_stall(connected: Connect) -> None:

@@ -113,7 +113,7 @@ def test_cancelling_what_waits_for_its_progress_alone_tells_the_peer_nothing(
     assert left.request(Quick("on")).result(LONG) == "on"
 
 
-@pytest.mark.parametrize("who", ["a caller", "the watcher"])
+@pytest.mark.parametrize("who", ["a caller", "the I/O thread"])
 def test_the_end_of_a_second_stream_is_forgotten_by_all_whoever_read_it(
     eventually: Eventually, who: str
 ) -> None:
@@ -132,7 +132,7 @@ def test_the_end_of_a_second_stream_is_forgotten_by_all_whoever_read_it(
     if who == "a caller":
         caller = Caller(left.request(Hold("it")))
         held.wait_until_entered("it")
-        eventually(lambda: reader.holder == caller.thread.ident)
+        eventually(lambda: left._engine.leader.thread == caller.thread.ident)
         os.close(second_in)
         eventually(lambda: reader._ended_fds == [second])
         held.release("it")
@@ -141,13 +141,13 @@ def test_the_end_of_a_second_stream_is_forgotten_by_all_whoever_read_it(
         os.write(second_in, b"printed")
         os.close(second_in)
         assert came.get(timeout=LONG).message == "printed"
-    # The watcher looks again after this one, and then at no descriptor that has ended.
-    right.notify(Note("read by the watcher"))
-    assert came.get(timeout=LONG) == Note("read by the watcher")
+    # The I/O thread looks again after this one, and then at no descriptor that has ended.
+    right.notify(Note("read by the I/O thread"))
+    assert came.get(timeout=LONG) == Note("read by the I/O thread")
     eventually(lambda: not reader._ended_fds)
     left.close()
     right.close()
-    for inlet in (reader._inlet, left._engine.crew._inlet):
-        known = dict(inlet._now.poll(0))  # all that are closed by now, if it knows them
+    for poller in (reader.poller, left._engine.pool.io_thread._poller):
+        known = dict(poller._now.poll(0))  # all that are closed by now, if it knows them
         assert reader.first_fd in known
         assert second not in known

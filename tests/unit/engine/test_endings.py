@@ -1,4 +1,4 @@
-"""The session ends, in each way and in each state of the reading role."""
+"""The session ends, in each way and in each state of leadership."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from handover import (
     Hold,
     HoldInline,
     holds,
+    io_thread_sleeps,
     reads,
-    send_watcher_to_sleep,
+    send_io_thread_to_sleep,
     times_out_while_it_reads,
-    waiting,
     waits,
-    watcher_sleeps,
 )
 
 from streamipc import IpcPeer, RequestTimeoutError, SessionClosedError
@@ -69,7 +68,7 @@ class Line:
 
     def end(self) -> None:
         if self._how == "we close":
-            # It waits for the crew to end, which the test's handlers do later.
+            # It waits for the pool to end, which the test's handlers do later.
             self._closing = threading.Thread(target=self.session.close, args=(0.1,))
             self._closing.start()
         elif self._how == "the child dies":
@@ -78,12 +77,12 @@ class Line:
             self._hang_up()
 
     def wait_until_end_is_seen(self, eventually: Eventually) -> None:
-        """Wait until it has begun, as far as that can be while the role is held."""
+        """Wait until it has begun, as far as that can be while somebody leads."""
         engine = self.session._engine
         if self._how == "we close":
             eventually(lambda: engine.lifecycle.is_closing)
         elif self._how == "the child dies":
-            eventually(lambda: engine.reader.draining)
+            eventually(lambda: not engine.reader.may_be_drained())
 
     def _hang_up(self) -> None:
         self._hung_up.set()
@@ -123,16 +122,16 @@ def line(request: pytest.FixtureRequest) -> Iterator[Callable[[bool], Line]]:
 
 
 def all_waits_end(line: Line, callers: list[Caller]) -> None:
-    """See that everybody is told, and that nobody is left with the role."""
+    """See that everybody is told, and that nobody is left leading."""
     for caller in callers:
         outcome = caller.returned()
         assert isinstance(outcome, SessionClosedError), outcome
     line.held.release_all()
     assert line.session._engine.shutdown.closed.wait(LONG)
     # The end waits a second for these threads; one that is stopped for longer may still read.
-    line.session._engine.crew.join(time.monotonic() + LONG)
-    assert line.session._engine.reader.holder is None
-    assert not line.session._engine.reader.waiting
+    line.session._engine.pool.join(time.monotonic() + LONG)
+    assert line.session._engine.leader.thread is None
+    assert not line.session._engine.leader.followers
 
 
 @pytest.mark.parametrize("others", [0, 3])
@@ -146,46 +145,45 @@ def test_the_session_ends_while_a_caller_reads(
     all_waits_end(silent, callers)
 
 
-@pytest.mark.parametrize("watcher_slept", [True, False])
-def test_the_session_ends_while_the_role_is_free_and_nobody_is_there(
-    line: Callable[[bool], Line], eventually: Eventually, watcher_slept: bool
+@pytest.mark.parametrize("a_caller_led", [True, False])
+def test_the_session_ends_while_nobody_leads_and_nobody_is_there(
+    line: Callable[[bool], Line], eventually: Eventually, a_caller_led: bool
 ) -> None:
     silent = line(False)
     done = threading.Event()
     future = silent.session.request(Hold("lost"))
     future.add_done_callback(lambda _: done.set())
-    if watcher_slept:
+    if a_caller_led:
         caller, gate = times_out_while_it_reads(silent.session, "caller")
-        send_watcher_to_sleep(silent.session, eventually)
+        send_io_thread_to_sleep(silent.session, eventually)
         gate.opened.set()
         assert isinstance(caller.returned(), RequestTimeoutError)
     else:
-        eventually(lambda: watcher_sleeps(silent.session, polling=True))
+        eventually(lambda: io_thread_sleeps(silent.session))
     silent.end()
     assert done.wait(LONG)
     all_waits_end(silent, [Caller(future)])
 
 
-def test_the_session_ends_while_the_role_is_being_given(
+def test_the_session_ends_while_one_that_has_led_leaves_the_rest_behind(
     line: Callable[[bool], Line], eventually: Eventually
 ) -> None:
     silent = line(False)
-    first = reads(silent.session, "first", eventually)
-    future = silent.session.request(Hold("second"))
+    future = silent.session.request(Hold("first"))
     gate = Gate(future)
-    second = Caller(future)
-    eventually(lambda: waiting(silent.session) == 1)
-    third = waits(silent.session, "third", eventually)
-    first.future.cancel()
+    first = Caller(future)
+    eventually(lambda: holds(silent.session, first))
+    others = [waits(silent.session, name, eventually) for name in ("second", "third")]
+    future.cancel()
     assert gate.reached.wait(LONG)
-    assert holds(silent.session, second)
     silent.end()
     silent.wait_until_end_is_seen(eventually)
     gate.opened.set()
-    all_waits_end(silent, [second, third])
+    assert "Cancelled" in type(first.returned()).__name__
+    all_waits_end(silent, others)
 
 
-def test_the_session_ends_while_one_who_timed_out_still_has_the_role(
+def test_the_session_ends_while_one_who_timed_out_still_leads(
     line: Callable[[bool], Line], eventually: Eventually
 ) -> None:
     silent = line(False)

@@ -77,12 +77,14 @@ def sets(count: int) -> list[Any]:
         ("x" * 1000, 0, False),
         ("x" * 1000, 100, True),
         ("x" * 20, 100, False),
-        ("x" * 20, 2000, True),
+        ("x" * 20, 2000, False),
+        ("x" * 20, 5000, True),
+        ([set()] * 30, 2000, True),
         ("x" * 5000, 0, True),
     ],
 )
 def test_what_is_small_among_few_counts_nothing(
-    bench: Bench, value: str, waiting: int, counts: bool
+    bench: Bench, value: Any, waiting: int, counts: bool
 ) -> None:
     assert (bench.hold(value, waiting=waiting) is not None) is counts
     assert (bench.flow.total > 0) is counts

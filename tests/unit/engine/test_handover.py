@@ -1,4 +1,4 @@
-"""Whole sessions while the reading role moves: who reads is chosen, and then something happens."""
+"""Whole sessions while leadership moves: who leads is chosen, and then something happens."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from handover import (
     HoldInline,
     Quick,
     holds,
+    io_thread_sleeps,
     reads,
-    send_watcher_to_sleep,
+    send_io_thread_to_sleep,
     times_out_while_it_reads,
     waiting,
     waits,
-    watcher_sleeps,
 )
 
 from streamipc import RequestTimeoutError
-from streamipc.engine import watching
+from streamipc.engine import io_thread
 
 Sides = tuple[Any, Any, Held]
 
@@ -47,15 +47,49 @@ def sides(connected: Callable[..., tuple[Any, Any]]) -> Iterator[tuple[Any, Any,
 # Callers among themselves.
 
 
-def test_callers_pass_the_role_on_until_all_have_left(sides: Sides, eventually: Eventually) -> None:
+def test_all_that_a_leader_leaves_behind_get_their_replies(
+    sides: Sides, eventually: Eventually
+) -> None:
     left, _, held = sides
-    callers = [reads(left, "0", eventually)]
-    callers += [waits(left, str(number), eventually) for number in range(1, 6)]
-    for number, caller in enumerate(callers):
-        assert any(holds(left, other) for other in callers[number:])
+    leads = reads(left, "0", eventually)
+    callers = [waits(left, str(number), eventually) for number in range(1, 6)]
+    for number, caller in enumerate([leads, *callers]):
+        assert holds(left, leads) is (number == 0)
         held.release(str(number))
         assert caller.returned() == f"reply to {number}"
-    eventually(lambda: left._engine.reader.holder is None)
+    eventually(lambda: left._engine.leader.thread is None)
+
+
+def test_the_io_thread_leads_for_a_crowd_and_a_lone_caller_for_itself_again(
+    sides: Sides, eventually: Eventually
+) -> None:
+    left, _, _ = sides
+    leader = left._engine.leader
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            assert left.call(Quick(), timeout=LONG) == "quick"
+
+    crowd = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in crowd:
+        thread.start()
+    eventually(lambda: leader.prefer_io_thread)
+    over.set()
+    for thread in crowd:
+        thread.join(LONG)
+    takes = leader.takes
+    eventually(lambda: left.call(Quick(), timeout=LONG) and leader.takes > takes)
+
+
+def test_of_two_callers_the_one_that_is_left_leads(sides: Sides, eventually: Eventually) -> None:
+    left, _, held = sides
+    first, second = reads(left, "first", eventually), waits(left, "second", eventually)
+    held.release("first")
+    assert first.returned() == "reply to first"
+    eventually(lambda: holds(left, second))
+    held.release("second")
+    assert second.returned() == "reply to second"
 
 
 def test_replies_of_those_who_wait_are_read_by_the_one_who_reads(
@@ -72,7 +106,7 @@ def test_replies_of_those_who_wait_are_read_by_the_one_who_reads(
     assert first.returned() == "reply to first"
 
 
-def test_one_who_times_out_while_it_reads_leaves_the_role_to_one_who_waits(
+def test_one_who_times_out_while_it_leads_leaves_none_behind_that_is_not_served(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, _, held = sides
@@ -80,20 +114,18 @@ def test_one_who_times_out_while_it_reads_leaves_the_role_to_one_who_waits(
     second = waits(left, "second", eventually)
     gate.opened.set()
     assert isinstance(first.returned(), RequestTimeoutError)
-    assert holds(left, second)
     held.release("first", "second")
     assert second.returned() == "reply to second"
     assert first.future.result(LONG) == "reply to first"
 
 
-def test_one_who_is_cancelled_while_it_reads_leaves_the_role_to_one_who_waits(
+def test_one_who_is_cancelled_while_it_leads_leaves_none_behind_that_is_not_served(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, _, held = sides
     first, second = reads(left, "first", eventually), waits(left, "second", eventually)
     assert first.future.cancel()
     assert "Cancelled" in type(first.returned()).__name__
-    assert holds(left, second)
     held.release("second")
     assert second.returned() == "reply to second"
 
@@ -103,15 +135,15 @@ def test_what_an_interrupted_caller_has_read_is_answered_although_the_next_one_r
 ) -> None:
     left, right, held = sides
     first, second = reads(left, "first", eventually), waits(left, "second", eventually)
-    send_watcher_to_sleep(left, eventually)
-    reader = left._engine.reader
-    tell_the_crew = reader.work_arrived
+    send_io_thread_to_sleep(left, eventually)
+    successor = left._engine.pool.io_thread
+    see_to_it = successor.work_arrived
 
     def interrupt() -> None:  # Ctrl-C, behind the read
-        reader.work_arrived = tell_the_crew
+        successor.work_arrived = see_to_it
         raise KeyboardInterrupt
 
-    reader.work_arrived = interrupt
+    successor.work_arrived = interrupt
     asked = right.request(Quick("answered"))
 
     assert isinstance(first.returned(), KeyboardInterrupt)
@@ -152,7 +184,7 @@ def test_a_reply_on_its_way_to_another_outlives_an_interrupt_of_the_one_who_read
 
 
 @pytest.mark.parametrize("how", ["timeout", "cancel", "reply"])
-def test_a_reply_is_read_when_the_only_reader_has_left_and_the_watcher_slept(
+def test_a_reply_is_read_when_the_only_reader_has_left_and_the_io_thread_slept(
     sides: Sides, eventually: Eventually, how: str
 ) -> None:
     left, _, held = sides
@@ -163,7 +195,7 @@ def test_a_reply_is_read_when_the_only_reader_has_left_and_the_watcher_slept(
         caller, gate = times_out_while_it_reads(left, "caller")
     else:
         caller = reads(left, "caller", eventually)
-    send_watcher_to_sleep(left, eventually)
+    send_io_thread_to_sleep(left, eventually)
     if how == "timeout":
         gate.opened.set()
     elif how == "cancel":
@@ -176,45 +208,45 @@ def test_a_reply_is_read_when_the_only_reader_has_left_and_the_watcher_slept(
     assert wanted.result(0) == "reply to wanted"
 
 
-def test_a_reply_that_nobody_waits_for_is_read_by_the_watcher(
+def test_a_reply_that_nobody_waits_for_is_read_by_the_io_thread(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, _, held = sides
     done = threading.Event()
     wanted = left.request(Hold("wanted"))
     wanted.add_done_callback(lambda _: done.set())
-    eventually(lambda: watcher_sleeps(left, polling=True))
+    eventually(lambda: io_thread_sleeps(left))
     held.release("wanted")
     assert done.wait(LONG)
     assert wanted.result(0) == "reply to wanted"
 
 
-def test_a_request_is_answered_while_a_caller_reads_and_the_watcher_sleeps(
+def test_a_request_is_answered_while_a_caller_reads_and_the_io_thread_sleeps(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, right, held = sides
     caller = reads(left, "caller", eventually)
-    send_watcher_to_sleep(left, eventually)
+    send_io_thread_to_sleep(left, eventually)
     for number in range(20):
         assert right.request(Quick(str(number))).result(LONG) == str(number)
     held.release("caller")
     assert caller.returned() == "reply to caller"
 
 
-def test_callers_read_again_when_nothing_but_replies_comes(
+def test_callers_lead_again_when_nothing_but_replies_comes(
     sides: Sides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # So the watcher does not give up reading because it was quiet for a moment.
-    monkeypatch.setattr(watching, "TICK", 0.5)
+    # So the I/O thread does not give up reading because it was quiet for a moment.
+    monkeypatch.setattr(io_thread, "TICK", 0.5)
     left, right, _ = sides
     assert right.request(Quick()).result(LONG) == "quick"
-    reader = left._engine.reader
-    assert reader.crew_reads
-    takes = reader.takes
+    leader = left._engine.leader
+    assert leader.prefer_io_thread
+    takes = leader.takes
     for _ in range(30):
         assert left.request(Quick()).result(LONG) == "quick"
-    assert not reader.crew_reads
-    assert reader.takes > takes
+    assert not leader.prefer_io_thread
+    assert leader.takes > takes
 
 
 # A handler blocks the thread that reads.
@@ -304,12 +336,12 @@ def test_the_nested_reply_comes_after_a_request_that_no_thread_can_be_had_for(
     left, right, held = sides
     start = threading.Thread.start
 
-    def start_if_not_of_the_left_crew(thread: Any) -> None:
-        if thread.name == left._engine.crew._name:
+    def start_if_not_of_the_left_pool(thread: Any) -> None:
+        if thread.name == left._engine.pool._name:
             raise RuntimeError("can't start new thread")
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", start_if_not_of_the_left_crew)
+    monkeypatch.setattr(threading.Thread, "start", start_if_not_of_the_left_pool)
     outer = right.request(Ask("nested"))
     held.wait_until_entered("nested")
     reads = left._engine.reader.reads

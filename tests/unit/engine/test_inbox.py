@@ -15,7 +15,7 @@ from streamipc.engine.dispatcher import Dispatcher
 from streamipc.engine.flow import Flow
 from streamipc.engine.inbox import Inbox
 from streamipc.engine.junk import JunkLines
-from streamipc.engine.precedence import Precedence
+from streamipc.engine.send_gate import SendGate
 from streamipc.handlers import HandlerRegistry
 from streamipc.messages import Message
 from streamipc.protocol.connection import Connection
@@ -25,10 +25,10 @@ READING = ("streamipc/engine/dispatcher.py", "streamipc/engine/inbox.py", "test_
 HANDLING = ("streamipc/engine/inbox.py",)
 
 
-class Crew:
+class Pool:
     """Takes tasks, and runs them when told."""
 
-    blocked_jobs = 0
+    blocked = 0
 
     def __init__(self) -> None:
         self.tasks: deque[Any] = deque()
@@ -36,7 +36,7 @@ class Crew:
     def submit_locked(self, task: Any) -> None:
         self.tasks.append(task)
 
-    def waiting_jobs(self) -> int:
+    def waiting_tasks(self) -> int:
         return len(self.tasks)
 
     def run(self) -> None:
@@ -51,7 +51,7 @@ class Reading:
         lock: Any = threading.Lock()
         self.seen: list[int] = []
         self.errors: list[BaseException] = []
-        self.crew: Any = Crew()
+        self.pool: Any = Pool()
         self.connection = Connection(NativeMessageSerializer(), 1 << 20)
         registry = HandlerRegistry(Message, "on_message")
         registry.register(Note)(lambda msg: self.seen.append(msg.number))
@@ -62,9 +62,9 @@ class Reading:
             lifecycle=nobody,
             host=SimpleNamespace(message_handlers=registry.find),  # type: ignore[arg-type]
             flow=Flow(lock),
-            precedence=Precedence(lock, 1000),
-            crew=self.crew,
-            outlet=nobody,
+            send_gate=SendGate(lock, 1000),
+            pool=self.pool,
+            channel=nobody,
             errors=nobody,
             responder=nobody,
             wait=lambda awaited, end: False,
@@ -92,10 +92,10 @@ def test_an_interrupt_of_one_who_reads_loses_no_notification_and_repeats_none() 
         reading.read(1, 2)
         interrupted = interrupted_at(place, READING, reading.dispatcher.apply)
         reading.dispatcher.apply()  # by whoever comes next
-        reading.crew.run()
+        reading.pool.run()
         reading.read(3)
         reading.dispatcher.apply()
-        reading.crew.run()
+        reading.pool.run()
 
         assert reading.seen == [1, 2, 3], place
         assert reading.inbox.waiting == 0
@@ -108,8 +108,8 @@ def test_one_task_too_many_handles_nothing_while_another_does() -> None:
     reading = Reading()
     reading.read(1)
     reading.dispatcher.apply()
-    (task,) = reading.crew.tasks
-    reading.crew.tasks.append(task)
+    (task,) = reading.pool.tasks
+    reading.pool.tasks.append(task)
     begun, go_on = threading.Event(), threading.Event()
     append = reading.seen.append
 
@@ -120,17 +120,17 @@ def test_one_task_too_many_handles_nothing_while_another_does() -> None:
             append(number)
 
     first, reading.seen = reading.seen, Seen()
-    running = threading.Thread(target=reading.crew.tasks.popleft().run)
+    running = threading.Thread(target=reading.pool.tasks.popleft().run)
     running.start()
     assert begun.wait(30)
     reading.read(2)
     reading.dispatcher.apply()
-    reading.crew.tasks.popleft().run()
+    reading.pool.tasks.popleft().run()
     assert first == []
     go_on.set()
     running.join(30)
     reading.seen = first
-    reading.crew.run()
+    reading.pool.run()
 
     assert first == [1, 2]
 
@@ -142,10 +142,10 @@ def test_an_interrupt_of_one_who_handles_without_threads_keeps_no_later_one_wait
         reading = Reading(has_threads=False)
         reading.read(1, 2)
         reading.dispatcher.apply()
-        interrupted = interrupted_at(place, HANDLING, reading.crew.run)
+        interrupted = interrupted_at(place, HANDLING, reading.pool.run)
         reading.read(3)
         reading.dispatcher.apply()
-        reading.crew.run()
+        reading.pool.run()
 
         assert reading.seen[-1] == 3, place
         assert reading.seen == sorted(set(reading.seen))

@@ -309,4 +309,4 @@ def test_a_request_without_a_handler_has_none_to_be_slow() -> None:
 
     served.took(10.0)
 
-    assert not served.is_slow
+    assert not served.is_offloaded

@@ -25,14 +25,16 @@ FILES = tuple(
     for name in (
         "futures",
         "session",
+        "engine/caller_runs",
         "engine/calls",
         "engine/control",
         "engine/dispatcher",
         "engine/engine",
+        "engine/leader",
         "engine/lifecycle",
         "engine/notifier",
         "engine/outgoing",
-        "engine/reading",
+        "engine/reader",
         "engine/responder",
         "engine/writer",
         "protocol/connection",
@@ -85,13 +87,6 @@ def test_an_interrupt_anywhere_leaves_a_session_that_works(
     asking.start()
     asking.join(30)
     assert replies == ["other"]
-
-
-def test_a_role_that_was_not_left_is_left_by_the_next_call(left: Any) -> None:
-    """As after a second interrupt, in the midst of leaving it."""
-    left._engine.reader.holder = threading.get_ident()
-
-    assert left.call(Echo("next"), timeout=20) == "next"
 
 
 class SoftTimeLimit(Exception):

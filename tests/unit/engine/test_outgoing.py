@@ -98,7 +98,7 @@ def notify_until_stuck(session: Any, size: int, eventually: Eventually) -> threa
     """Return a thread that waits for room for its notification."""
     thread = threading.Thread(target=lambda: session.notify(Note("x" * size)))
     thread.start()
-    eventually(lambda: session._engine.outlet.waiting)
+    eventually(lambda: session._engine.channel.waiting)
     return thread
 
 
@@ -159,7 +159,7 @@ def test_one_who_reads_while_it_waits_for_room_is_still_the_only_one_to_write(
     texts = ["x" * (4 << 20), "y" * (4 << 20)]
     threads = [threading.Thread(target=session.notify, args=(Note(text),)) for text in texts]
     threads[0].start()
-    eventually(lambda: engine.outlet.waiting)
+    eventually(lambda: engine.channel.waiting)
     raw.write(unknown_request(1))
     eventually(lambda: accepted(engine.writer) == 2)
 
@@ -282,13 +282,13 @@ def test_a_handler_that_waits_for_room_has_reading_go_on(
 
     session.on_request(Echo)(lambda msg: msg.value)
     session.start()
-    flow, outlet = session._engine.flow, session._engine.outlet
+    flow, channel = session._engine.flow, session._engine.channel
     raw.write(b"".join(raw.frame(Notification(Note(number=n))) for n in range(MOST + 1)))
     eventually(lambda: session._engine.flow.paused)
     assert (Reason.OVERFULL in flow.reasons) is overfull
     raw.write(raw.frame(Request(1, Echo("read although the handler waits"), None)))
     may_answer.set()
-    eventually(lambda: outlet.handlers_waiting)
+    eventually(lambda: channel.handlers_waiting)
 
     eventually(lambda: not session._engine.flow.paused)
     assert not stuck.is_set()
@@ -303,10 +303,10 @@ def test_a_notification_that_gives_way_for_too_long_is_not_sent(connected: Any) 
     left, right = connected()
     right.start()
     left.start()
-    left._engine.precedence.crowded = True
+    left._engine.send_gate.closed = True
     with pytest.raises(RequestTimeoutError, match="Note"):
         left.notify(Note(), timeout=0.05)
-    left._engine.precedence.crowded = False
+    left._engine.send_gate.closed = False
     left.notify(Note("sent"))
     assert right.receive(timeout=LONG) == Note("sent")
 

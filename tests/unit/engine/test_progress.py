@@ -17,18 +17,18 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 class Engine:
-    """Records what a ProgressCalls asks for; its crew runs jobs when told."""
+    """Records what a ProgressCalls asks for; its pool runs tasks when told."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.crew = self
-        self.jobs: deque[Any] = deque()
+        self.pool = self
+        self.tasks: deque[Any] = deque()
         self.credits: list[int] = []
         self.reported: list[BaseException] = []
 
-    def submit_locked(self, job: Any) -> None:
+    def submit_locked(self, task: Any) -> None:
         assert self.lock.locked()
-        self.jobs.append(job)
+        self.tasks.append(task)
 
     def credit(self, call: Any, count: int) -> None:
         self.credits.append(count)
@@ -44,8 +44,8 @@ class Engine:
         self.reported.append(error)
 
     def run(self) -> None:
-        while self.jobs:
-            self.jobs.popleft().run()
+        while self.tasks:
+            self.tasks.popleft().run()
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_nothing_is_called_on_the_thread_that_reads(engine: Engine) -> None:
 
     assert items == []
     assert not future.done()
-    assert len(engine.jobs) == 1  # one job for all that is there
+    assert len(engine.tasks) == 1  # one task for all that is there
 
 
 def test_items_come_in_order_and_before_the_reply(engine: Engine) -> None:
@@ -106,9 +106,9 @@ def test_items_that_arrive_while_it_runs_belong_to_the_same_run(engine: Engine) 
     engine.run()
 
     assert items == [1, 2, 3]
-    assert not engine.jobs
+    assert not engine.tasks
     future._call.items.arrived(4)
-    assert len(engine.jobs) == 1
+    assert len(engine.tasks) == 1
 
 
 @pytest.mark.parametrize(

@@ -128,10 +128,10 @@ def test_one_who_waits_for_a_notification_while_another_reads_is_told_of_the_end
     left, right, held = sides
     right.start()
     reads = Caller(left.request(Hold("reads")))
-    eventually(lambda: left._engine.reader.holder == reads.thread.ident)
+    eventually(lambda: left._engine.leader.thread == reads.thread.ident)
     receives = Caller(Receiving(left))
-    eventually(lambda: len(left._engine.reader.waiting) == 1)
-    assert left._engine.reader.holder == reads.thread.ident
+    eventually(lambda: len(left._engine.leader.followers) == 1)
+    assert left._engine.leader.thread == reads.thread.ident
     held.wait_until_entered("reads")
     left._engine.adapter.transport.close_write()
     right._engine.adapter.transport.close_write()

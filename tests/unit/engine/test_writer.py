@@ -1,4 +1,4 @@
-"""The writer, over real pipes and over outlets that take little at a time."""
+"""The writer, over real pipes and over channels that take little at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from interrupting import interrupted_at
 
 from streamipc import SessionClosedError
-from streamipc.engine.outlets import PolledOutlet
+from streamipc.engine.channel import Channel
 from streamipc.engine.writer import HIGH_WATER, Writer, WriteTimeoutError
 from streamipc.transports.pipe import FdTransport
 
@@ -57,12 +57,12 @@ class Slow:
 class Rig:
     """A writer that notes what it says."""
 
-    def __init__(self, outlet: Any) -> None:
-        self.outlet = outlet
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
         self.backlogs: list[int] = []
         self.errors: list[Exception] = []
         self.backlog_came = threading.Semaphore(0)
-        self.writer = Writer(outlet, self._backlog, self.errors.append)
+        self.writer = Writer(channel, self._backlog, self.errors.append)
 
     def _backlog(self) -> None:
         self.backlogs.append(self.writer.backlog)
@@ -78,7 +78,7 @@ def test_a_frame_goes_out_whole(slow: Rig) -> None:
     slow.writer.send([b"one"])
     slow.writer.send([b"two", bytearray(b"three"), memoryview(b"four")])
 
-    assert bytes(slow.outlet.data) == b"onetwothreefour"
+    assert bytes(slow.channel.data) == b"onetwothreefour"
     assert slow.writer.bytes_sent == 15
     assert slow.writer.frames_sent == 2
     assert slow.writer.backlog == 0
@@ -91,7 +91,7 @@ def test_partial_writes_lose_nothing(most: int) -> None:
         rig.writer.send([b"head%d" % n, b"body" * n])
         rig.writer.send([b"single%d" % n])
 
-    assert bytes(rig.outlet.data) == b"".join(
+    assert bytes(rig.channel.data) == b"".join(
         b"head%d" % n + b"body" * n + b"single%d" % n for n in range(20)
     )
     assert rig.writer.backlog == 0
@@ -100,11 +100,11 @@ def test_partial_writes_lose_nothing(most: int) -> None:
 def test_what_is_queued_goes_out_with_the_next_flush_in_order(slow: Rig) -> None:
     for n in range(200):
         slow.writer.queue([b"%03d" % n])
-    assert not slow.outlet.data
+    assert not slow.channel.data
     assert slow.writer.backlog == 600
     slow.writer.flush()
 
-    assert bytes(slow.outlet.data) == b"".join(b"%03d" % n for n in range(200))
+    assert bytes(slow.channel.data) == b"".join(b"%03d" % n for n in range(200))
     assert slow.writer.backlog == 0
     slow.writer.flush()
 
@@ -113,17 +113,17 @@ def test_what_is_queued_goes_out_before_what_is_sent(slow: Rig) -> None:
     slow.writer.queue([b"first"])
     slow.writer.send([b"second"])
 
-    assert bytes(slow.outlet.data) == b"firstsecond"
+    assert bytes(slow.channel.data) == b"firstsecond"
 
 
 def test_the_reading_thread_never_waits_for_room(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     slow.writer.offer([b"answer"])
 
     assert slow.backlogs == [6]
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     slow.writer.flush()
-    assert bytes(slow.outlet.data) == b"answer"
+    assert bytes(slow.channel.data) == b"answer"
 
 
 def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
@@ -141,45 +141,45 @@ def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[An
 
 
 def test_what_others_add_goes_out_with_the_flushers_next_write(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     thread, outcome = in_thread(lambda: slow.writer.send([b"first"]))
-    assert slow.outlet.waiting.acquire(timeout=10)
+    assert slow.channel.waiting.acquire(timeout=10)
     slow.writer.send([b"second"], tolerated=HIGH_WATER)
     slow.writer.offer([b"third"])
     assert slow.backlogs == []
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     thread.join(10)
 
     assert outcome == [None]
-    assert bytes(slow.outlet.data) == b"firstsecondthird"
+    assert bytes(slow.channel.data) == b"firstsecondthird"
 
 
 def test_above_high_water_a_sender_waits_for_its_turn(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     first, _ = in_thread(lambda: slow.writer.send([b"x" * HIGH_WATER]))
-    assert slow.outlet.waiting.acquire(timeout=10)
+    assert slow.channel.waiting.acquire(timeout=10)
     second, outcome = in_thread(lambda: slow.writer.send([b"second"], tolerated=HIGH_WATER))
     second.join(0.05)
     assert second.is_alive()
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     first.join(10)
     second.join(10)
 
     assert outcome == [None]
-    assert bytes(slow.outlet.data) == b"x" * HIGH_WATER + b"second"
+    assert bytes(slow.channel.data) == b"x" * HIGH_WATER + b"second"
 
 
 def test_a_frame_of_which_nothing_was_written_is_withdrawn_at_its_deadline(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     with pytest.raises(WriteTimeoutError):
         slow.writer.send([b"withdrawn"], time.monotonic() + 0.01)
     with pytest.raises(WriteTimeoutError):
         slow.writer.send([b"with", b"drawn"], time.monotonic())
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     slow.writer.send([b"sent"])
     slow.writer.flush()
 
-    assert bytes(slow.outlet.data) == b"sent"
+    assert bytes(slow.channel.data) == b"sent"
     assert slow.writer.backlog == 0
 
 
@@ -194,36 +194,36 @@ def test_a_frame_that_was_begun_is_finished_by_others() -> None:
     with pytest.raises(WriteTimeoutError):
         rig.writer.send([b"begun"], time.monotonic() + 0.01)
     assert rig.backlogs == [2]
-    rig.outlet.gate.set()
-    rig.outlet.most = 100
+    rig.channel.gate.set()
+    rig.channel.most = 100
     rig.writer.flush()
 
-    assert bytes(rig.outlet.data) == b"begun"
+    assert bytes(rig.channel.data) == b"begun"
 
 
 def test_a_frame_behind_another_is_withdrawn_from_the_middle(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     first, _ = in_thread(lambda: slow.writer.send([b"first"]))
-    assert slow.outlet.waiting.acquire(timeout=10)
+    assert slow.channel.waiting.acquire(timeout=10)
     middle, outcome = in_thread(lambda: slow.writer.send([b"gone"], time.monotonic() + 0.05))
     middle.join(10)
     last, last_outcome = in_thread(lambda: slow.writer.send([b"last"]))
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     first.join(10)
     last.join(10)
 
     assert isinstance(outcome[0], WriteTimeoutError)
     assert last_outcome == [None]
-    assert bytes(slow.outlet.data) == b"firstlast"
+    assert bytes(slow.channel.data) == b"firstlast"
     assert slow.writer.backlog == 0
 
 
 def test_a_broken_stream_fails_everyone_and_is_reported_once(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     threads = [in_thread(lambda: slow.writer.send([b"x" * 10])) for _ in range(4)]
-    assert slow.outlet.waiting.acquire(timeout=10)
-    slow.outlet.error = BrokenPipeError(errno.EPIPE, "Broken pipe")
-    slow.outlet.gate.set()
+    assert slow.channel.waiting.acquire(timeout=10)
+    slow.channel.error = BrokenPipeError(errno.EPIPE, "Broken pipe")
+    slow.channel.gate.set()
     for thread, outcome in threads:
         thread.join(10)
         assert isinstance(outcome[0], SessionClosedError)
@@ -238,15 +238,15 @@ def test_a_broken_stream_fails_everyone_and_is_reported_once(slow: Rig) -> None:
 
 
 def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     first, first_outcome = in_thread(lambda: slow.writer.send([b"first"]))
-    assert slow.outlet.waiting.acquire(timeout=10)
+    assert slow.channel.waiting.acquire(timeout=10)
     second, second_outcome = in_thread(lambda: slow.writer.send([b"second"]))
     while len(slow.writer._sleepers) < 2:
         time.sleep(0.001)
     slow.writer.fail()
     second.join(10)
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     first.join(10)
 
     assert isinstance(second_outcome[0], SessionClosedError)
@@ -257,39 +257,39 @@ def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
 
 
 def test_the_end_waits_for_who_is_writing_and_refuses_what_comes_later(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     sending, outcome = in_thread(lambda: slow.writer.send([b"first"]))
-    assert slow.outlet.waiting.acquire(timeout=10)
+    assert slow.channel.waiting.acquire(timeout=10)
     slow.writer.queue([b"second"])
     ending, ended = in_thread(lambda: slow.writer.end(time.monotonic() + 30))
     while len(slow.writer._sleepers) < 2:
         time.sleep(0.001)
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     sending.join(10)
     ending.join(10)
 
     assert outcome == [None]
     assert ended == [True]
-    assert bytes(slow.outlet.data) == b"firstsecond"
+    assert bytes(slow.channel.data) == b"firstsecond"
     slow.writer.offer([b"third"])
     with pytest.raises(SessionClosedError):
         slow.writer.send([b"fourth"])
-    assert bytes(slow.outlet.data) == b"firstsecond"
+    assert bytes(slow.channel.data) == b"firstsecond"
     assert slow.errors == []
 
 
 def test_the_end_does_not_wait_past_its_deadline(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     sending, outcome = in_thread(lambda: slow.writer.send([b"first"]))
-    assert slow.outlet.waiting.acquire(timeout=10)
+    assert slow.channel.waiting.acquire(timeout=10)
 
     assert slow.writer.end(time.monotonic() + 0.01) is False
 
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     sending.join(10)
     assert outcome == [None]
     slow.writer.send([b"second"])
-    assert bytes(slow.outlet.data) == b"firstsecond"
+    assert bytes(slow.channel.data) == b"firstsecond"
 
 
 # Real pipes
@@ -300,12 +300,12 @@ def pipe(request: pytest.FixtureRequest) -> Iterator[tuple[Rig, int]]:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing, nonblocking=request.param == "non-blocking")
-    outlet = PolledOutlet(transport, lambda: None)
-    rig = Rig(outlet)
+    channel = Channel(transport, lambda: None)
+    rig = Rig(channel)
     yield rig, incoming
-    outlet.abort()
+    channel.abort()
     transport.close()
-    outlet.close()
+    channel.close()
     for fd in (incoming, _unused):
         os.close(fd)
 
@@ -388,8 +388,8 @@ def test_deadlines_in_a_full_pipe_withdraw_whole_frames_only() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing)
-    outlet = PolledOutlet(transport, lambda: None)
-    rig = Rig(outlet)
+    channel = Channel(transport, lambda: None)
+    rig = Rig(channel)
     sent: list[int] = []
 
     def send(number: int) -> None:
@@ -430,7 +430,7 @@ def test_deadlines_in_a_full_pipe_withdraw_whole_frames_only() -> None:
     assert done.wait(20)
     reader.join(20)
     transport.close()
-    outlet.close()
+    channel.close()
     os.close(incoming)
     os.close(_unused)
 
@@ -445,13 +445,13 @@ def test_who_begins_to_wait_for_room_after_the_end_is_told_at_once() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing)
-    outlet = PolledOutlet(transport, lambda: None)
-    outlet.abort()
+    channel = Channel(transport, lambda: None)
+    channel.abort()
     with pytest.raises(OSError, match="the session has ended"):
-        outlet.wait_for_room(None)
-    assert outlet.waiting == 0
+        channel.wait_for_room(None)
+    assert channel.waiting == 0
     transport.close()
-    outlet.close()
+    channel.close()
     os.close(incoming)
     os.close(_unused)
 
@@ -460,16 +460,16 @@ def test_closing_ends_a_wait_for_room() -> None:
     incoming, outgoing = os.pipe()
     unused, _unused = os.pipe()
     transport = FdTransport(unused, outgoing)
-    outlet = PolledOutlet(transport, lambda: None)
-    rig = Rig(outlet)
+    channel = Channel(transport, lambda: None)
+    rig = Rig(channel)
     thread, outcome = in_thread(lambda: rig.writer.send([b"x", bytes(4 << 20)]))
     read_exactly(incoming, 10)
-    outlet.abort()
+    channel.abort()
     thread.join(10)
     assert isinstance(outcome[0], SessionClosedError)
     assert len(rig.errors) == 1
     transport.close()
-    outlet.close()
+    channel.close()
     os.close(incoming)
     os.close(_unused)
 
@@ -493,16 +493,16 @@ def test_a_write_that_fails_once_all_was_given_up_is_no_news() -> None:
 
 
 def test_a_flush_that_finds_no_room_until_its_deadline_hands_over(slow: Rig) -> None:
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     slow.writer.queue([b"waits"])
 
     slow.writer.flush(time.monotonic() + 0.01)
 
     assert slow.backlogs == [5]
     assert not slow.writer.is_writing()
-    slow.outlet.gate.set()
+    slow.channel.gate.set()
     slow.writer.flush()
-    assert bytes(slow.outlet.data) == b"waits"
+    assert bytes(slow.channel.data) == b"waits"
 
 
 def test_the_end_takes_along_what_is_queued_behind_its_last_flush(slow: Rig) -> None:
@@ -511,13 +511,13 @@ def test_the_end_takes_along_what_is_queued_behind_its_last_flush(slow: Rig) -> 
 
     def flush_and_be_overtaken(deadline: float | None = None) -> None:
         flush(deadline)
-        if not slow.outlet.data:
+        if not slow.channel.data:
             writer.queue([b"in time"])
 
     writer.flush = flush_and_be_overtaken  # type: ignore[method-assign]
 
     assert writer.end(time.monotonic() + 30)
-    assert bytes(slow.outlet.data) == b"in time"
+    assert bytes(slow.channel.data) == b"in time"
     with pytest.raises(SessionClosedError):
         writer.send([b"late"])
 
@@ -525,7 +525,7 @@ def test_the_end_takes_along_what_is_queued_behind_its_last_flush(slow: Rig) -> 
 # Interrupts
 
 
-FILES = ("engine/writer.py", "transports/pipe.py", "engine/outlets.py")
+FILES = ("engine/writer.py", "transports/pipe.py", "engine/channel.py")
 
 
 def rest_of(read: int) -> bytes:
@@ -544,7 +544,7 @@ def test_an_interrupt_anywhere_in_a_write_sends_nothing_twice_and_loses_nothing_
     for k in range(1, 1000):
         read, write = os.pipe()
         transport = FdTransport(read, write)
-        rig = Rig(PolledOutlet(transport, lambda: None))
+        rig = Rig(Channel(transport, lambda: None))
         writer = rig.writer
         for number in range(queued):
             writer.queue([b"<queued %d>" % number])
@@ -571,7 +571,7 @@ def test_an_interrupt_of_one_who_finds_no_room_leaves_writing_to_others(method: 
     for k in range(1, 1000):
         rig = Rig(Slow())
         writer = rig.writer
-        rig.outlet.gate.clear()
+        rig.channel.gate.clear()
 
         def act(writer: Writer = writer) -> None:
             with contextlib.suppress(WriteTimeoutError):
@@ -584,12 +584,12 @@ def test_an_interrupt_of_one_who_finds_no_room_leaves_writing_to_others(method: 
                     writer.flush_some()
 
         interrupted = interrupted_at(k, FILES, act)
-        rig.outlet.gate.set()
+        rig.channel.gate.set()
         thread, _ = in_thread(lambda: writer.send([b"second"]))  # noqa: B023
         thread.join(10)
         assert not thread.is_alive()
         assert not writer.is_writing()
-        assert bytes(rig.outlet.data) in (b"firstsecond", b"second")
+        assert bytes(rig.channel.data) in (b"firstsecond", b"second")
         assert writer.is_idle()
         if not interrupted:
             break
@@ -601,18 +601,18 @@ def test_an_interrupted_sender_leaves_the_others_their_frames(slow: Rig) -> None
     for k in range(1, 1000):
         rig = Rig(Slow())
         writer = rig.writer
-        rig.outlet.gate.clear()
+        rig.channel.gate.clear()
         others = [in_thread(lambda: writer.send([b"other"]))[0] for _ in range(2)]  # noqa: B023
         while len(writer._sleepers) < 2:
             time.sleep(0.0001)
-        threading.Timer(0.003, rig.outlet.gate.set).start()
+        threading.Timer(0.003, rig.channel.gate.set).start()
         interrupted = interrupted_at(k, FILES, lambda: writer.send([b"mine"]))  # noqa: B023
-        rig.outlet.gate.set()
+        rig.channel.gate.set()
         for other in others:
             other.join(10)
             assert not other.is_alive()
         writer.flush()
-        assert bytes(rig.outlet.data) in (b"otherothermine", b"otherother")
+        assert bytes(rig.channel.data) in (b"otherothermine", b"otherother")
         if not interrupted:
             break
     assert k > 10
@@ -645,10 +645,10 @@ def test_what_is_sent_in_the_midst_of_a_write_goes_out_behind_it(slow: Rig) -> N
                 array[:] = b"XXXXX"  # it is ours again
             return super().write_some(buffers)
 
-    writer = Rig(outlet := Reentrant()).writer
+    writer = Rig(channel := Reentrant()).writer
     writer.send([b"first"])
 
-    assert bytes(outlet.data) == b"firstsecondthird"
+    assert bytes(channel.data) == b"firstsecondthird"
     assert writer.is_idle()
 
 
@@ -660,7 +660,7 @@ def test_the_end_of_a_buffer_may_send(slow: Rig) -> None:
     del buffer
     writer.send(frame)  # type: ignore[arg-type]
 
-    assert bytes(slow.outlet.data) == b"firstsecond"
+    assert bytes(slow.channel.data) == b"firstsecond"
     assert writer.frames_sent == 2
 
 
@@ -669,11 +669,11 @@ def test_a_frame_that_goes_out_as_its_time_runs_out_was_in_time(slow: Rig) -> No
     take_back = writer._take_back
 
     def overtaken(frame: Any) -> bool | None:
-        slow.outlet.gate.set()
+        slow.channel.gate.set()
         writer.flush()
         return take_back(frame)
 
-    slow.outlet.gate.clear()
+    slow.channel.gate.clear()
     writer._take_back = overtaken  # type: ignore[method-assign]
     writer.send([b"second"], time.monotonic() + 0.01)
-    assert bytes(slow.outlet.data) == b"second"
+    assert bytes(slow.channel.data) == b"second"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from streamipc import JsonMessageSerializer, LogMessage
+from streamipc.engine.caller_runs import CallerRuns
 from streamipc.engine.calls import Call
 from streamipc.engine.deadlines import Deadlines
 from streamipc.engine.flow import Flow, Reason
-from streamipc.engine.polling import Wakeup
-from streamipc.engine.reading import Reader
-from streamipc.engine.solo import Solo
+from streamipc.engine.poller import Wakeup
+from streamipc.engine.reader import Reader
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification
 
@@ -28,7 +28,7 @@ class Awaited:
 
 
 class Job:
-    is_slow = is_errand = is_handler = by_watcher = False
+    is_offloaded = is_background = is_handler = by_io_thread = False
 
     def __init__(self, run: Callable[[], object]) -> None:
         self._run = run
@@ -40,33 +40,41 @@ class Job:
 
 
 class Bench:
-    """A Solo with a real reader on a pipe, and nothing else of an engine."""
+    """A CallerRuns with a real reader on a pipe, and nothing else of an engine."""
 
     def __init__(self) -> None:
         self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
         self.lock = threading.Lock()
+        self.flow = Flow(self.lock)
         self.wakeup = Wakeup()
         self.log: list[int] = []
         self.connection = Connection(JsonMessageSerializer(), 1 << 20)
         self.reader = Reader(
-            self.lock,
             self.connection,
             self.read_into,
             (self.read_fd,),
             self.wakeup,
-            0.0,
             (self.log,),
             self.apply,
             lambda error: None,
-            Flow(self.lock),
+            self.flow,
         )
         self.calls: dict[Any, Any] = {}
         self.deadlines = Deadlines(self.calls)
         self.expired: list[Any] = []
         self.flushes = 0
         self.seen: list[str] = []
-        self.solo = Solo(self.lock, self.reader, self.deadlines, self.expire, self.flush)
+        self.runs = CallerRuns(
+            self.lock,
+            self.reader,
+            self.flow,
+            self.deadlines,
+            self.wakeup,
+            0.0,
+            self.expire,
+            self.flush,
+        )
 
     def read_into(self, buffer: memoryview, source: int) -> int:
         self.log.extend(map(os.readv, (self.read_fd,), ([buffer],)))
@@ -75,7 +83,7 @@ class Bench:
     def apply(self) -> None:
         while self.connection.items:
             item: Any = self.connection.decode()
-            self.solo.submit(Job(lambda item=item: self.seen.append(item.message.message)))
+            self.runs.submit(Job(lambda item=item: self.seen.append(item.message.message)))
             self.connection.applied()
 
     def expire(self, calls: list[Any]) -> None:
@@ -95,7 +103,7 @@ class Bench:
         with self.lock:
             self.calls[call.id] = call
             self.deadlines.add(time.monotonic() + seconds, call)
-            self.solo.deadline_added(time.monotonic() + seconds)
+            self.runs.deadline_added(time.monotonic() + seconds)
         return call
 
     def until(self, count: int) -> Awaited:
@@ -119,55 +127,55 @@ def test_a_thread_that_waits_reads_and_runs(bench: Bench) -> None:
     bench.send("one")
     bench.send("two")
 
-    assert bench.solo.wait(bench.until(2), soon())
+    assert bench.runs.wait(bench.until(2), soon())
     assert bench.seen == ["one", "two"]
     assert bench.flushes >= 1
-    assert bench.reader.holder is None
+    assert bench.runs.leader.thread is None
 
 
 def test_a_wait_that_is_over_has_looked_once(bench: Bench) -> None:
-    assert not bench.solo.wait(bench.until(1), time.monotonic())
+    assert not bench.runs.wait(bench.until(1), time.monotonic())
     bench.send("one")
 
-    assert bench.solo.wait(bench.until(1), time.monotonic())
+    assert bench.runs.wait(bench.until(1), time.monotonic())
 
 
 def test_a_tick_reads_without_waiting(bench: Bench) -> None:
-    assert not bench.solo.tick(time.monotonic())
+    assert not bench.runs.tick(time.monotonic())
     bench.send("one")
 
-    assert bench.solo.tick(time.monotonic())
+    assert bench.runs.tick(time.monotonic())
     assert bench.seen == ["one"]
 
 
 def test_a_tick_does_not_wait_when_there_is_work(bench: Bench) -> None:
-    bench.solo.submit(Job(lambda: bench.seen.append("work")))
+    bench.runs.submit(Job(lambda: bench.seen.append("work")))
 
-    assert bench.solo.tick(soon(60))
+    assert bench.runs.tick(soon(60))
     assert bench.seen == ["work"]
 
 
 def test_looking_reads_and_runs_nothing(bench: Bench) -> None:
     bench.send("one")
-    bench.solo.look()
+    bench.runs.look()
 
     assert bench.seen == []
-    assert bench.solo.waiting_jobs() == 1
-    assert bench.reader.holder is None
+    assert bench.runs.waiting_tasks() == 1
+    assert bench.runs.leader.thread is None
 
 
 def test_deadlines_pass_while_a_thread_waits(bench: Bench) -> None:
     late = bench.ask(0.02)
     bench.ask(60)
 
-    assert bench.solo.wait(Awaited(lambda: bench.expired == [late]), soon())
+    assert bench.runs.wait(Awaited(lambda: bench.expired == [late]), soon())
 
 
 def test_a_nearer_deadline_wakes_the_thread_that_reads(bench: Bench) -> None:
     bench.ask(60)
     started = threading.Event()
     awaited = Awaited(lambda: started.set() or bool(bench.expired))  # type: ignore[func-returns-value]
-    thread = threading.Thread(target=bench.solo.wait, args=(awaited, soon(20)))
+    thread = threading.Thread(target=bench.runs.wait, args=(awaited, soon(20)))
     thread.start()
     assert started.wait(10)
     bench.ask(0.02)
@@ -179,25 +187,25 @@ def test_a_nearer_deadline_wakes_the_thread_that_reads(bench: Bench) -> None:
 
 def test_a_job_that_waits_runs_the_next_on_top_of_itself(bench: Bench) -> None:
     def outer() -> None:
-        assert bench.solo.runs_here()
-        assert bench.solo.wait(bench.until(1), soon())
-        assert (bench.solo.running, bench.solo.blocked_jobs) == (1, 0)
+        assert bench.runs.runs_here()
+        assert bench.runs.wait(bench.until(1), soon())
+        assert (bench.runs.running, bench.runs.blocked) == (1, 0)
         bench.seen.append("outer")
 
-    bench.solo.submit(Job(outer))
+    bench.runs.submit(Job(outer))
     bench.send("inner")
-    bench.solo.run_jobs()
+    bench.runs.run_tasks()
 
     assert bench.seen == ["inner", "outer"]
-    assert (bench.solo.running, bench.solo.blocked_jobs) == (0, 0)
-    assert not bench.solo.runs_here()
+    assert (bench.runs.running, bench.runs.blocked) == (0, 0)
+    assert not bench.runs.runs_here()
 
 
 def test_a_job_that_waits_has_reading_go_on(bench: Bench) -> None:
-    bench.reader.flow.pause_locked(Reason.NOTIFICATIONS)
+    bench.flow.pause_locked(Reason.NOTIFICATIONS)
     bench.send("one")
-    bench.solo.submit(Job(lambda: bench.solo.wait(bench.until(1), soon())))
-    bench.solo.run_jobs()
+    bench.runs.submit(Job(lambda: bench.runs.wait(bench.until(1), soon())))
+    bench.runs.run_tasks()
 
     assert bench.seen == ["one"]
 
@@ -209,9 +217,9 @@ def test_a_thread_in_a_job_lets_another_read(bench: Bench) -> None:
         inside.set()
         assert release.wait(20)
 
-    reader = threading.Thread(target=bench.solo.wait, args=(bench.until(1), soon(20)))
-    bench.solo.submit(Job(block))
-    blocked = threading.Thread(target=bench.solo.run_jobs)
+    reader = threading.Thread(target=bench.runs.wait, args=(bench.until(1), soon(20)))
+    bench.runs.submit(Job(block))
+    blocked = threading.Thread(target=bench.runs.run_tasks)
     blocked.start()
     assert inside.wait(10)
     reader.start()
@@ -219,16 +227,16 @@ def test_a_thread_in_a_job_lets_another_read(bench: Bench) -> None:
     reader.join(10)
     try:
         assert bench.seen == ["one"]
-        assert not bench.solo.wait_until_quiet(time.monotonic() + 0.01)
+        assert not bench.runs.wait_until_quiet(time.monotonic() + 0.01)
     finally:
         release.set()
         blocked.join(10)
-    assert bench.solo.wait_until_quiet(soon())
+    assert bench.runs.wait_until_quiet(soon())
 
 
 def test_two_threads_that_wait_for_different_things_both_get_theirs(bench: Bench) -> None:
     threads = [
-        threading.Thread(target=bench.solo.wait, args=(bench.until(count), soon(20)))
+        threading.Thread(target=bench.runs.wait, args=(bench.until(count), soon(20)))
         for count in (1, 2, 3, 3)
     ]
     for thread in threads:
@@ -250,39 +258,39 @@ def test_futures_that_were_dropped_are_cancelled(bench: Bench) -> None:
             self.cancelled = True
 
     future = Future()
-    bench.solo.drop(future)
-    bench.solo.run_jobs()
+    bench.runs.drop(future)
+    bench.runs.run_tasks()
 
     assert future.cancelled
 
 
 def test_an_interrupted_job_interrupts_the_thread_that_waits(bench: Bench) -> None:
     def interrupted() -> None:
-        bench.solo.interrupted = True
+        bench.runs.interrupted = True
 
-    bench.solo.submit(Job(interrupted))
-    bench.solo.submit(Job(lambda: bench.seen.append("next")))
+    bench.runs.submit(Job(interrupted))
+    bench.runs.submit(Job(lambda: bench.seen.append("next")))
     with pytest.raises(KeyboardInterrupt):
-        bench.solo.wait(bench.until(1), soon())
-    assert not bench.solo.runs_here()
+        bench.runs.wait(bench.until(1), soon())
+    assert not bench.runs.runs_here()
 
-    assert bench.solo.wait(bench.until(1), soon())
+    assert bench.runs.wait(bench.until(1), soon())
 
 
 def test_jobs_that_wait_can_be_dropped(bench: Bench) -> None:
     job = Job(lambda: None)
-    bench.solo.submit(job)
+    bench.runs.submit(job)
 
-    assert bench.solo.drop_jobs() == [job]
-    assert bench.solo.waiting_jobs() == 0
+    assert bench.runs.drop_tasks() == [job]
+    assert bench.runs.waiting_tasks() == 0
 
 
 def reads(bench: Bench, count: int) -> threading.Thread:
     """Return a thread that reads until so many messages have been seen."""
-    thread = threading.Thread(target=bench.solo.wait, args=(bench.until(count), soon()))
+    thread = threading.Thread(target=bench.runs.wait, args=(bench.until(count), soon()))
     thread.start()
     end = soon()
-    while bench.reader.holder != thread.ident:
+    while bench.runs.leader.thread != thread.ident:
         assert time.monotonic() < end
         time.sleep(0.001)
     return thread
@@ -291,19 +299,56 @@ def reads(bench: Bench, count: int) -> threading.Thread:
 def test_a_job_wakes_the_thread_that_reads(bench: Bench) -> None:
     thread = reads(bench, 1)
 
-    bench.solo.submit(Job(lambda: bench.seen.append(f"job on {threading.get_ident()}")))
+    bench.runs.submit(Job(lambda: bench.seen.append(f"job on {threading.get_ident()}")))
 
     thread.join(10)
     assert not thread.is_alive()
     assert bench.seen == [f"job on {thread.ident}"]
 
 
-def test_looking_leaves_the_role_to_the_thread_that_reads(bench: Bench) -> None:
+def test_looking_leaves_leadership_to_the_thread_that_leads(bench: Bench) -> None:
     thread = reads(bench, 1)
 
-    bench.solo.look()
+    bench.runs.look()
 
-    assert bench.reader.holder == thread.ident
+    assert bench.runs.leader.thread == thread.ident
     bench.send("one")
     thread.join(10)
     assert bench.seen == ["one"]
+
+
+class Interrupted(BaseException):
+    """What Ctrl-C does to a thread."""
+
+
+def test_a_follower_that_is_woken_and_does_not_lead_wakes_another(
+    bench: Bench, eventually: Callable[..., None]
+) -> None:
+    followers = bench.runs.leader.followers
+    armed = threading.Event()
+
+    def interrupt() -> bool:
+        if armed.is_set() and threading.current_thread() is second:
+            raise Interrupted
+        return False
+
+    def wait_and_be_interrupted() -> None:
+        with pytest.raises(Interrupted):
+            bench.runs.wait(Awaited(interrupt), soon(20))
+
+    first = reads(bench, 1)
+    second = threading.Thread(target=wait_and_be_interrupted)
+    third = threading.Thread(target=bench.runs.wait, args=(bench.until(2), soon(20)))
+    second.start()
+    eventually(lambda: len(followers) == 1)
+    third.start()
+    eventually(lambda: len(followers) == 2)
+    armed.set()
+    bench.send("one")
+    first.join(10)
+    second.join(10)
+    eventually(lambda: bench.runs.leader.thread == third.ident)
+    bench.send("two")
+    third.join(10)
+    assert not any(thread.is_alive() for thread in (first, second, third))
+    assert bench.seen == ["one", "two"]

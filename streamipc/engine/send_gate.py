@@ -1,4 +1,4 @@
-"""Handlers go first: other threads' notifications wait while very many wait here.
+"""The gate for what is notified: handlers go first, others wait while very many wait here.
 
 Two sides may flood each other with notifications whose handlers notify back. A handler that
 waits for room has its side read on meanwhile, and what is read must be kept, up to
@@ -14,8 +14,8 @@ wait for that handler, and for the next such one less long. But slow handlers lo
 ones. So from three quarters of the bound on, one a second goes on without a burst and no more,
 which is less than any handlers handle that both sides are flooded with.
 
-Invariant: whoever waits here has a bell hung, with the lock held, while it is crowded; and who
-ends the crowding, or a burst, rings with the lock held.
+Invariant: whoever waits here is among the waiters, with the lock held, while it is closed; and who
+opens it, or ends a burst, notifies them with the lock held.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..handlers import current, has_returned
-from .bells import Bells
-from .staff import working_member
+from .pool_thread import current_pool_thread
+from .waiters import Waiters
 
 if TYPE_CHECKING:
-    from .incoming import IncomingRequest as Served
+    from .incoming import IncomingRequest as IncomingRequest
 
-__all__ = ["Precedence"]
+__all__ = ["SendGate"]
 
 _LONGEST = 1.0
 """Seconds that a notification waits at the most; where so many wait, that the first one does."""
@@ -45,7 +45,7 @@ _LEAST_NO_PROGRESS = 0.01
 _NOBODY = object()
 
 
-class Precedence:
+class SendGate:
     """Says who may send a notification now.
 
     Args:
@@ -53,20 +53,20 @@ class Precedence:
         most: notifications that may wait at the most.
 
     Attributes:
-        crowded_at: how many wait from which on their handlers go first, until half of them are
+        closes_at: how many wait from which on their handlers go first, until half of them are
             handled.
         strict_at: how many wait from which on that is so however long a burst takes.
-        crowded: the handlers go first.
+        closed: the handlers go first.
         handled: the notification that is being handled.
     """
 
     def __init__(self, lock: threading.Lock, most: int) -> None:
-        self.crowded_at = most // 2
+        self.closes_at = most // 2
         self.strict_at = most * 3 // 4
-        self.crowded = False
-        self.handled: Served | None = None
+        self.closed = False
+        self.handled: IncomingRequest | None = None
         self._lock = lock
-        self._bells = Bells(lock)
+        self._waiters = Waiters(lock)
         self._over = False
         self._stuck: object = _NOBODY  # whose handler was found to make no progress
         self._patience = _NO_PROGRESS
@@ -75,31 +75,31 @@ class Precedence:
 
     def arrived_locked(self, waiting: int) -> None:
         """So many notifications wait for their handlers, with one that has just come."""
-        if waiting >= self.crowded_at and not self._over:
-            self.crowded = True
+        if waiting >= self.closes_at and not self._over:
+            self.closed = True
             self._strict = waiting >= self.strict_at
 
     def burst_handled_locked(self, waiting: int) -> None:
         """Some were handled, and so many still wait."""
         self.handled = None
-        if not self.crowded:
+        if not self.closed:
             return
         self._stuck = _NOBODY
         self._patience = _NO_PROGRESS
         self._strict = waiting >= self.strict_at
-        if waiting * 2 <= self.crowded_at:
-            self.crowded = False
-            self._bells.ring()
+        if waiting * 2 <= self.closes_at:
+            self.closed = False
+            self._waiters.notify_all()
         else:
-            self._bells.ring_one()
+            self._waiters.notify()
 
     def end_locked(self) -> None:
         """The session takes nothing more to be sent: nobody waits."""
         self._over = True
-        self.crowded = False
-        self._bells.ring()
+        self.closed = False
+        self._waiters.notify_all()
 
-    def give_way(self, deadline: float | None = None) -> bool:
+    def wait(self, deadline: float | None = None) -> bool:
         """Wait for a turn, unless it is a handler or a callback that asks.
 
         Args:
@@ -109,44 +109,44 @@ class Precedence:
             ``False`` if the deadline came first.
         """
         handling = current.get()
-        if working_member() is not None or not (handling is None or has_returned(handling)):
+        if current_pool_thread() is not None or not (handling is None or has_returned(handling)):
             return True
         end = time.monotonic() + _LONGEST
         with self._lock:
-            if not self.crowded or (self._stuck is self.handled and not self._strict):
+            if not self.closed or (self._stuck is self.handled and not self._strict):
                 return True
-            bell = self._bells.hang()
+            waiter = self._waiters.add()
             handled = self.handled
         try:
-            while not bell.acquire(timeout=self._wait_until(deadline)):
+            while not waiter.acquire(timeout=self._wait_until(deadline)):
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
                 with self._lock:
-                    if self._may_go_on(bell, handled, end):
+                    if self._may_go_on(waiter, handled, end):
                         return True
                     handled = self.handled
             return True
         finally:
             with self._lock:
-                self._bells.take_down(bell)
+                self._waiters.remove(waiter)
 
     def _wait_until(self, deadline: float | None) -> float:
-        """Return for how many seconds to wait for the bell, before looking around."""
+        """Return for how many seconds to sleep before looking around."""
         if deadline is None:
             return self._patience
         return max(0.0, min(self._patience, deadline - time.monotonic()))
 
-    def _may_go_on(self, bell: Any, handled: Served | None, end: float) -> bool:
-        """Tell whether who hung the bell need not wait for it any more.
+    def _may_go_on(self, waiter: Any, handled: IncomingRequest | None, end: float) -> bool:
+        """Tell whether who waits need not do so any more.
 
         Args:
-            bell: which has not been rung.
+            waiter: which has not been woken.
             handled: what was handled some time ago.
             end: when it has waited for long.
         """
         now = time.monotonic()
         if self._strict:
-            if self._bells.hung[:1] != [bell] or now < max(end, self._next):
+            if self._waiters.sleeping[:1] != [waiter] or now < max(end, self._next):
                 return False
             self._next = now + _LONGEST
             return True

@@ -2,7 +2,7 @@
 
 An interrupt, such as Ctrl-C, can have ``threading.Condition.wait()`` end without the lock, as
 it is taken back. The block around it releases the lock all the same, which is another
-thread's by then. So here a thread waits outside of the lock, for a bell of its own.
+thread's by then. So here a thread waits outside of the lock, on a lock of its own: a waiter.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from .._signals import interrupt_in
 
-__all__ = ["Bells", "wake"]
+__all__ = ["Waiters", "wake"]
 
 
 def wake(lock: Any) -> None:
@@ -27,19 +27,19 @@ def wake(lock: Any) -> None:
             raise
 
 
-class Bells:
+class Waiters:
     """What a ``threading.Condition`` is for; all but :meth:`wait_for` with the lock held.
 
     Args:
-        lock: guards what is waited for, and the bells.
+        lock: guards what is waited for, and the waiters.
 
     Attributes:
-        hung: those that have not been rung.
+        sleeping: those that have not been woken.
     """
 
     def __init__(self, lock: Any) -> None:
         self._lock = lock
-        self.hung: list[Any] = []
+        self.sleeping: list[Any] = []
 
     def wait_for(self, ready: Callable[[], object], end: float | None) -> bool:
         """Wait until ``ready()``, which is called with the lock held, or ``end``.
@@ -47,38 +47,38 @@ class Bells:
         Returns:
             ``False`` if the time was over first.
         """
-        bell = None
+        waiter = None
         while True:
             with self._lock:
-                self.take_down(bell)
+                self.remove(waiter)
                 if ready():
                     return True
                 left = -1.0 if end is None else end - time.monotonic()
                 if end is not None and left <= 0:
                     return False
-                bell = self.hang()
-            bell.acquire(timeout=left)
+                waiter = self.add()
+            waiter.acquire(timeout=left)
 
-    def hang(self) -> Any:
-        """Return a lock; once our lock is left, taking it is waiting to be rung."""
-        bell = threading.Lock()
-        bell.acquire()
-        self.hung.append(bell)
-        return bell
+    def add(self) -> Any:
+        """Return a lock; once our lock is left, taking it is waiting to be woken."""
+        waiter = threading.Lock()
+        waiter.acquire()
+        self.sleeping.append(waiter)
+        return waiter
 
-    def take_down(self, bell: Any) -> None:
-        """Forget a bell whose owner waits no more, or ``None``."""
-        if bell in self.hung:
-            self.hung.remove(bell)
+    def remove(self, waiter: Any) -> None:
+        """Forget one whose owner waits no more, or ``None``."""
+        if waiter in self.sleeping:
+            self.sleeping.remove(waiter)
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         """Wake all; each is forgotten behind its waking, as an interrupt may come between."""
-        while self.hung:
-            wake(self.hung[-1])
-            self.hung.pop()
+        while self.sleeping:
+            wake(self.sleeping[-1])
+            self.sleeping.pop()
 
-    def ring_one(self) -> None:
+    def notify(self) -> None:
         """Wake the one that has waited for longest."""
-        if self.hung:
-            wake(self.hung[0])
-            del self.hung[0]
+        if self.sleeping:
+            wake(self.sleeping[0])
+            del self.sleeping[0]

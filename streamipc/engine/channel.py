@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
 from ..handlers import current
-from .polling import POLLIN, POLLOUT, Wakeup, make_poller, milliseconds
-from .staff import working_member
+from .poller import POLLIN, POLLOUT, Wakeup, make_poller, milliseconds
+from .pool_thread import current_pool_thread
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
 
-__all__ = ["PolledOutlet"]
+__all__ = ["Channel"]
 
 _LOOK = 0.05
 """Seconds after which one who can't be woken looks around."""
@@ -66,19 +66,25 @@ def _is_handlers() -> bool:
     """Tell whether the calling thread runs a handler, or sends what one has returned."""
     if current.get() is not None:
         return True
-    member = working_member()
-    return member is not None and member.job is not None and member.job.is_handler
+    thread = current_pool_thread()
+    return thread is not None and thread.task is not None and thread.task.is_handler
 
 
-class PolledOutlet:
+class Channel:
     """The descriptor to write to, which is polled: a write never blocks by itself.
 
     Args:
         endpoint: with ``write_fd`` and ``write_some``.
         on_wait: called by a handler that is going to wait.
+        waits: waits in our place, with :meth:`poll`, where the one who waits must also read.
     """
 
-    def __init__(self, endpoint: Any, on_wait: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        endpoint: Any,
+        on_wait: Callable[[], None],
+        waits: Callable[[float | None], bool] | None = None,
+    ) -> None:
         self.write_some: Callable[[Sequence[Buffer]], int] = endpoint.write_some
         self.log: list[int] = endpoint.written  # what the last write took
         self._endpoint = endpoint
@@ -87,8 +93,7 @@ class PolledOutlet:
         self._aborted = False
         self.waiting = 0  # threads that wait for room
         self._waits = _Waits(on_wait)
-        self.waits: Callable[[float | None], bool] | None = None
-        """Waits in our place, with :meth:`poll`, where the one who waits must also read."""
+        self._waits_for_room = waits
 
     def wait_for_room(self, timeout: float | None) -> bool:
         """Wait until there is room; return ``False`` when the time was over first.
@@ -100,8 +105,8 @@ class PolledOutlet:
             self.waiting += 1
         try:
             with self.handler_waits():
-                if self.waits is not None:
-                    return self.waits(timeout)
+                if self._waits_for_room is not None:
+                    return self._waits_for_room(timeout)
                 return self.poll(timeout)[0]
         finally:
             with self._lock:
@@ -114,7 +119,8 @@ class PolledOutlet:
 
     def handler_waits(self) -> AbstractContextManager[None]:
         """Return what to enter while waiting; without threads everyone counts as a handler."""
-        return self._waits if self.waits is not None or _is_handlers() else _NO_HANDLER
+        everyone = self._waits_for_room is not None
+        return self._waits if everyone or _is_handlers() else _NO_HANDLER
 
     def poll(self, timeout: float | None, read_fd: int = -1) -> tuple[bool, bool]:
         """Wait for room, or input; return whether there is room, and whether input.

@@ -1,4 +1,4 @@
-"""The members of a crew: who takes whose place, and what becomes of jobs when nobody is left."""
+"""The members of a pool: who takes whose place, and what becomes of jobs when nobody is left."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from handover import (
     Held,
     Hold,
     Quick,
-    send_watcher_to_sleep,
-    watcher_sleeps,
+    io_thread_sleeps,
+    send_io_thread_to_sleep,
 )
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, RequestContext, SessionClosedError
-from streamipc.engine import crew as crew_module
+from streamipc.engine import thread_pool
 from streamipc.engine.tasks import CallbacksTask, CallTask
 from streamipc.transports import pipe
 from streamipc.transports.pipe import FdTransport
@@ -33,7 +33,7 @@ Sides = tuple[Any, Any, Held]
 
 @pytest.fixture
 def sides(connected: Callable[..., tuple[Any, Any]]) -> Iterator[Sides]:
-    """Two sessions, of which the right one's crew is looked at."""
+    """Two sessions, of which the right one's pool is looked at."""
     left, right = connected()
     held = Held(left, right)
     left.start()
@@ -49,7 +49,7 @@ def fail(*_: object) -> Any:
     raise Bug("a bug")
 
 
-# A member fails.
+# A thread fails.
 
 
 def in_the_midst_of_a_read(engine: Any) -> None:
@@ -57,11 +57,11 @@ def in_the_midst_of_a_read(engine: Any) -> None:
 
 
 def between_two_jobs(engine: Any) -> None:
-    engine.crew._flush_some = fail
+    engine.pool.io_thread._flush_some = fail
 
 
 @pytest.mark.parametrize("where", [in_the_midst_of_a_read, between_two_jobs])
-def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
+def test_an_io_thread_that_fails_ends_the_session_with_what_it_failed_of(
     sides: Sides, eventually: Eventually, where: Callable[[Any], None]
 ) -> None:
     left, right, held = sides
@@ -76,57 +76,57 @@ def test_a_watcher_that_fails_ends_the_session_with_what_it_failed_of(
         left.notify(Note())
         left.request(Quick())
 
-    # A caller that waits for the reply now might read in the watcher's place.
+    # A caller that waits for the reply now might read in the I/O thread's place.
     assert right._engine.shutdown.closed.wait(LONG)
     with pytest.raises(SessionClosedError, match=r"to .*Hold; the session failed \(Bug: a bug"):
         pending.result(LONG)
-    assert {str(error) for error in said} == {"a bug"}  # each member that tried
-    # The end waits a second for the members: one that is stopped for longer is gone later.
-    eventually(lambda: not right._engine.crew._members)
-    assert right._engine.reader.holder is None
+    assert {str(error) for error in said} == {"a bug"}  # each thread that tried
+    # The end waits a second for the threads: one that is stopped for longer is gone later.
+    eventually(lambda: not right._engine.pool._threads)
+    assert right._engine.leader.thread is None
 
 
 @pytest.mark.parametrize("standby", ["stands by", "is on its way"])
-def test_the_standby_takes_the_place_of_a_watcher_that_fails(
+def test_the_standby_takes_the_place_of_an_io_thread_that_fails(
     sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch, standby: str
 ) -> None:
     left, right, held = sides
-    crew = right._engine.crew
+    pool = right._engine.pool
     failed, told = threading.Event(), threading.Event()
     arrived = threading.Event()
-    take_seat = crew_module.take_seat
+    add_current = thread_pool.add_current
 
     @right.on_exception
     def tell(error: Bug) -> None:
         failed.set()
         assert told.wait(LONG)
 
-    def take_seat_later(member: Any) -> None:
-        take_seat(member)
-        if member.crew is crew and len(crew._members) == 2:
+    def add_current_later(thread: Any) -> None:
+        add_current(thread)
+        if thread.pool is pool and len(pool._threads) == 2:
             assert standby == "stands by" or failed.wait(LONG)
             arrived.set()
 
-    monkeypatch.setattr(crew_module, "take_seat", take_seat_later)
+    monkeypatch.setattr(thread_pool, "add_current", add_current_later)
     right.start()
-    eventually(lambda: crew._watcher is not None)
-    flush = crew._flush_some
-    failing: list[threading.Thread] = []  # the first watcher, or who took it for stuck
+    eventually(lambda: pool.io_thread.thread is not None)
+    flush = pool.io_thread._flush_some
+    failing: list[threading.Thread] = []  # the first I/O thread, or who took it for stuck
 
     def fail_once() -> None:
-        crew._flush_some = flush
+        pool.io_thread._flush_some = flush
         failing.append(threading.current_thread())
         if standby == "stands by":
-            eventually(lambda: crew._standby is not None and crew._standby.sleeps_until is not None)
+            eventually(lambda: pool.io_thread.standby is not None)
             assert arrived.wait(LONG)
         fail()
 
-    crew._flush_some = fail_once
+    pool.io_thread._flush_some = fail_once
     asked = left.request(Quick())
     assert failed.wait(LONG)
-    eventually(lambda: getattr(crew._watcher, "thread", None) not in (None, *failing))
-    with crew._lock:  # under which the one becomes the other, in two steps
-        assert crew._standby is not crew._watcher
+    eventually(lambda: getattr(pool.io_thread.thread, "thread", None) not in (None, *failing))
+    with pool._lock:  # under which the one becomes the other, in two steps
+        assert pool.io_thread.standby is not pool.io_thread.thread
 
     # Everything goes on under the new one, which has a standby of its own.
     blocks = left.request(Hold("blocks"))
@@ -139,14 +139,13 @@ def test_the_standby_takes_the_place_of_a_watcher_that_fails(
     assert asked.done()
 
 
-def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
+def test_a_standby_that_sleeps_is_put_in_the_place_of_an_io_thread_that_fails(
     sides: Sides, eventually: Eventually
 ) -> None:
     left, right, _ = sides
-    crew, reader = right._engine.crew, right._engine.reader
+    pool, reader = right._engine.pool, right._engine.reader
     failed, told = threading.Event(), threading.Event()
     places: list[Any] = []
-    crew._standby_sleep = lambda me, ticks: -1  # as when it was quiet for long
     take_ended = reader.take_ended
 
     @right.on_exception
@@ -156,8 +155,8 @@ def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
 
     def fail_once() -> None:
         reader.take_ended = take_ended
-        eventually(lambda: crew._standby is not None)
-        places.extend((crew._watcher, crew._standby))
+        eventually(lambda: pool.io_thread.standby is not None)
+        places.extend((pool.io_thread.thread, pool.io_thread.standby))
         fail()
 
     right.start()
@@ -167,56 +166,56 @@ def test_a_standby_that_sleeps_is_put_in_the_place_of_a_watcher_that_fails(
 
     assert failed.wait(LONG)
     first, standby = places
-    eventually(lambda: crew._watcher is standby)
-    assert first not in crew._members
+    eventually(lambda: pool.io_thread.thread is standby)
+    assert first not in pool._threads
     assert asked.result(LONG) == "read by the first"
     told.set()
     assert right._engine.shutdown.closed.wait(LONG)
 
 
-# A member is stuck.
+# A thread is stuck.
 
 
 def test_what_waits_behind_a_callback_that_got_stuck_is_run_by_others(sides: Sides) -> None:
     _, right, _ = sides
     right.start()
-    crew, report = right._engine.crew, right._engine.errors.report
+    pool, report = right._engine.pool, right._engine.errors.report
     of_its_kind, of_another_kind, done = (threading.Event() for _ in range(3))
     future: Any = make_future(None, 1, Quick())  # type: ignore[arg-type]
     future.add_done_callback(lambda _: of_another_kind.set())
     future._call.settle("reply", None)
 
     def wait_for_both() -> None:
-        crew.submit(CallbacksTask(future, report))
-        crew.submit(CallTask(of_its_kind.set, report))
+        pool.submit(CallbacksTask(future, report))
+        pool.submit(CallTask(of_its_kind.set, report))
         assert of_its_kind.wait(LONG)
         assert of_another_kind.wait(LONG)
         done.set()
 
-    crew.submit(CallTask(wait_for_both, report))
+    pool.submit(CallTask(wait_for_both, report))
 
     assert done.wait(2 * LONG)
 
 
-# A member is idle.
+# A thread is idle.
 
 
 def test_a_thread_that_nobody_needs_ends_and_another_is_had_when_one_is_needed(
     sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right, held = sides
-    monkeypatch.setattr(crew_module, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(thread_pool, "IDLE_SECONDS", 0.05)
     right.start()
-    crew = right._engine.crew
+    pool = right._engine.pool
     names = [str(number) for number in range(4)]
     for _ in range(2):
         futures = [left.request(Hold(name)) for name in names]
         for name in names:
             held.wait_until_entered(name)
-        assert len(crew._members) >= len(names)
+        assert len(pool._threads) >= len(names)
         held.release(*names)
         assert [future.result(LONG) for future in futures] == [f"reply to {n}" for n in names]
-        eventually(lambda: len(crew._members) <= 2)  # the watcher and its standby
+        eventually(lambda: len(pool._threads) <= 2)  # the I/O thread and its standby
         held._released.clear()
         held._entered.clear()
 
@@ -224,8 +223,8 @@ def test_a_thread_that_nobody_needs_ends_and_another_is_had_when_one_is_needed(
 # Nobody is left.
 
 
-@pytest.mark.parametrize("how", ["submit", "submit_and_wake", "submit_writing"])
-def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
+@pytest.mark.parametrize("how", ["submit", "submit_offloaded", "submit_writing"])
+def test_a_job_that_comes_when_the_pool_is_gone_runs_where_it_comes_from(
     sides: Sides, how: str
 ) -> None:
     _, right, _ = sides
@@ -233,7 +232,7 @@ def test_a_job_that_comes_when_the_crew_is_gone_runs_where_it_comes_from(
     right.close()
     ran: list[int] = []
 
-    getattr(right._engine.crew, how)(
+    getattr(right._engine.pool, how)(
         CallTask(lambda: ran.append(threading.get_ident()), right._engine.errors.report)
     )
 
@@ -251,8 +250,8 @@ def test_handlers_that_return_while_the_end_looks_for_those_that_do_not_disturb_
     for name in names:
         left.request(Hold(name))
         held.wait_until_entered(name)
-    with right._engine.crew._lock:  # another member may be on its way
-        threads = [member.thread for member in right._engine.crew._members]
+    with right._engine.pool._lock:  # another thread may be on its way
+        threads = [one.thread for one in right._engine.pool._threads]
     is_alive = threading.Thread.is_alive
 
     def is_alive_until_then(thread: threading.Thread) -> bool:
@@ -282,20 +281,20 @@ def no_thread_for(
     beyond: int = 0,
     error: Exception = NO_THREAD,
 ) -> None:
-    """From now on, no further thread can be had for the session's crew, if it has so many."""
+    """From now on, no further thread can be had for the session's pool, if it has so many."""
     start = threading.Thread.start
-    crew = session._engine.crew
+    pool = session._engine.pool
 
-    def start_if_not_of_the_crew(thread: Any) -> None:
-        if thread.name == crew._name and len(crew._members) > beyond:
+    def start_if_not_of_the_pool(thread: Any) -> None:
+        if thread.name == pool._name and len(pool._threads) > beyond:
             raise error
         start(thread)
 
-    monkeypatch.setattr(threading.Thread, "start", start_if_not_of_the_crew)
+    monkeypatch.setattr(threading.Thread, "start", start_if_not_of_the_pool)
 
 
 @pytest.mark.parametrize("error", [NO_THREAD, MemoryError()])
-def test_without_threads_the_watcher_passes_items_on(
+def test_without_threads_the_io_thread_passes_items_on(
     sides: Sides, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     left, right, _ = sides
@@ -312,7 +311,7 @@ def test_without_threads_the_watcher_passes_items_on(
     assert items == list(range(40))
 
 
-def test_without_threads_a_watcher_that_sleeps_is_woken_for_what_it_must_run_itself(
+def test_without_threads_an_io_thread_that_sleeps_is_woken_for_what_it_must_run_itself(
     sides: Sides, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, right, held = sides
@@ -328,8 +327,8 @@ def test_without_threads_a_watcher_that_sleeps_is_woken_for_what_it_must_run_its
 
     caller = Caller(right.request(Echo(), on_progress=items.append, timeout=None), timeout=None)
     held.wait_until_entered("the first item")
-    eventually(lambda: right._engine.reader.holder == caller.thread.ident)
-    send_watcher_to_sleep(right, eventually)
+    eventually(lambda: right._engine.leader.thread == caller.thread.ident)
+    send_io_thread_to_sleep(right, eventually)
     held.release("the first item")
 
     assert caller.returned() == "done"
@@ -342,16 +341,16 @@ def test_what_waits_for_a_thread_is_run_when_the_next_one_that_can_be_had_is_the
 ) -> None:
     _, right, _ = sides
     right.start()
-    crew = right._engine.crew
-    eventually(lambda: watcher_sleeps(right, polling=True))
+    pool = right._engine.pool
+    eventually(lambda: io_thread_sleeps(right))
     all_run = threading.Barrier(count + 1)  # each has a thread of its own
-    with crew._lock:
+    with pool._lock:
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(count):
                 job = CallTask(lambda: all_run.wait(LONG), right._engine.errors.report)
-                crew._give_to_worker(job)
-        assert crew._standby is None
+                pool.offload(job)
+        assert pool.io_thread.standby is None
 
     all_run.wait(LONG)
 
@@ -361,14 +360,14 @@ def test_who_can_have_one_more_thread_and_no_second_runs_the_rest_itself(
 ) -> None:
     _, right, _ = sides
     right.start()
-    crew = right._engine.crew
-    eventually(lambda: watcher_sleeps(right, polling=True))
+    pool = right._engine.pool
+    eventually(lambda: io_thread_sleeps(right))
     done = threading.Semaphore(0)
-    with crew._lock:
+    with pool._lock:
         with monkeypatch.context() as patch:
             no_thread_for(right, patch)
             for _ in range(3):
-                crew._give_to_worker(CallTask(done.release, right._engine.errors.report))
+                pool.offload(CallTask(done.release, right._engine.errors.report))
         no_thread_for(right, monkeypatch, beyond=2)
 
     assert all(done.acquire(timeout=LONG) for _ in range(3))
@@ -388,24 +387,24 @@ def test_a_session_behind_a_pump_answers_with_the_only_thread_that_can_be_had(
     right.start()
 
     assert left.request(Echo("answered")).result(LONG) == "answered"
-    handler.is_slow = True  # for a worker, then, if there were one
+    handler.is_slow = True  # offloaded, then, if there were one
     assert left.request(Echo("answered too")).result(LONG) == "answered too"
-    assert len(right._engine.crew._members) == 1
+    assert len(right._engine.pool._threads) == 1
     left.close()
     assert right._engine.shutdown.closed.wait(LONG)
 
 
-def test_what_is_read_when_no_watcher_is_left_waits_for_the_end_of_the_session(
+def test_what_is_read_when_no_io_thread_is_left_waits_for_the_end_of_the_session(
     sides: Sides,
 ) -> None:
     _, right, _ = sides
     right.start()
     right.close()
-    crew = right._engine.crew
-    assert crew._watcher is None
+    pool = right._engine.pool
+    assert pool.io_thread.thread is None
     job = CallTask(fail, fail)
-    crew._quick.append(job)
+    pool.io_thread.inline.append(job)
 
-    crew._work_arrived()
+    pool.io_thread.work_arrived()
 
-    assert crew.drop_jobs() == [job]
+    assert pool.drop_tasks() == [job]

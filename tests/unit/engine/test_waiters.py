@@ -12,46 +12,46 @@ import pytest
 from shared_messages import Echo
 
 from streamipc import IpcPeer, IpcSession, SyncIpcSession
-from streamipc.engine.bells import Bells
+from streamipc.engine.waiters import Waiters
 
 Connected = Callable[..., tuple[IpcSession, IpcSession]]
 
 
-def test_a_ring_wakes_all_who_have_hung_a_bell_and_nobody_later() -> None:
-    bells = Bells(threading.Lock())
-    first, second = bells.hang(), bells.hang()
-    bells.ring()
-    third = bells.hang()
+def test_all_who_wait_are_woken_and_nobody_later() -> None:
+    waiters = Waiters(threading.Lock())
+    first, second = waiters.add(), waiters.add()
+    waiters.notify_all()
+    third = waiters.add()
 
     assert first.acquire(blocking=False)
     assert second.acquire(blocking=False)
     assert not third.acquire(blocking=False)
-    assert bells.hung == [third]
+    assert waiters.sleeping == [third]
 
 
-def test_the_bell_that_was_hung_first_is_rung_first() -> None:
-    bells = Bells(threading.Lock())
-    first, second = bells.hang(), bells.hang()
-    bells.ring_one()
+def test_who_has_waited_for_longest_is_woken_first() -> None:
+    waiters = Waiters(threading.Lock())
+    first, second = waiters.add(), waiters.add()
+    waiters.notify()
 
-    assert bells.hung == [second]
+    assert waiters.sleeping == [second]
     assert first.acquire(blocking=False)
     assert not second.acquire(blocking=False)
-    bells.ring_one()
-    bells.ring_one()
+    waiters.notify()
+    waiters.notify()
     assert second.acquire(blocking=False)
-    assert bells.hung == []
+    assert waiters.sleeping == []
 
 
-def test_a_bell_that_was_taken_down_is_not_rung() -> None:
-    bells = Bells(threading.Lock())
-    bell = bells.hang()
-    bells.take_down(bell)
-    bells.take_down(bell)
-    bells.take_down(None)
-    bells.ring()
+def test_one_that_was_removed_is_not_woken() -> None:
+    waiters = Waiters(threading.Lock())
+    waiter = waiters.add()
+    waiters.remove(waiter)
+    waiters.remove(waiter)
+    waiters.remove(None)
+    waiters.notify_all()
 
-    assert not bell.acquire(blocking=False)
+    assert not waiter.acquire(blocking=False)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signal")
@@ -77,10 +77,10 @@ def test_an_interrupt_of_who_waits_for_handlers_leaves_the_lock_to_its_owner(
     locked: list[bool] = []
 
     def interrupt_with_the_lock_held() -> None:
-        while not engine.crew._quiet.hung:
+        while not engine.pool._quiet.sleeping:
             time.sleep(0.001)
         with engine.lock:
-            engine.crew._quiet.ring()
+            engine.pool._quiet.notify_all()
             time.sleep(0.1)  # it wakes, and wants the lock
             signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.1)
@@ -89,7 +89,7 @@ def test_an_interrupt_of_who_waits_for_handlers_leaves_the_lock_to_its_owner(
     owner = threading.Thread(target=interrupt_with_the_lock_held)
     owner.start()
     with pytest.raises(KeyboardInterrupt):
-        engine.crew.wait_until_quiet(time.monotonic() + 20)
+        engine.pool.wait_until_quiet(time.monotonic() + 20)
     owner.join(20)
     assert locked == [True]
     go_on.set()

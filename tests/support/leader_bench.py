@@ -1,4 +1,4 @@
-"""A reader on a real pipe, threads that call it, and gates that stop them on their way."""
+"""A leader on a real pipe, threads that call it, and gates that stop them on their way."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 from streamipc import JsonMessageSerializer, LogMessage
 from streamipc.engine.calls import Call
 from streamipc.engine.flow import Flow
-from streamipc.engine.polling import Wakeup
-from streamipc.engine.reading import Reader
+from streamipc.engine.leader import Leader
+from streamipc.engine.poller import Wakeup
+from streamipc.engine.reader import Reader
 from streamipc.futures import ResponseFuture
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification
 
-__all__ = ["Bench", "Caller", "Gate"]
+__all__ = ["LONG", "Bench", "Caller", "Gate"]
 
 LONG = 30.0
 """Seconds after which a test has failed rather than go on waiting."""
@@ -91,29 +92,31 @@ class Caller:
 
 
 class Bench:
-    """A reader on a pipe. The test plays the watcher, and counts how often it is woken."""
+    """A leader on a pipe. The test plays the I/O thread, and counts how often it has to lead."""
 
     def __init__(self) -> None:
         self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
         self.lock = threading.Lock()
+        self.flow = Flow(self.lock)
         self.wakeup = Wakeup()
         self.log: list[int] = []
         self.connection = Connection(JsonMessageSerializer(), 1 << 20)
         self.reader = Reader(
-            self.lock,
             self.connection,
             self._read_into,
             (self.read_fd,),
             self.wakeup,
-            0.0,
             (self.log,),
             self._apply,
             self._on_end,
-            Flow(self.lock),
+            self.flow,
         )
-        self.watcher_woken = threading.Semaphore(0)
-        self.reader.wake_watcher = self.watcher_woken.release
+        self.leader = Leader(
+            self.reader, self.flow, self.wakeup, 0.0, self, self.reader.poller.wait
+        )
+        self.taken_over = threading.Semaphore(0)
+        self.on_read: Callable[[], None] | None = None
         self.callers: dict[str, Caller] = {}
         self.on_dispatch: Callable[[], None] | None = None
         self.end: list[Exception | None] = []
@@ -121,7 +124,30 @@ class Bench:
     # The owner of the futures.
 
     def wait(self, awaited: Any, end: float | None) -> bool:
-        return self.reader.wait(awaited, end)
+        return self.leader.wait(awaited, end)
+
+    def failing(self) -> None: ...
+
+    # The successor.
+
+    def work_arrived(self) -> None:
+        if self.on_read is not None:
+            self.on_read()
+
+    def take_over(self) -> None:
+        if self.leader.followers:
+            self.leader.prefer(io_thread=True)
+        self.taken_over.release()
+
+    def take_over_and_read(self) -> None:
+        """Do what the I/O thread does then: lead, and read once."""
+        assert self.taken_over.acquire(timeout=LONG), "nobody has asked for it"
+        while self.leader.lead(self._read_when_ready) is None:
+            time.sleep(0.0002)
+
+    def _read_when_ready(self) -> bool:
+        self.reader.read(self.reader.poller.wait(LONG))
+        return True
 
     # What the test says.
 
@@ -131,14 +157,14 @@ class Bench:
         return caller
 
     def reads(self, name: str, timeout: float | None = None) -> Caller:
-        """Return a caller that sleeps as the holder of the role."""
+        """Return a caller that sleeps as the leader."""
         caller = self.caller(name, timeout)
         caller.thread.start()
-        self.until(lambda: self.is_held_by(caller) and len(caller.reply.wakers) == 1)
+        self.until(lambda: self.is_led_by(caller) and len(caller.reply.wakers) == 1)
         return caller
 
     def times_out_while_it_reads(self, name: str) -> tuple[Caller, Gate]:
-        """Return a caller whose time is over, and which has the role until its gate opens."""
+        """Return a caller whose time is over, and which leads until its gate opens."""
         for timeout in (0.05, 1.0, 10.0):
             caller, gate = self.caller(name, timeout), Gate()
             caller.reply.wakers.gate = gate
@@ -150,26 +176,22 @@ class Bench:
         raise AssertionError(f"{name} never came to read")
 
     def waits(self, name: str, timeout: float | None = None) -> Caller:
-        """Return a caller that sleeps while another reads."""
+        """Return a caller that sleeps while another leads."""
         caller = self.caller(name, timeout)
         caller.thread.start()
         self.until(lambda: self.is_listed(caller) and len(caller.reply.wakers) == 1)
         return caller
 
-    def is_held_by(self, caller: Caller) -> bool:
-        return self.reader.holder == caller.thread.ident
+    def is_led_by(self, caller: Caller) -> bool:
+        return self.leader.thread == caller.thread.ident
 
     def is_listed(self, caller: Caller) -> bool:
-        with self.lock:
-            return any(waiter.thread == caller.thread.ident for waiter in self.reader.waiting)
+        return any(one is caller.reply for one in self.leader.followers.copy().values())
 
     def answer(self, *names: str) -> None:
         """Write the replies, all of them at once."""
         frames = [self.connection.encode(Notification(LogMessage(name))) for name in names]
         os.write(self.write_fd, b"".join(part for frame in frames for part in frame))
-
-    def watcher_was_woken(self) -> bool:
-        return self.watcher_woken.acquire(timeout=LONG)
 
     def until(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + LONG
@@ -198,8 +220,7 @@ class Bench:
             caller.reply.settle(None, EOFError())
 
     def close(self) -> None:
-        with self.lock:
-            self.reader.draining = True
+        self.reader.drain_only()
         for caller in self.callers.values():
             caller.reply.settle(None, EOFError())
         self.wakeup.set()

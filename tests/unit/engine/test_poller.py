@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from streamipc.engine.polling import (
+from streamipc.engine.poller import (
     POLLIN,
     POLLOUT,
-    Inlet,
+    Poller,
     SelectPoller,
     SpinPolicy,
     Wakeup,
@@ -39,7 +39,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.usefixtures("way")
 def test_a_wakeup_ends_a_wait_and_can_be_cleared(wakeup: Wakeup) -> None:
-    inlet = Inlet((), wakeup.fileno())
+    inlet = Poller((), wakeup.fileno())
     assert inlet.wait(0) == []
     threading.Timer(0.01, wakeup.set).start()
     start = time.monotonic()
@@ -75,7 +75,7 @@ def test_a_closed_wakeup_touches_nobody_elses_descriptor(wakeup: Wakeup) -> None
 def test_input_is_found_and_a_forgotten_descriptor_is_not_polled() -> None:
     wakeup = Wakeup()
     (one, one_in), (two, two_in) = os.pipe(), os.pipe()
-    inlet = Inlet((one, two), wakeup.fileno())
+    inlet = Poller((one, two), wakeup.fileno())
     assert inlet.ready() == []
     os.write(one_in, b"x")
     os.write(two_in, b"x")
@@ -146,7 +146,7 @@ def test_at_least_one_cpu_is_usable() -> None:
 
 
 def test_setting_a_wakeup_never_blocks_however_often_nobody_looks(wakeup: Wakeup) -> None:
-    inlet = Inlet((), wakeup.fileno())
+    inlet = Poller((), wakeup.fileno())
     for _ in range(10_000):  # more than a pipe holds
         wakeup.set()
     assert inlet._wait.poll(0)
@@ -188,7 +188,7 @@ def test_select_is_not_asked_about_nothing() -> None:
 def test_a_descriptor_may_be_forgotten_twice() -> None:
     wakeup = Wakeup()
     read, write = os.pipe()
-    inlet = Inlet((read,), wakeup.fileno())
+    inlet = Poller((read,), wakeup.fileno())
     os.write(write, b"x")
 
     inlet.forget(read)

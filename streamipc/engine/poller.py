@@ -16,7 +16,7 @@ from .._forks import renew, steady
 __all__ = [
     "POLLIN",
     "POLLOUT",
-    "Inlet",
+    "Poller",
     "Ready",
     "SelectPoller",
     "SpinPolicy",
@@ -118,7 +118,7 @@ class SpinPolicy:
     have caught them, and the more of them are asked for the more often that went wrong:
     what spinning wastes stays a small part of the time, whatever the traffic.
 
-    One thread at a time uses a policy (it belongs to the reading role).
+    One thread at a time uses a policy: the leader.
 
     Args:
         seconds: how long one spin lasts at the most; 0: never spin.
@@ -169,10 +169,11 @@ Ready = list[tuple[int, int]]
 """Descriptors that can be read, each with its event mask, as ``poll`` returns them."""
 
 
-class Inlet:
-    """Polls the descriptors of one session for one role.
+class Poller:
+    """Polls the descriptors of one session.
 
-    A ``poll`` object can't be used by two threads at once, so each role has its own.
+    A ``poll`` object can't be used by two threads at once, so client leaders and the I/O thread
+    have one each.
 
     Args:
         fds: to read from.
@@ -186,6 +187,8 @@ class Inlet:
             self._now.register(fd, POLLIN)
             self._wait.register(fd, POLLIN)
         self._wait.register(wakeup, POLLIN)
+        self._woken = make_poller()
+        self._woken.register(wakeup, POLLIN)
         self._wakeup = wakeup
 
     def forget(self, fd: int) -> None:
@@ -210,6 +213,10 @@ class Inlet:
         if len(found) == 1 and found[0][0] != self._wakeup:
             return found
         return [one for one in found if one[0] != self._wakeup]
+
+    def wait_for_wakeup(self, timeout: float | None) -> None:
+        """Wait for the wake-up alone, for at most ``timeout`` seconds."""
+        self._woken.poll(milliseconds(timeout))
 
     def wait_with(self, others: Sequence[int], timeout: float | None) -> tuple[Ready, bool]:
         """As :meth:`wait`, but come back for input on other descriptors too.

@@ -13,28 +13,28 @@ import pytest
 from shared_messages import Echo, Note
 
 from streamipc import Limits, LogMessage, RequestContext
-from streamipc.engine import precedence
+from streamipc.engine import send_gate
 from streamipc.engine.flow import REACH
 from streamipc.engine.incoming import IncomingRequest
-from streamipc.engine.precedence import Precedence
+from streamipc.engine.send_gate import SendGate
 from streamipc.handlers import current
 from streamipc.protocol.envelopes import Notification
 
 LONG = 20
 
 MOST = REACH * Limits().waiting_notifications
-CROWDED_AT = MOST // 2
+CLOSES_AT = MOST // 2
 STRICT_AT = MOST * 3 // 4
 
 
 @pytest.fixture
-def crowd(monkeypatch: pytest.MonkeyPatch) -> Precedence:
-    """Return what is crowded, and takes nobody for stuck."""
-    monkeypatch.setattr(precedence, "_NO_PROGRESS", LONG)
-    monkeypatch.setattr(precedence, "_LONGEST", LONG)
-    crowd = Precedence(threading.Lock(), MOST)
-    crowd.arrived_locked(CROWDED_AT)
-    return crowd
+def gate(monkeypatch: pytest.MonkeyPatch) -> SendGate:
+    """Return what is closed, and takes nobody for stuck."""
+    monkeypatch.setattr(send_gate, "_NO_PROGRESS", LONG)
+    monkeypatch.setattr(send_gate, "_LONGEST", LONG)
+    gate = SendGate(threading.Lock(), MOST)
+    gate.arrived_locked(CLOSES_AT)
+    return gate
 
 
 def notification() -> IncomingRequest:
@@ -50,7 +50,7 @@ def handling(handled: Any) -> Iterator[None]:
         current.reset(token)
 
 
-class Watched(Precedence):
+class Watched(SendGate):
     """Shows another notification as the one that is handled each time that it is looked at."""
 
     def __init__(self, changes: int) -> None:
@@ -74,18 +74,18 @@ class Watched(Precedence):
 class Waiters:
     """Threads that give way, one after the other."""
 
-    def __init__(self, crowd: Precedence, eventually: Callable[..., None], count: int) -> None:
+    def __init__(self, gate: SendGate, eventually: Callable[..., None], count: int) -> None:
         self.gone: list[int] = []
         self._eventually = eventually
         self.threads = []
         for number in range(count):
-            thread = threading.Thread(target=self._give_way, args=(crowd, number))
+            thread = threading.Thread(target=self._wait, args=(gate, number))
             self.threads.append(thread)
             thread.start()
-            eventually(lambda bells=number + 1: len(crowd._bells.hung) == bells)
+            eventually(lambda sleeping=number + 1: len(gate._waiters.sleeping) == sleeping)
 
-    def _give_way(self, crowd: Precedence, number: int) -> None:
-        crowd.give_way()
+    def _wait(self, gate: SendGate, number: int) -> None:
+        gate.wait()
         self.gone.append(number)
 
     def wait_for(self, gone: list[int]) -> None:
@@ -98,99 +98,97 @@ class Waiters:
             assert not thread.is_alive()
 
 
-@pytest.mark.parametrize(("waiting", "crowded"), [(CROWDED_AT - 1, False), (CROWDED_AT, True)])
-def test_it_is_crowded_by_the_number_that_wait(waiting: int, crowded: bool) -> None:
-    crowd = Precedence(threading.Lock(), MOST)
-    crowd.arrived_locked(waiting)
-    crowd.arrived_locked(1)
-    assert crowd.crowded is crowded
+@pytest.mark.parametrize(("waiting", "closed"), [(CLOSES_AT - 1, False), (CLOSES_AT, True)])
+def test_it_is_closed_by_the_number_that_wait(waiting: int, closed: bool) -> None:
+    gate = SendGate(threading.Lock(), MOST)
+    gate.arrived_locked(waiting)
+    gate.arrived_locked(1)
+    assert gate.closed is closed
 
 
 @pytest.mark.parametrize(
-    ("waiting", "crowded"), [(CROWDED_AT // 2, False), (CROWDED_AT // 2 + 1, True)]
+    ("waiting", "closed"), [(CLOSES_AT // 2, False), (CLOSES_AT // 2 + 1, True)]
 )
-def test_it_is_crowded_until_half_of_them_are_handled(
-    crowd: Precedence, waiting: int, crowded: bool
+def test_it_is_closed_until_half_of_them_are_handled(
+    gate: SendGate, waiting: int, closed: bool
 ) -> None:
-    crowd.burst_handled_locked(waiting)
-    assert crowd.crowded is crowded
+    gate.burst_handled_locked(waiting)
+    assert gate.closed is closed
 
 
-def test_nobody_gives_way_unless_it_is_crowded() -> None:
-    crowd = Precedence(threading.Lock(), MOST)
-    crowd.give_way()
-    crowd.handled = notification()
-    crowd.burst_handled_locked(CROWDED_AT)
-    assert not crowd.crowded
-    assert crowd.handled is None
+def test_nobody_gives_way_unless_it_is_closed() -> None:
+    gate = SendGate(threading.Lock(), MOST)
+    gate.wait()
+    gate.handled = notification()
+    gate.burst_handled_locked(CLOSES_AT)
+    assert not gate.closed
+    assert gate.handled is None
 
 
 def test_one_goes_on_for_each_burst_that_is_handled_and_first_who_came_first(
     eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they look, in between, whether there is progress."""
-    monkeypatch.setattr(precedence, "_NO_PROGRESS", 0.005)
-    monkeypatch.setattr(precedence, "_LONGEST", 3 * LONG)
-    crowd = Watched(changes=1_000_000)
-    crowd.arrived_locked(CROWDED_AT)
-    waiters = Waiters(crowd, eventually, 3)
+    monkeypatch.setattr(send_gate, "_NO_PROGRESS", 0.005)
+    monkeypatch.setattr(send_gate, "_LONGEST", 3 * LONG)
+    gate = Watched(changes=1_000_000)
+    gate.arrived_locked(CLOSES_AT)
+    waiters = Waiters(gate, eventually, 3)
     for count in (1, 2):
-        eventually(lambda looked=crowd.looks: crowd.looks > looked + 20)
-        with crowd._lock:
-            crowd.burst_handled_locked(CROWDED_AT)
+        eventually(lambda looked=gate.looks: gate.looks > looked + 20)
+        with gate._lock:
+            gate.burst_handled_locked(CLOSES_AT)
         waiters.wait_for([0, 1][:count])
-    with crowd._lock:
-        crowd.burst_handled_locked(CROWDED_AT // 2)
+    with gate._lock:
+        gate.burst_handled_locked(CLOSES_AT // 2)
     waiters.join()
     assert waiters.gone == [0, 1, 2]
-    assert crowd._bells.hung == []
+    assert gate._waiters.sleeping == []
 
 
-def test_all_go_on_when_the_session_ends(
-    crowd: Precedence, eventually: Callable[..., None]
-) -> None:
-    waiters = Waiters(crowd, eventually, 2)
-    with crowd._lock:
-        crowd.end_locked()
+def test_all_go_on_when_the_session_ends(gate: SendGate, eventually: Callable[..., None]) -> None:
+    waiters = Waiters(gate, eventually, 2)
+    with gate._lock:
+        gate.end_locked()
     waiters.join()
-    crowd.arrived_locked(CROWDED_AT)
-    assert not crowd.crowded
+    gate.arrived_locked(CLOSES_AT)
+    assert not gate.closed
 
 
 @pytest.mark.parametrize("kind", [RequestContext, lambda served: served])
 def test_a_handler_gives_way_to_nobody_be_it_of_another_session(
-    crowd: Precedence, kind: Callable[[IncomingRequest], Any]
+    gate: SendGate, kind: Callable[[IncomingRequest], Any]
 ) -> None:
-    crowd.handled = notification()
+    gate.handled = notification()
     with handling(kind(notification())):
-        crowd.give_way()
+        gate.wait()
 
 
 def test_what_a_handler_has_left_behind_gives_way(
-    crowd: Precedence, eventually: Callable[..., None]
+    gate: SendGate, eventually: Callable[..., None]
 ) -> None:
-    crowd.handled = other = notification()
+    gate.handled = other = notification()
     other.over = True
 
-    def give_way() -> None:
+    def wait() -> None:
         with handling(other):
-            crowd.give_way()
+            gate.wait()
 
-    thread = threading.Thread(target=give_way)
+    thread = threading.Thread(target=wait)
     thread.start()
-    eventually(lambda: crowd._bells.hung)
-    with crowd._lock:
-        crowd.burst_handled_locked(CROWDED_AT)
+    eventually(lambda: gate._waiters.sleeping)
+    with gate._lock:
+        gate.burst_handled_locked(CLOSES_AT)
     thread.join(LONG)
     assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("what", ["on_exception", "callback"])
-def test_what_the_crew_runs_besides_handlers_gives_way_to_nobody(
+def test_what_the_pool_runs_besides_handlers_gives_way_to_nobody(
     connected: Any, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """They run on threads without which no notification would be handled."""
-    monkeypatch.setattr(precedence, "_NO_PROGRESS", 3 * LONG)
+    monkeypatch.setattr(send_gate, "_NO_PROGRESS", 3 * LONG)
     left, right = connected()
     told = threading.Event()
 
@@ -215,7 +213,7 @@ def test_what_the_crew_runs_besides_handlers_gives_way_to_nobody(
     left.start()
     right.start()
     future = left.request(Echo(1))
-    left._engine.precedence.crowded = True
+    left._engine.send_gate.closed = True
     if what == "on_exception":
         right.notify(Note())
     else:
@@ -229,43 +227,43 @@ def test_one_goes_on_when_a_handler_makes_no_progress_and_not_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The handler may be waiting for the very thread that gives way."""
-    monkeypatch.setattr(precedence, "_LONGEST", LONG)
-    crowd = Watched(changes=9)
-    crowd.arrived_locked(CROWDED_AT)
-    crowd._patience = 0.01
+    monkeypatch.setattr(send_gate, "_LONGEST", LONG)
+    gate = Watched(changes=9)
+    gate.arrived_locked(CLOSES_AT)
+    gate._patience = 0.01
     start = time.monotonic()
-    crowd.give_way()
+    gate.wait()
 
-    assert crowd.looks == 11  # twice at first and in each of four rounds, and in the last one
+    assert gate.looks == 11  # twice at first and in each of four rounds, and in the last one
     assert time.monotonic() - start >= 0.05
-    assert crowd._bells.hung == []
+    assert gate._waiters.sleeping == []
 
 
 def test_what_follows_does_not_wait_for_a_handler_that_is_stuck_and_less_for_the_next(
-    crowd: Precedence,
+    gate: SendGate,
 ) -> None:
-    crowd._patience = 0.04
+    gate._patience = 0.04
     for expected in (0.02, 0.01, 0.01):
-        crowd.handled = notification()
-        crowd.give_way()
-        assert crowd._patience == expected
-        crowd._patience = LONG
-        crowd.give_way()
-        crowd._patience = expected
-    crowd.burst_handled_locked(CROWDED_AT)
-    assert crowd._patience == precedence._NO_PROGRESS
-    assert crowd._stuck is precedence._NOBODY  # the other one holds its message
+        gate.handled = notification()
+        gate.wait()
+        assert gate._patience == expected
+        gate._patience = LONG
+        gate.wait()
+        gate._patience = expected
+    gate.burst_handled_locked(CLOSES_AT)
+    assert gate._patience == send_gate._NO_PROGRESS
+    assert gate._stuck is send_gate._NOBODY  # the other one holds its message
 
 
-def test_what_follows_does_not_wait_where_no_handler_has_a_thread(crowd: Precedence) -> None:
+def test_what_follows_does_not_wait_where_no_handler_has_a_thread(gate: SendGate) -> None:
     """Others have them all, and may wait for the very thread that gives way."""
-    crowd._patience = 0.01
-    crowd.give_way()
-    crowd._patience = LONG
-    crowd.give_way()
+    gate._patience = 0.01
+    gate.wait()
+    gate._patience = LONG
+    gate.wait()
 
 
-class Held(Precedence):
+class Held(SendGate):
     """Lets nobody go on by time until it is told to."""
 
     held = True
@@ -277,60 +275,58 @@ class Held(Precedence):
 def test_one_in_a_while_goes_on_where_very_many_wait_and_no_more_be_handlers_stuck_or_slow(
     eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precedence, "_LONGEST", 0.05)
-    crowd = Held(threading.Lock(), MOST)
-    crowd._patience = 0.005
-    crowd.handled = crowd._stuck = notification()
-    crowd.arrived_locked(STRICT_AT)
-    waiters = Waiters(crowd, eventually, 3)
+    monkeypatch.setattr(send_gate, "_LONGEST", 0.05)
+    gate = Held(threading.Lock(), MOST)
+    gate._patience = 0.005
+    gate.handled = gate._stuck = notification()
+    gate.arrived_locked(STRICT_AT)
+    waiters = Waiters(gate, eventually, 3)
     start = time.monotonic()
-    crowd.held = False
+    gate.held = False
     waiters.join()
 
     assert waiters.gone == [0, 1, 2]
     assert time.monotonic() - start >= 0.1  # two of the pauses between three
-    crowd.burst_handled_locked(STRICT_AT - 1)
-    assert crowd.crowded
-    assert not crowd._strict
-    crowd.burst_handled_locked(STRICT_AT)
-    assert crowd._strict
-    crowd.arrived_locked(STRICT_AT - 1)
-    assert not crowd._strict
+    gate.burst_handled_locked(STRICT_AT - 1)
+    assert gate.closed
+    assert not gate._strict
+    gate.burst_handled_locked(STRICT_AT)
+    assert gate._strict
+    gate.arrived_locked(STRICT_AT - 1)
+    assert not gate._strict
 
 
 def test_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precedence, "_LONGEST", 0.05)
-    crowd = Watched(changes=1_000_000)
-    crowd.arrived_locked(CROWDED_AT)
-    crowd._patience = 0.02
+    monkeypatch.setattr(send_gate, "_LONGEST", 0.05)
+    gate = Watched(changes=1_000_000)
+    gate.arrived_locked(CLOSES_AT)
+    gate._patience = 0.02
     start = time.monotonic()
-    crowd.give_way()
+    gate.wait()
 
     assert 0.05 <= time.monotonic() - start < LONG
-    assert crowd._bells.hung == []
+    assert gate._waiters.sleeping == []
 
 
-def test_nobody_waits_longer_than_it_has_time(crowd: Precedence) -> None:
+def test_nobody_waits_longer_than_it_has_time(gate: SendGate) -> None:
     start = time.monotonic()
-    assert not crowd.give_way(start + 0.05)
+    assert not gate.wait(start + 0.05)
     assert 0.05 <= time.monotonic() - start < LONG
-    assert crowd._bells.hung == []
+    assert gate._waiters.sleeping == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signal")
-def test_an_interrupt_takes_the_bell_down(
-    crowd: Precedence, eventually: Callable[..., None]
-) -> None:
+def test_an_interrupt_takes_the_bell_down(gate: SendGate, eventually: Callable[..., None]) -> None:
     main = threading.get_ident()
 
     def interrupt() -> None:
-        eventually(lambda: crowd._bells.hung)
+        eventually(lambda: gate._waiters.sleeping)
         signal.pthread_kill(main, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        crowd.give_way()
+        gate.wait()
     thread.join(LONG)
-    assert crowd._bells.hung == []
-    assert not crowd._lock.locked()
+    assert gate._waiters.sleeping == []
+    assert not gate._lock.locked()
