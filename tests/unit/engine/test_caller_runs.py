@@ -350,5 +350,5 @@ def test_a_follower_that_is_woken_and_does_not_lead_wakes_another(
     eventually(lambda: bench.runs.leader.thread == third.ident)
     bench.send("two")
     third.join(10)
-    assert not (first.is_alive() or second.is_alive() or third.is_alive())
+    assert not any(thread.is_alive() for thread in (first, second, third))
     assert bench.seen == ["one", "two"]
