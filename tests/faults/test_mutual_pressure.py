@@ -13,7 +13,8 @@ from streamipc import IpcPeer, Request, RequestContext, SerializationError, mess
 from streamipc.engine.jobs import MAX_NOTIFICATIONS
 from streamipc.transports import pipe
 
-LONG = 20
+LONG = 60
+"""Seconds. Only a fault takes that long."""
 MUCH = 8 << 20
 """Bytes: more than both directions hold."""
 
