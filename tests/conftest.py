@@ -76,6 +76,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.register_profile(
     "steady", hypothesis.settings.get_profile("exploring"), derandomize=True, database=None
 )
+# A third as many: .ci/run tries all of them on one Python only, the newest.
+hypothesis.settings.register_profile(
+    "a-third", hypothesis.settings.get_profile("steady"), max_examples=33
+)
 hypothesis.settings.load_profile("steady")
 
 SUPPORT = Path(__file__).resolve().parent / "support"

@@ -13,7 +13,8 @@ from streamipc import IpcPeer, Limits, Request, RequestContext, SerializationErr
 from streamipc.engine.flow import Reason
 from streamipc.transports import pipe
 
-LONG = 20
+LONG = 60
+"""Seconds. Only a fault takes that long."""
 MUCH = 8 << 20
 """Bytes: more than both directions hold."""
 

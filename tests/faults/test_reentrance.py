@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from tests.faults.storm.sweeps import Tally, sweep, table
 from tests.faults.storm.trials import Spec
 
-PATIENCE = 4.0
+PATIENCE = 10.0
 """Seconds. Only a fault takes that long."""
 
 ACTIONS = ["notify", "request", "call", "cancel"]

@@ -22,7 +22,7 @@ from tests.faults.storm.operations import SYNC_ONLY
 from tests.faults.storm.sweeps import Tally, sweep, table
 from tests.faults.storm.trials import Spec
 
-PATIENCE = 4.0
+PATIENCE = 10.0
 """Seconds. Only a fault takes that long."""
 
 STEPS = {
@@ -85,6 +85,6 @@ def test_all_this_holds_for_json() -> None:
 
 def test_what_is_swallowed_or_lost_is_noticed() -> None:
     kinds = ["SoftTimeLimit"]
-    tally = sweep(Spec("careless", kinds=kinds, first=5, limit=1, patience=1))
+    tally = sweep(Spec("careless", kinds=kinds, first=5, limit=1, patience=PATIENCE))
 
     assert sorted(fault.what for fault in tally.faults) == ["note lost", "swallowed"]

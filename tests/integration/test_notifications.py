@@ -482,15 +482,15 @@ def test_a_session_that_does_not_read_does_not_keep_a_broadcast_from_the_others(
     broken, gone = connected(peer)
     message = Note("more than a pipe holds " * 200_000)
     failures: list[Any] = []
-    telling = threading.Thread(target=lambda: failures.append(peer.broadcast(message)))
+    telling = threading.Thread(target=lambda: failures.append(peer.broadcast(message, 60)))
     telling.start()
 
-    assert all(session.receive(timeout=10) == message for session in listening)
+    assert all(session.receive(timeout=20) == message for session in listening)
     assert not failures  # it returns once all have it
     gone.close()
     for session in silent:
-        assert session.receive(timeout=10) == message
-    telling.join(10)
+        assert session.receive(timeout=20) == message
+    telling.join(20)
     assert [list(failed) for failed in failures] == [[broken]]
     assert isinstance(failures[0][broken], SessionClosedError)
 

@@ -140,7 +140,7 @@ def test_what_pickle_makes_of_plain_data_passes_the_walk(value: Any) -> None:
 
 
 @given(st.data(), values)
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 def test_damage_raises_nothing_but_serialization_errors(data: st.DataObject, value: Any) -> None:
     payload = bytearray().join(SERIALIZER.encode(Request(1, Carrier(value), 1.0, {"a": "b"})))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -445,6 +445,4 @@ class TwoJsonConnections(TwoConnections):
 
 @pytest.mark.parametrize("machine", [TwoConnections, TwoJsonConnections])
 def test_every_interleaving_keeps_the_promises(machine: Any) -> None:
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=100, stateful_step_count=60, deadline=None)
-    )
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=60))

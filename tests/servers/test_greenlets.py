@@ -146,6 +146,9 @@ def test_streams_without_a_descriptor_let_other_greenlets_run(
         asking = [gevent.spawn(here.call, Echo(text)) for _ in range(10)]
         gevent.joinall(asking, raise_error=True)
         assert [one.value for one in asking] == [text] * 10
+        # gevent's os.fork() begins to watch for SIGCHLD when it is back. A child that has gone by
+        # then is waited for in vain.
+        gevent.get_hub().loop.install_sigchld()
         pid = os.fork()
         if not pid:
             os._exit(not here.closed)
