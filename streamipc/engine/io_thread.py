@@ -277,7 +277,7 @@ class IoThread:
                 callers = takes != leader.takes or (led and reads != reader.reads)
                 takes, reads = leader.takes, reader.reads
                 left_over = reader.is_busy and not led and reader.is_open()
-                work = self._has_work()
+                work, naps = self._has_work(), False
                 if not (work or left_over):
                     naps = self._gives_way or (callers and not leader.prefer_io_thread)
                     naps = naps or self._pool.spawning_fails
