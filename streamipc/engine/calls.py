@@ -180,6 +180,7 @@ class Call:
         outcome = self.outcome
         outcome.append(mine)
         if outcome[0] is not mine:
+            self.announce()  # whoever was first may have been interrupted before he had
             return False
         self.keeps = None
         if self.future is not None:

@@ -291,9 +291,9 @@ class IncomingRequest:
         """Run the handlers and send the answer."""
         # One that nobody waits for any more leaves the table, and nothing is sent.
         frame = [] if self.cancelled else self.run_request()
-        self._responder.answer(self, frame)
-        if self.held is not None:
+        if self.held is not None:  # before the caller sends the next one
             self._responder.flow.release(self.held)
+        self._responder.answer(self, frame)
 
     def run_request(self) -> list[Buffer]:
         """Run the handlers; return the frame of the answer."""

@@ -30,7 +30,7 @@ from ..protocol.connection import error_from
 from ..protocol.envelopes import Cancel, Credit, Request
 from ..protocol.framing import HEADER_SIZE
 from .calls import CANCELLED, Call
-from .flow import Kind
+from .flow import Held, Kind
 from .lifetimes import park_at_exit
 from .tasks import CallbacksTask
 from .writer import HIGH_WATER, WriteTimeoutError
@@ -283,11 +283,15 @@ class Outgoing:
         """An item of a request that takes some."""
         call: Call = progress.call
         assert call.items is not None
-        flow = self.flow
-        waiting = len(call.items.waiting)
-        held = flow.hold(Kind.ITEM, progress, self._connection.items[0], waiting)
+        flow, connection = self.flow, self._connection
+        held: Held | None = connection.step
+        if held is None:
+            waiting = len(call.items.waiting)
+            connection.step = held = flow.hold(Kind.ITEM, progress, connection.items[0], waiting)
+        # Nothing but ``held`` is to keep a large item: that folds it.
+        kept, mark = (progress.item, progress) if held is None else (held, held)
         if held is not None:
-            progress.call = None  # which holds the item: nothing but the item is to be held
+            progress.call = None
         # Holding what is too much would let the peer fill our memory; dropping it would make a
         # hole.
         if held is not None and flow.is_too_much(held):
@@ -297,7 +301,7 @@ class Outgoing:
                 f"{held.size:,} bytes is too much: {flow.total:,} bytes are held (Limits."
                 "held_bytes); take items sooner, or ask for fewer of them ahead (window=)"
             )
-        elif call.items.arrived(progress.item if held is None else held, progress):
+        elif call.items.arrived(kept, mark):
             return
         else:
             if held is not None:
@@ -318,7 +322,7 @@ class Outgoing:
         """Take off the table, and return, the requests of so many bytes, as the peer says it."""
         with self.lock:
             # One without a size is small, and no peer skips that.
-            calls = [c for c in self._calls.values() if c.size and str(c.size) == length]
+            calls = [c for c in list(self._calls.values()) if c.size and str(c.size) == length]
             for call in calls:
                 del self._calls[call.id]
         return calls
@@ -334,8 +338,9 @@ class Outgoing:
 
     def settle(self, call: Call, value: Any, error: BaseException | None) -> None:
         """Set a request's outcome; the callbacks of its future run on the pool."""
+        call.settle(value, error)
         future = call.future
-        if call.settle(value, error) and future is not None and future.has_callbacks():
+        if future is not None and future.has_callbacks():
             self.pool.submit(CallbacksTask(future, self.report))
 
     def completes_later(self, call: Call) -> None:
@@ -357,7 +362,7 @@ class Outgoing:
     def streams(self) -> list[Call]:
         """Return the requests in flight that take items."""
         with self.lock:
-            return [call for call in self._calls.values() if call.items]
+            return [call for call in list(self._calls.values()) if call.items]
 
     def fail_pending(self, error_of: Callable[[Call], BaseException]) -> None:
         """Fail all that is pending. May be done again, or twice at once."""

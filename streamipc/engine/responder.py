@@ -224,7 +224,7 @@ class Responder:
     def _in_work(self) -> list[IncomingRequest]:
         with self._lock:
             # The others are on their way from the reader.
-            return [one for one in self._served.values() if isinstance(one, IncomingRequest)]
+            return [one for one in list(self._served.values()) if isinstance(one, IncomingRequest)]
 
     def forget_after_fork(self) -> None:
         """Renew the locks, in a forked child."""

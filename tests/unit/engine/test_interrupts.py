@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from calls import make_future
 from interrupting import interrupted_at
 from shared_messages import Echo, Note
 
@@ -63,6 +66,43 @@ OPERATIONS: dict[str, Callable[[Any], object]] = {
     "notify": lambda session: session.notify(Note()),
     "cancel": lambda session: session.request(Echo("mine")).cancel(),
 }
+
+
+def test_an_interrupt_anywhere_wakes_whoever_else_waits(left: Any) -> None:
+    """It may have read the other's reply, and nothing else is going to come."""
+    for k in range(1, 3000):
+        told: list[object] = []
+        waiting = threading.Thread(target=lambda k=k, told=told: told.append(left.call(Echo(k))))
+        waiting.start()
+        while not (told or left.pending):
+            time.sleep(0)
+        interrupted = interrupted_at(k, FILES, lambda: left.call(Echo("mine")))
+        waiting.join(10)
+
+        assert told == [k], f"interrupted at {k}"
+        if not interrupted:
+            break
+    assert k > 10
+
+
+def test_whoever_settles_a_call_once_more_tells_all_who_do_not_know() -> None:
+    k, interrupted = 0, True
+    while interrupted:
+        k += 1
+        future = make_future(None, 1, Note())  # type: ignore[arg-type]
+        call: Any = future._call
+        waker = threading.Lock()
+        waker.acquire()
+        call.wakers.append(waker)
+        interrupted = interrupted_at(
+            k, ("calls.py", "futures.py"), partial(call.settle, "one", None)
+        )
+        call.settle("two", None)
+
+        assert waker.acquire(blocking=False), f"interrupted at {k}"
+        assert future.done()
+        assert future.result(0) in ("one", "two")
+    assert k > 3
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
