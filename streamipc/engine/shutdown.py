@@ -234,7 +234,11 @@ class Shutdown:
             said = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             what = f"reading failed ({said})"
         self.leave_output()
-        self._end(what)
+        try:
+            self._end(what)
+        except BaseException:
+            self._end(what)  # an interrupt: without threads nobody else may come to do it
+            raise
 
     def write_failed(self, error: Exception) -> None:
         """The writer could not write; any thread calls this."""
