@@ -284,12 +284,15 @@ class Outgoing:
         call: Call = progress.call
         assert call.items is not None
         flow, connection = self.flow, self._connection
-        held: Held | None = connection.step
-        if held is None:
+        # What the item is known by if it comes once more. Nothing but ``held`` is to keep a large
+        # one: that folds it.
+        mark: Progress | Held | None = connection.step
+        if mark is None:
             waiting = len(call.items.waiting)
-            connection.step = held = flow.hold(Kind.ITEM, progress, connection.items[0], waiting)
-        # Nothing but ``held`` is to keep a large item: that folds it.
-        kept, mark = (progress.item, progress) if held is None else (held, held)
+            held = flow.hold(Kind.ITEM, progress, connection.items[0], waiting)
+            mark = connection.step = progress if held is None else held
+        held = mark if isinstance(mark, Held) else None
+        kept = progress.item if held is None else held
         if held is not None:
             progress.call = None
         # Holding what is too much would let the peer fill our memory; dropping it would make a

@@ -47,7 +47,7 @@ def test_a_session_that_was_dropped_before_it_starts_is_kept_by_nobody() -> None
     engine.host.started()
 
     assert peer.sessions == []
-    assert list(peer.solos()) == []
+    assert list(peer.caller_runs()) == []
     assert engine.shutdown.closed.wait(10)
 
 
