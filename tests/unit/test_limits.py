@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import queue
 import re
 import threading
 from collections.abc import Callable
@@ -35,8 +37,9 @@ def test_each_field_stands_in_the_table_with_its_default(name: str) -> None:
     default = getattr(Limits(), name)
     said = f"{default >> 20} MiB" if name.endswith("_bytes") else f"{default:,.0f}"
 
-    assert re.search(rf"^    ``{name}`` +{said} ", Limits.__doc__ or "", re.MULTILINE)
-    assert re.search(rf"^        {name}: ", Limits.__doc__ or "", re.MULTILINE)
+    text = inspect.cleandoc(Limits.__doc__ or "")
+    assert re.search(rf"^``{name}`` +{said} ", text, re.MULTILINE)
+    assert re.search(rf"^    {name}: ", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", names())
@@ -218,3 +221,60 @@ def test_items_that_do_not_fit_fail_their_stream_alone(connected: Connect) -> No
     stream.close()
     del stream
     assert sum(map(len, left.stream(Echo(), window=2))) == 16 * 500_000
+
+
+@pytest.fixture
+def narrow(connected: Connect) -> tuple[Any, Any]:
+    """Two sessions that hold some 2 MiB each, and take a frame that is more than that in memory."""
+    limits = Limits(held_bytes=1 << 16)
+    left, right = connected(*(IpcPeer(limits=limits, max_frame_size=1 << 20) for _ in range(2)))
+    return left, right
+
+
+def bomb() -> list[Any]:
+    """Return what takes 13 MB of memory, and 60 KB on the wire."""
+    return [set() for _ in range(60_000)]
+
+
+def test_a_request_that_takes_more_memory_than_may_be_held_is_refused(narrow: Any) -> None:
+    left, right = narrow
+    right.on_request(Echo)(lambda msg: len(msg.value))
+    right.start()
+
+    with pytest.raises(OverloadedError, match=r"takes more memory than there is for it"):
+        left.call(Echo(bomb()), timeout=LONG)
+    assert left.call(Echo("next"), timeout=LONG) == 4
+    assert right._engine.flow.total == 0
+
+
+def test_a_notification_that_takes_more_is_reported_to_the_side_that_got_it(narrow: Any) -> None:
+    left, right = narrow
+    errors: queue.Queue[BaseException] = queue.Queue()
+    handled: queue.Queue[Any] = queue.Queue()
+    right.on_exception(errors.put)
+    right.on_message(Note)(lambda msg: handled.put(msg.number))
+    right.start()
+    left.notify(Note(bomb(), 1))
+    left.notify(Note("small", 2))
+
+    assert handled.get(timeout=LONG) == 2
+    error = errors.get(timeout=LONG)
+    assert isinstance(error, OverloadedError)
+    assert "takes more memory than there is for it" in str(error)
+
+
+def test_an_item_that_takes_more_fails_its_request(narrow: Any) -> None:
+    left, right = narrow
+
+    @right.on_request
+    def send(msg: Echo) -> Any:
+        yield bomb()
+        return "done"
+
+    right.start()
+    seen: list[Any] = []
+    future = left.request(Echo("large"), timeout=LONG, on_progress=seen.append)
+    with pytest.raises(ProtocolError, match=r"takes more memory than there is for it"):
+        future.result()
+    assert seen == []
+    assert left._engine.flow.total == 0
