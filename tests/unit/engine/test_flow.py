@@ -355,3 +355,14 @@ def test_a_message_that_is_no_frame_is_charged_what_it_takes(bench: Bench) -> No
 
     assert held is not None
     assert 2000 < held.bytes < 4000
+
+
+def test_a_payload_that_came_in_two_parts_is_decoded_again_from_both(bench: Bench) -> None:
+    data = b"".join(map(bytes, bench.connection.encode(Notification(Echo(b"x" * 900_000)))))
+    payload = memoryview(data)[HEADER_SIZE:]
+    tail = bench.connection._serializer.tail_size(payload[:512], len(payload))  # type: ignore[attr-defined]
+    assert tail
+    apart = Apart(payload[:-tail], bytes(payload[-tail:]))
+
+    again: Any = bench.connection.decode_again(apart)
+    assert again.message.value == b"x" * 900_000

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,6 @@ from streamipc import (
     IpcSession,
     JsonMessageSerializer,
     SerializationError,
-    SessionClosedError,
     SyncIpcSession,
 )
 
@@ -189,39 +187,3 @@ def test_what_a_signals_handler_raises_in_a_serializer_comes_out_as_itself(
             assert session.stats.unreadable == 0
     finally:
         signal.signal(signal.SIGALRM, before)
-
-
-ENDING = tuple(
-    f"streamipc/engine/{name}.py"
-    for name in ("engine", "inbox", "lifecycle", "outgoing", "reader", "responder", "shutdown")
-)
-
-
-def ask(session: Any) -> None:
-    with suppress(SessionClosedError):
-        session.call(Echo("unanswered"), timeout=20)
-
-
-def close(session: Any) -> None:
-    session.close(0)
-
-
-@pytest.mark.parametrize("act", [ask, close])
-def test_an_interrupt_anywhere_in_the_end_leaves_nobody_waiting(act: Callable[[Any], None]) -> None:
-    k, interrupted = 0, True
-    while interrupted:
-        k += 1
-        (a, b), (c, d) = os.pipe(), os.pipe()
-        with IpcPeer() as peer:
-            session = peer.create_stream_session(d, a)
-            pending = session.request(Echo("pending"), timeout=20)
-            os.close(b)  # the end of the stream
-            interrupted = interrupted_at(k, ENDING, lambda: act(session))  # noqa: B023
-
-            with pytest.raises(SessionClosedError):
-                pending.result(20)
-            session.close(1)
-            assert session.closed
-            assert not session.pending
-        os.close(c)
-    assert k > 5

@@ -408,3 +408,30 @@ def test_what_is_read_when_no_io_thread_is_left_waits_for_the_end_of_the_session
     pool.io_thread.work_arrived()
 
     assert pool.drop_tasks() == [job]
+
+
+def test_a_thread_whose_start_was_interrupted_is_replaced(
+    connected: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can't be told whether it is going to run; if it does, it finds that it is not wanted."""
+    left, right = connected()
+    right.on_request(Quick)(lambda msg: "reply")
+    start_thread = thread_pool.start_thread
+    late: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(thread_pool, "start_thread", start_thread)
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(thread_pool, "start_thread", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        right.start()
+    right.start()
+    (running,) = right._engine.pool._threads
+    start_thread(late[0])
+    late[0].join(LONG)
+
+    assert left.call(Quick(), timeout=LONG) == "reply"
+    assert running.thread is not late[0]
+    assert late[0] not in {one.thread for one in right._engine.pool._threads}
