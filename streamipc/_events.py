@@ -1,12 +1,21 @@
-"""An event for which the main thread may wait while signals come."""
+"""Waking threads, and an event for which the main thread may wait while signals come."""
 
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from ._signals import let_through
 
-__all__ = ["Event"]
+__all__ = ["Event", "wake"]
+
+
+def wake(lock: Any) -> None:
+    """Release a lock that serves as a wake-up call; waking twice is the same as once."""
+    try:
+        lock.release()
+    except RuntimeError as error:  # it was released, and its owner has not come round to it
+        let_through(error)
 
 
 class Event:
@@ -29,10 +38,7 @@ class Event:
         """Set it, and wake all who wait; again is the same as once."""
         self._is_set = True
         for lock in self._waiters.copy():
-            try:
-                lock.release()
-            except RuntimeError as error:  # another one has, and it has not come round to it
-                let_through(error)
+            wake(lock)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is set; return whether it is.

@@ -9,7 +9,7 @@ Whatever the peer has sent and nobody has taken yet is charged with the bytes of
 takes. To measure them takes as long as to decode them, so it is done only when it matters:
 
 1. A small message among few is not charged at all. All of these together can be told to take no
-   more than some 24 MB.
+   more than some 40 MB.
 2. Others are charged *roughly* at first: with the most that a frame of their size can come to. If
    the serializer is one of ours, its bytes are looked at (``densest``), and at those of a large one
    if they seem too much.

@@ -1,7 +1,7 @@
 """Which stage a session is at, and who may use it.
 
-It is new, then started, then refuses, for one reason, the first; a copy in a forked process is
-foreign. The engine's lock guards the changes. Anybody may look without it.
+It is new, then started, then refuses, for one reason, the first; a copy in a forked process
+is forked. The engine's lock guards the changes. Anybody may look without it.
 
 Invariant: while ``is_open``, the session is started and refuses nothing, and no caller needs to be
 checked. So who finds it open, at home, goes on; who doesn't calls :meth:`Lifecycle.enter`.

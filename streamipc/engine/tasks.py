@@ -66,6 +66,6 @@ class CallTask:
 
 
 class WriteTask(CallTask):
-    """Writes what is left, and may wait for room; all errands may be stuck for want of that."""
+    """Writes what is left, and may wait for room; all others may be stuck for want of that."""
 
     __slots__ = ()

@@ -12,19 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .._signals import interrupt_in
+from .._events import wake
 
 __all__ = ["Waiters", "wake"]
-
-
-def wake(lock: Any) -> None:
-    """Release a lock that serves as a wake-up call; waking twice is the same as once."""
-    try:
-        lock.release()
-    except RuntimeError as error:
-        # It was released already and its owner has not come round to it.
-        if interrupt_in(error) is not None:
-            raise
 
 
 class Waiters:
