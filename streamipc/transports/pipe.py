@@ -13,7 +13,7 @@ import stat
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import starmap
+from itertools import repeat, starmap
 from typing import Any, Protocol
 
 from .._forks import forgets, steady
@@ -118,10 +118,27 @@ class FdTransport:
                 _grow_pipe(fd)
         self.written: list[int] = []
         self.arrived: tuple[list[int], ...] = tuple([] for _ in self.read_fds)
+        self._buffers: tuple[list[Any], ...] = tuple([None] for _ in self.read_fds)
+        self._to_write: list[Any] = [None]
+        self._prepare_calls()
         self._most = 0  # bytes in one write; 0: any number
         if self.pollable:
             self._set_up_writing(modes[write_fd], nonblocking)
         forgets(self, "close_after_fork")
+
+    def _prepare_calls(self) -> None:
+        """Make what reads and writes: each ``next()`` is one call, whose result it also keeps.
+
+        So an interrupt that comes as the call returns finds in ``arrived`` and ``written`` what it
+        has done. All of it runs in C.
+        """
+        self._reads = tuple(
+            map(log.append, map(_read_fd, repeat(fd), repeat(buffers)))
+            for log, fd, buffers in zip(self.arrived, self.read_fds, self._buffers, strict=True)
+        )
+        self._writes = map(
+            self.written.append, map(_write_fd, repeat(self.write_fd), repeat(self._to_write))
+        )
 
     def _take_terminal(self, fd: int) -> None:
         self._restores.append(make_raw(fd))
@@ -150,13 +167,15 @@ class FdTransport:
             return self._read_prefix(buffer, source)
         if len(buffer) > _MOST_AT_ONCE:
             buffer = buffer[:_MOST_AT_ONCE]
+        slot = self._buffers[source]
+        slot[0] = buffer
         try:
-            # One call into C that also keeps the result: as in write_some().
-            log.extend(map(_read_fd, (self.read_fds[source],), ((buffer,),)))
+            next(self._reads[source])
         except OSError as error:
             if log or error.errno not in _END_OF_STREAM:
                 raise
             log.append(0)
+        slot[0] = None
         return log[0]
 
     def _read_prefix(self, buffer: memoryview, source: int) -> int:
@@ -179,19 +198,20 @@ class FdTransport:
         if not disposition_of(SIGPIPE) and not _held:
             with SigpipeHeldBack():
                 return self.write_some(buffers, True)
-        done = self.written
+        done, to_write = self.written, self._to_write
         done.clear()
         try:
             if self._most:
                 return self._write_step(buffers[0])
-            # One call into C that also keeps the result: an interrupt that comes as the
-            # write returns finds in ``written`` what went out.
-            if len(buffers) == 1:
-                done.extend(map(os.write, (self.write_fd,), buffers))
+            if len(buffers) == len(to_write) == 1:  # nearly always; a slice is made for more
+                to_write[0] = buffers[0]
             else:
-                done.extend(map(_write_fd, (self.write_fd,), (buffers[:_IOV_MAX],)))
+                to_write[:] = buffers[:_IOV_MAX]
+            next(self._writes)
         except BlockingIOError:
             return 0
+        finally:
+            to_write[0] = None  # or we would keep what is large
         return done[0]
 
     def _write_step(self, data: memoryview) -> int:
@@ -220,6 +240,7 @@ class FdTransport:
             if fd in self.read_fds:
                 return
             self.write_fd = _CLOSED
+            self._prepare_calls()
             self._restore_settings()
             self._close_fd(fd)
 
@@ -233,6 +254,7 @@ class FdTransport:
             self._restore_settings()
             self.read_fds = (_CLOSED,) * len(self.read_fds)
             self.write_fd = _CLOSED
+            self._prepare_calls()
             for fd in tuple(self._open_fds):
                 self._close_fd(fd)
         if self._on_close is not None:
