@@ -22,6 +22,7 @@ from .error_answers import closed_refusal
 from .flow import Kind
 from .incoming import IncomingRequest
 from .tasks import CallTask
+from .writer import HIGH_WATER
 
 if TYPE_CHECKING:
     from ..protocol.connection import Connection
@@ -182,7 +183,8 @@ class Responder:
             return
         if not served.by_io_thread:
             try:
-                self._write(frame)
+                # As a request: see Outgoing._send.
+                self._write(frame, None, HIGH_WATER if len(frame) == 1 else 0)
             except SessionClosedError:
                 pass  # nobody is there to read it
         elif self._pool.more_is_coming():  # type: ignore[union-attr]  # an I/O thread is a pool's

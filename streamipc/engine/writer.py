@@ -71,6 +71,12 @@ _BATCH = 128
 _ONCE = (False,)
 """What a lock is given that is tried once."""
 
+_THE = 0
+"""The key of the one claim."""
+
+_MOMENT = 0.0005
+"""Seconds between two tries to have the turn, where it must be had."""
+
 _LOOK = 0.05
 """Seconds after which one who waits looks whether there is still a reason."""
 
@@ -120,8 +126,7 @@ class Writer:
         self._on_backlog = on_backlog
         self._on_error = on_error
         self._queue: deque[Frame] = deque()
-        self._turn = threading.Lock()  # to write; held for an instant, tried and never waited for
-        self._try_turn = self._turn.acquire
+        self._turn: dict[int, list[object]] = {}  # to write: the claim of who has it, for an instant
         self._room = threading.Lock()  # held by the one who waits for room
         self._sleepers: list[_Sleeper] = []
         self._begun: Frame | None = None  # the first in the queue, if a part of it is out
@@ -150,7 +155,7 @@ class Writer:
 
     def is_writing(self) -> bool:
         """Tell whether a thread is inside a write, or waits for room."""
-        return self._turn.locked() or self._room.locked()
+        return bool(self._turn) or self._room.locked()
 
     def is_broken(self) -> bool:
         """Tell whether nothing more can be written."""
@@ -262,7 +267,7 @@ class Writer:
 
     def forget_after_fork(self) -> None:
         """Write nothing more, in a forked child: what is queued is the parent's to write."""
-        renew(self._turn)
+        self._turn.clear()
         renew(self._room)
         self._log = []  # of a write that the parent goes on with
         self.fail()
@@ -276,14 +281,12 @@ class Writer:
             ``False`` if there is no room, so that somebody must wait for it. Also if another thread
             is at it: it may not have room either, and may look away before it sees our frame.
         """
-        queue, log = self._queue, self._log
+        queue, log, turn = self._queue, self._log, self._turn
         while queue:
-            taken: list[bool] = []
+            claim: list[object] = []
             room = True
             try:
-                # One call into C that also notes the result: see ``finally``.
-                taken.extend(map(self._try_turn, _ONCE))
-                if not taken[0]:
+                if turn.setdefault(_THE, claim) is not claim:
                     return False
                 first = queue[0] if len(queue) == 1 and not (log or self._broken) else ()
                 if len(first) == 1:  # nearly always; the rest does the same in more steps
@@ -291,7 +294,7 @@ class Writer:
                     if self._write_some(first) == size and queue:
                         sent, number = self.bytes_sent + size, self.frames_sent + 1
                         self.bytes_sent, self.frames_sent, self._begun = sent, number, None
-                        log[:], first[:] = (), ()
+                        del log[0], first[0]
                         queue.popleft()
                     else:
                         room = self._write_in_turn()
@@ -302,9 +305,9 @@ class Writer:
                     raise
                 self.fail_with(error)
             finally:
-                # Nothing comes between an exception and the first call in here.
-                if taken and taken[0]:
-                    self._turn.release()
+                # No call, and so no interrupt and no other thread, comes before it is done.
+                if turn and turn[_THE] is claim:
+                    del turn[_THE]
             if self._sleepers:
                 self._wake_sleepers()
             if not room:
@@ -375,10 +378,11 @@ class Writer:
 
         The stack tells. A note of who has it would be there a moment too late.
         """
-        frame = sys._getframe(1) if self._turn.locked() else None
+        turn = self._turn.get(_THE)
+        frame = None if turn is None else sys._getframe(1)
         while frame is not None:
-            if frame.f_code in _IN_TURN and frame.f_locals["self"] is self:
-                return True in frame.f_locals.get("taken", ())
+            if frame.f_code in _IN_TURN and frame.f_locals.get("claim") is turn:
+                return True
             frame = frame.f_back
         return False
 
@@ -411,7 +415,8 @@ class Writer:
                     left = _left(deadline)
                     if left == 0:
                         return False
-                    if not self._wait_for_room(frame, left):
+                    # Who has the turn, for an instant, wakes us, or one of us to wait for room.
+                    if self._turn or not self._wait_for_room(frame, left):
                         sleeper.lock.acquire(timeout=_LOOK if left is None else min(left, _LOOK))
                     self._write()
             return True
@@ -446,7 +451,7 @@ class Writer:
 
     def _hand_over(self) -> None:
         """Have somebody wait for room, if nobody does."""
-        if self._room.locked() or self._turn.locked() or self._broken:
+        if not self._queue or self._room.locked() or self._turn or self._broken:
             return
         for sleeper in tuple(self._sleepers):
             if sleeper.frame:
@@ -465,10 +470,10 @@ class Writer:
 
         One that was begun is finished by others, from a copy, for its buffers are its sender's.
         """
-        taken: list[bool] = []
+        turn, claim = self._turn, list[object]()
         try:
-            while not (taken and taken[-1]):  # it is held for an instant
-                taken.extend(map(self._turn.acquire, (True,), (_LOOK,)))
+            while turn.setdefault(_THE, claim) is not claim:  # another has it for an instant
+                time.sleep(_MOMENT)
             if self._log:
                 self._count_written()
             if not frame:
@@ -483,8 +488,8 @@ class Writer:
                 self._queue.remove([])
             return True
         finally:
-            if taken and taken[-1]:
-                self._turn.release()
+            if turn and turn[_THE] is claim:
+                del turn[_THE]
 
     def _abandon(self, frame: Frame) -> None:
         """See to a frame whose sender was interrupted, and to those of others."""
@@ -495,7 +500,7 @@ class Writer:
 
 
 _IN_TURN = {Writer._write.__code__, Writer._take_back.__code__}
-"""Functions that have the turn while they call others; ``taken`` says whether they have it."""
+"""Functions that have the turn, by their ``claim``, while they call others."""
 
 
 def _without(frame: Frame, count: int) -> list[Any]:

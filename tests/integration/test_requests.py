@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -172,9 +174,6 @@ def test_large_messages_pass_both_ways(pair: Any) -> None:
 def test_a_dead_reply_is_not_kept_alive_by_the_session(
     connected: Connected, eventually: Callable[..., None]
 ) -> None:
-    import gc
-    import weakref
-
     asking, answering = connected()
     answering.on_request(SayHello)(lambda msg: Greeting(msg.name))
     answering.start()
@@ -191,7 +190,62 @@ def test_a_dead_reply_is_not_kept_alive_by_the_session(
     eventually(freed)
 
 
+@pytest.mark.parametrize("watched", [False, True])
+def test_what_a_request_leaves_is_no_work_for_the_garbage_collector(
+    connected: Connected, watched: bool, eventually: Callable[..., None]
+) -> None:
+    """The future and its call would be in a cycle: thousands of them in a second."""
+    asking, answering = connected()
+    answering.on_request(SayHello)(lambda msg: Greeting(msg.name))
+    answering.start()
+    asking.call(SayHello("warm up"))
+    gc.disable()
+    try:
+        future = asking.request(SayHello("x"))
+        called: list[bool] = []
+        if watched:
+            future.add_done_callback(lambda done: called.append(True))
+            concurrent.futures.wait([future], timeout=10)
+            eventually(lambda: called)
+        assert future.result(timeout=10) == Greeting("x")
+        left = weakref.ref(future)
+        del future
+        eventually(lambda: left() is None)
+    finally:
+        gc.enable()
+
+
 # Handlers
+
+
+def test_an_answer_is_left_to_the_thread_that_writes(
+    connected: Connected, eventually: Callable[..., None]
+) -> None:
+    """Threads that wait for their turn to write would switch some ten times for each answer."""
+    asking, answering = connected(None, IpcPeer(handler_threads=2))
+    begun, may_return, ran = threading.Semaphore(0), threading.Event(), []
+
+    @answering.on_request
+    def wait(msg: Echo) -> object:
+        begun.release()
+        assert may_return.wait(10)
+        ran.append(msg.value)
+        return msg.value
+
+    answering.start()
+    replies = [asking.request(Echo(n), timeout=30) for n in range(8)]
+    # The second begins when the first is found to be slow: the others are offloaded.
+    assert begun.acquire(timeout=10)
+    assert begun.acquire(timeout=10)
+    writer = answering._engine.writer
+    writer._turn[0] = []  # as of a thread that is held up in the midst of writing
+    may_return.set()
+    eventually(lambda: len(ran) == 8 and not answering.stats.running)
+    assert not any(reply.done() for reply in replies)
+    writer._turn.clear()
+    writer.flush_some()
+
+    assert [reply.result() for reply in replies] == list(range(8))
 
 
 def test_not_implemented_passes_the_message_to_the_next_handler(pair: Any) -> None:
