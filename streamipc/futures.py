@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ._forks import at_home, forkable_lock, look_for_fork
+from ._forks import at_home, look_for_fork
 from .engine.calls import CANCELLED, Call
 from .engine.flow import Held
 from .engine.lifetimes import park_at_exit
@@ -31,9 +32,8 @@ _PENDING = "PENDING"
 _FINISHED = "FINISHED"
 _CANCELLED = "CANCELLED_AND_NOTIFIED"
 
-
-_creation = forkable_lock()
-"""Guards the creation of a future's condition, and the settling of one without."""
+_log = logging.getLogger("concurrent.futures")
+"""Where that says what a callback has raised."""
 
 
 class ResponseFuture(Future[R], Generic[R]):
@@ -44,19 +44,16 @@ class ResponseFuture(Future[R], Generic[R]):
     anyone waits for it, and with :class:`SessionClosedError` when the session ends.
     """
 
-    # What most requests change late, or never, stands here: making one costs a third less.
+    # What concurrent.futures asks for, as it stands until somebody has asked: see _condition.
     _state: str = _PENDING
     _result: Any = None
     _exception: BaseException | None = None
     _made_condition: threading.Condition | None = None
 
     def __init__(self, call: Call) -> None:
-        # Not Future.__init__: what that makes is made when first needed (see __getattr__). Most
-        # replies are read by the thread that waits for them, which needs none of it.
+        # Not Future.__init__: few ask for what that makes. And the call does not know of us until
+        # somebody does, or the two would be garbage that only the collector finds.
         self._call = call
-        call.future = self
-        if call.outcome:  # it came before we did
-            self.mirror()
 
     @property
     def id(self) -> RequestId:
@@ -72,17 +69,21 @@ class ResponseFuture(Future[R], Generic[R]):
 
         @property
         def _condition(self):
+            """What concurrent.futures takes whenever it looks at a future's state, or watches it.
+
+            Until then nobody but us has looked, and the outcome of the call is all there is.
+            """
             if not at_home[0]:
                 look_for_fork()
             made = self._made_condition
             if made is None:
-                # Not under the lock: the garbage collector may come, and end a session
-                # without threads right here, whose futures are settled under it.
-                new = threading.Condition()
-                with _creation:
-                    made = self._made_condition
-                    if made is None:
-                        made = self._made_condition = new
+                made = self.__dict__.setdefault("_made_condition", threading.Condition())
+            if self._state == _PENDING:
+                # In this order: whoever settles the call sees us, or we see the outcome.
+                self._call.future = self
+                if self._call.outcome:
+                    self.mirror()
+                    self._call.future = None
             return made
 
     def result(self, timeout: float | None = None) -> R:
@@ -100,34 +101,33 @@ class ResponseFuture(Future[R], Generic[R]):
             SessionClosedError: what its name says.
             concurrent.futures.CancelledError: the future was cancelled.
         """
-        if self._state == _PENDING:
-            self._wait(timeout)
-        if self._state == _FINISHED:
-            # What Future.result does, without its lock: a finished future never changes.
-            if self._exception is None:
-                return self._result  # type: ignore[no-any-return]
-            park_at_exit()
-            try:
-                raise fresh(self._exception)
-            finally:
-                del self  # or the traceback and this frame would keep each other alive
-        return super().result(0)
+        outcome = self._call.outcome or self._wait(timeout)
+        value, error = outcome[0]
+        if error is None:
+            return value  # type: ignore[no-any-return]
+        park_at_exit()
+        try:
+            raise CancelledError if error is CANCELLED else fresh(error)
+        finally:
+            # Or the traceback and this frame would keep each other alive.
+            del self, outcome, value, error
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what :meth:`result` would raise, or ``None``; waits in the same way.
 
         It is the same object each time.
         """
-        if self._state == _PENDING:
-            self._wait(timeout)
-        return super().exception(0)
+        error = (self._call.outcome or self._wait(timeout))[0][1]
+        if error is CANCELLED:
+            raise CancelledError
+        return error
 
-    def _wait(self, timeout: float | None) -> None:
+    def _wait(self, timeout: float | None) -> list[tuple[Any, BaseException | None]]:
+        """Wait for the outcome, and return it."""
         call = self._call
-        if not (call.outcome or call.owner.wait(call, _end_of(timeout))):
+        if not call.owner.wait(call, _end_of(timeout)):
             raise self.not_in_time(timeout)
-        if self._state == _PENDING:  # whoever gave the outcome has not come so far yet
-            self.mirror()
+        return call.outcome
 
     def not_in_time(self, timeout: float | None) -> RequestTimeoutError:
         """Return the error for a wait that is over while the request goes on."""
@@ -154,6 +154,7 @@ class ResponseFuture(Future[R], Generic[R]):
             self._finish_cancelling()
             raise
         self._invoke_callbacks()
+        call.future = None
         return True
 
     def _finish_cancelling(self) -> None:
@@ -172,19 +173,9 @@ class ResponseFuture(Future[R], Generic[R]):
         this is called by the thread that reads.
         """
         value, error = self._call.outcome[0]
-        with _creation:
-            bare = self._made_condition is None
-            # If so, nobody has looked at the condition, and nobody can while we hold this.
-            if bare and self._state == _PENDING:
-                self._result = value
-                if error is not None:
-                    self._exception = None if error is CANCELLED else error
-                self._state = _CANCELLED if error is CANCELLED else _FINISHED
-        if not bare:
-            self._mirror_with_condition(value, error)
-
-    def _mirror_with_condition(self, value: Any, error: BaseException | None) -> None:
-        with self._condition:
+        condition = self._made_condition
+        assert condition is not None
+        with condition:
             if self._state != _PENDING:
                 return
             self._result = value
@@ -197,15 +188,27 @@ class ResponseFuture(Future[R], Generic[R]):
                     waiter.add_result(self)
                 else:
                     waiter.add_exception(self)
-            self._condition.notify_all()
+            condition.notify_all()
 
     def has_callbacks(self) -> bool:
         """Tell whether there are callbacks that :meth:`run_callbacks` would call."""
         return "_done_callbacks" in self.__dict__ and bool(self._done_callbacks)
 
     def run_callbacks(self) -> None:
-        """Call what ``add_done_callback`` was given."""
+        """Call what ``add_done_callback`` was given, each once."""
         self._invoke_callbacks()
+
+    def _invoke_callbacks(self) -> None:
+        callbacks = self.__dict__.get("_done_callbacks")
+        while callbacks:  # two threads may be here, if the first that settled was interrupted
+            try:
+                callback = callbacks.pop(0)
+            except IndexError:
+                return
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("exception calling callback for %r", self)
 
     def renew_after_fork(self) -> None:
         """Replace the locks, in a forked child, where nobody will read the reply."""
@@ -240,18 +243,19 @@ class ResponseFuture(Future[R], Generic[R]):
 
     def description(self) -> str:
         """Return what it is of and how it stands."""
-        call, state = self.__dict__.get("_call"), self._state
+        call = self.__dict__.get("_call")
         if call is None:
             return "of nothing yet"
         name = type(call.message).__wire_name__
-        if state == _PENDING:
+        value, error = call.outcome[0] if call.outcome else (None, None)
+        if not call.outcome:
             said = "pending"
-        elif state == _CANCELLED:
+        elif error is CANCELLED:
             said = "cancelled"
-        elif self._exception is not None:
-            said = f"raised {type(self._exception).__name__}"
+        elif error is not None:
+            said = f"raised {type(error).__name__}"
         else:
-            said = f"returned {type(self._result).__name__}"
+            said = f"returned {type(value).__name__}"
         return f"of {name}, request {call.id!r}: {said}"
 
     if not TYPE_CHECKING:
@@ -266,7 +270,6 @@ class ResponseFuture(Future[R], Generic[R]):
         _waiters: list[Any]
         _done_callbacks: list[Any]
 
-        def _invoke_callbacks(self) -> None: ...
 
 
 class _Items:

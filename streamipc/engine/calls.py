@@ -54,7 +54,7 @@ class Owner(Protocol):
 
 
 class Listener(Protocol):
-    """Whoever holds the future of a call."""
+    """The future of a call, once somebody watches it: ``wait()``, or a callback."""
 
     def mirror(self) -> None:
         """Show the outcome of the call, if that is not done yet."""
@@ -113,7 +113,7 @@ class Call:
         frame: the buffers of its request; emptied once they are out.
         outcome: ``(value, error)`` of each end it was given; empty: it is pending.
         wakers: locks of threads that wait for it.
-        future: shows it to its user; ``None``: whoever asked waits for it himself.
+        future: is watched by somebody; ``None``: it need not be told of the outcome.
         items: takes its items; ``None``: none are wanted.
         size: bytes of its payload, unless it is small.
     """

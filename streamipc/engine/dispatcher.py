@@ -38,6 +38,8 @@ class Dispatcher:
     Args:
         connection: what was read, decoded.
         actions: for each kind of event, what is called with it.
+        short_cuts: for a kind of envelope, what applies the most frequent of that kind at once, and
+            returns ``False`` for others.
         junk: bytes between frames.
         report_soon: told where an action fails.
         look_at_clock: fails requests whose time is over, in the midst of a burst.
@@ -47,12 +49,14 @@ class Dispatcher:
         self,
         connection: Connection,
         actions: Mapping[type, Callable[[Any], object]],
+        short_cuts: Mapping[type, Callable[[Any], bool]],
         junk: JunkLines,
         report_soon: Callable[[Exception], object],
         look_at_clock: Callable[[], object],
     ) -> None:
         self._connection = connection
         self._actions = actions
+        self._short_cuts = short_cuts
         self._junk = junk
         self._report_soon = report_soon
         self._look_at_clock = look_at_clock
@@ -66,7 +70,7 @@ class Dispatcher:
     def apply(self) -> None:
         """Apply what was read, frame by frame; as the leader."""
         connection, junk, actions = self._connection, self._junk, self._actions
-        items, receive = connection.items, connection.receive
+        items, receive, short_cut = connection.items, connection.receive, self._short_cuts.get
         left = _BURST
         while items:
             decoded = connection.current
@@ -75,9 +79,11 @@ class Dispatcher:
             if junk.waits and type(decoded) is not Junk:
                 junk.end_line()
             try:
-                event = receive(decoded)
-                if event is not None:
-                    actions[type(event)](event)
+                short = short_cut(type(decoded))
+                if short is None or not short(decoded):
+                    event = receive(decoded)
+                    if event is not None:
+                        actions[type(event)](event)
             except Exception as error:
                 if interrupt_in(error) is not None:
                     raise

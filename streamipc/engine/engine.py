@@ -132,9 +132,11 @@ class Engine:
             lock, lambda line: self.inbox.take(LogMessage(line, "junk")), self._remind_locked
         )
         actions: dict[type, Callable[[Any], object]] = {}
+        short_cuts: dict[type, Callable[[Any], bool]] = {}
         self.dispatcher = Dispatcher(
             connection,
             actions,
+            short_cuts,
             self.junk,
             lambda error: self.errors.report_soon(error),
             lambda: self.pool.expire_due(),
@@ -250,6 +252,7 @@ class Engine:
             has_threads=threads,
         )
         self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox)
+        short_cuts[Response] = self.outgoing.reply
         actions.update(
             {
                 Request: self.responder.request_received,

@@ -109,6 +109,7 @@ class Outgoing:
         self._control = control
         self._came_instead = came_instead
         self._completing: set[Call] = set()
+        self._replied: Call | None = None  # off the table, and not settled yet
 
     # Asking.
 
@@ -260,15 +261,30 @@ class Outgoing:
 
     # What is read, by whoever reads: see ``dispatcher.py``.
 
-    def response_received(self, response: Response) -> None:
-        """The reply, whose call has left the table."""
-        call: Call = response.call
-        if call.items is not None:
-            self.end(call, response.value, None)
-            return
+    def reply(self, response: Response) -> bool:
+        """Take the reply of a call without items, as most are; tell whether it is one.
+
+        Whoever is interrupted in here does it again: see ``Dispatcher.apply``.
+        """
+        id_ = response.id
+        call = self._calls.get(id_)
+        if call is None:
+            call = self._replied
+            if call is None or call.id != id_:
+                return False
+        elif call.items is not None:
+            return False
+        self._replied = call
+        self._calls.pop(id_, None)
         call.settle(response.value, None)
-        if call.future is not None and call.future.has_callbacks():
-            self.pool.submit(CallbacksTask(call.future, self.report))
+        if call.future is not None:
+            self._run_callbacks(call)
+        self._replied = None
+        return True
+
+    def response_received(self, response: Response) -> None:
+        """The reply of another, whose call has left the table."""
+        self.end(response.call, response.value, None)
 
     def error_received(self, response: ErrorResponse) -> None:
         """The same, if it is an error."""
@@ -342,9 +358,15 @@ class Outgoing:
     def settle(self, call: Call, value: Any, error: BaseException | None) -> None:
         """Set a request's outcome; the callbacks of its future run on the pool."""
         call.settle(value, error)
+        if call.future is not None:
+            self._run_callbacks(call)
+
+    def _run_callbacks(self, call: Call) -> None:
+        """Have those of a future run, once it shows the outcome; and let go of it."""
         future = call.future
         if future is not None and future.has_callbacks():
             self.pool.submit(CallbacksTask(future, self.report))
+        call.future = None
 
     def completes_later(self, call: Call) -> None:
         """Note a call whose reply waits behind its items, until it completes."""
@@ -369,7 +391,8 @@ class Outgoing:
 
     def fail_pending(self, error_of: Callable[[Call], BaseException]) -> None:
         """Fail all that is pending. May be done again, or twice at once."""
-        for call in list(self._calls.values()):
+        replied = () if self._replied is None else (self._replied,)  # by one who was interrupted
+        for call in (*list(self._calls.values()), *replied):
             self.end(call, None, error_of(call))
             self._calls.pop(call.id, None)
 

@@ -22,7 +22,6 @@ from streamipc import (
     SerializationError,
     SessionClosedError,
     UnhandledRequestError,
-    futures,
 )
 from streamipc.futures import ResponseFuture, ResponseStream
 
@@ -379,25 +378,81 @@ def test_an_item_that_comes_as_the_wait_for_the_result_ends_is_not_lost(
 def test_threads_that_need_the_condition_at_the_same_time_get_the_same(
     future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    creation = futures._creation
+    make = threading.Condition
     found_by_the_other: list[Any] = []
 
-    class Overtaken:
-        """Another thread takes the lock after we have looked, and before we have it."""
+    def overtaken() -> threading.Condition:
+        """Another thread takes the condition after we have looked, and before we have it."""
+        monkeypatch.setattr(threading, "Condition", make)
+        other = threading.Thread(target=lambda: found_by_the_other.append(future._condition))
+        other.start()
+        other.join()
+        return make()
 
-        def __enter__(self) -> None:
-            monkeypatch.setattr(futures, "_creation", creation)
-            other = threading.Thread(target=lambda: found_by_the_other.append(future._condition))
-            other.start()
-            other.join()
-            creation.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            creation.release()
-
-    monkeypatch.setattr(futures, "_creation", Overtaken())
+    monkeypatch.setattr(threading, "Condition", overtaken)
 
     assert [future._condition] == found_by_the_other
+
+
+def test_an_outcome_that_comes_while_the_condition_is_made_is_seen(
+    future: ResponseFuture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = threading.Condition
+
+    def overtaken() -> threading.Condition:
+        future._call.settle("reply", None)
+        return make()
+
+    monkeypatch.setattr(threading, "Condition", overtaken)
+    called: list[object] = []
+    future.add_done_callback(called.append)
+
+    assert called == [future]
+    assert concurrent.futures.wait([future], timeout=0).done == {future}
+
+
+def test_an_interrupt_as_the_condition_is_made_costs_nothing(
+    future: ResponseFuture[str],
+) -> None:
+    class Interrupting:
+        """A call to which nobody can be told, the first time."""
+
+        outcome: tuple[()] = ()
+
+        def __setattr__(self, name: str, value: object) -> None:
+            raise KeyboardInterrupt
+
+    call = future._call
+    future._call = Interrupting()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        future.add_done_callback(print)
+    future._call = call
+
+    called: list[object] = []
+    future.add_done_callback(called.append)
+    call.settle("reply", None)
+    future.run_callbacks()
+
+    assert called == [future]
+
+
+def test_callbacks_are_called_once_though_a_call_is_settled_twice(
+    future: ResponseFuture[str],
+) -> None:
+    """As by one who was interrupted and by the one who came next."""
+    called: list[object] = []
+
+    def fail(done: object) -> None:
+        called.append("fail")
+        raise ValueError("of a callback")
+
+    future.add_done_callback(fail)
+    future.add_done_callback(called.append)
+    future._call.settle("reply", None)
+    future.run_callbacks()
+    future.run_callbacks()
+
+    assert called == ["fail", future]
 
 
 def test_an_item_that_comes_while_a_coroutine_begins_to_wait_is_taken(

@@ -73,7 +73,7 @@ class Reading:
         junk = JunkLines(lock, lambda line: None, lambda due, lines: None)
         actions = {Notification: self.inbox.notification_received}
         self.dispatcher = Dispatcher(
-            self.connection, actions, junk, self.errors.append, lambda: None
+            self.connection, actions, {}, junk, self.errors.append, lambda: None
         )
 
     def read(self, *numbers: int) -> None:
