@@ -305,7 +305,7 @@ class Flow:
             payload: what it was decoded from; ``None``: it is no frame.
             waiting: how many of the kind wait.
         """
-        size = size_of(payload)
+        size = len(payload) if type(payload) is memoryview else size_of(payload)
         few = waiting < (_ITEMS if kind is Kind.ITEM else _FEW)
         if few and payload is not None and size < (_SMALL if waiting >= _HANDFUL else _MEDIUM):
             return None

@@ -95,6 +95,10 @@ class IncomingRequest:
     """
 
     # What most requests never change stands here, so that making one costs little.
+    id: RequestId | None = None
+    deadline: float | None = None
+    window = credit = 0
+    is_background = False
     is_handler = True
     by_io_thread = False
     cancelled = False
@@ -114,19 +118,24 @@ class IncomingRequest:
         responder: Answering,
         envelope: Request | Notification,
         handlers: tuple[Handler, ...],
-        id: RequestId | None,  # noqa: A002
-        timeout: float | None,
-        window: int,
+        id: RequestId | None = None,  # noqa: A002
+        timeout: float | None = None,
+        window: int = 0,
     ) -> None:
         self._responder = responder
-        self.id = id
         self.message: Message = envelope.message
         self.metadata: Mapping[str, str] | None = envelope.metadata
         self.handlers = handlers
-        self.deadline = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
-        self.window = self.credit = window
-        # An inline handler needs no handler thread, so it waits for none.
-        self.is_background = bool(handlers) and handlers[0].inline
+        if id is None:
+            return
+        self.id = id
+        if timeout is not None:
+            self.deadline = time.monotonic() + min(timeout, _LONGEST)
+        if window:
+            self.window = self.credit = window
+        if handlers and handlers[0].inline:
+            # It needs no handler thread, so it waits for none.
+            self.is_background = True
 
     def hold(self, held: Held) -> None:
         """Keep the message as ``held`` alone, which may fold it until it runs."""
@@ -311,7 +320,7 @@ class IncomingRequest:
         try:
             try:  # with context variables that are this request's own
                 value = copy_context().run(self._ask_handlers)
-            finally:  # as _leave(), without a call more
+            finally:
                 self.over = True
                 if self.wakers:
                     self._wake()
@@ -354,14 +363,10 @@ class IncomingRequest:
         except Exception as error:
             self._responder.report(error)
             return True
-        finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Note that the handlers have returned; a thread of theirs may wait to send."""
-        self.over = True
-        if self.wakers:
-            self._wake()
+        finally:  # a thread of theirs may wait to send
+            self.over = True
+            if self.wakers:
+                self._wake()
 
     def _ask_handlers(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""
@@ -383,16 +388,22 @@ class IncomingRequest:
         taken = False
         for handler in self.handlers:
             try:
-                taken |= self._call(handler) is not NotImplemented
+                if handler.second:
+                    value = self._call(handler)
+                else:  # as above
+                    value = handler.function(self.message)
+                    if type(value) is not handler.plain_type:
+                        value = self._resolve(value, handler)
+                if value is not NotImplemented:
+                    taken = True
             except BaseException as error:
                 self._responder.report(error)
                 taken = True
         return taken
 
     def _call(self, handler: Handler) -> Any:
-        if not handler.second:
-            value = handler.function(self.message)
-        elif handler.second == "context":
+        """Call a handler that takes the context, or the session, as well."""
+        if handler.second == "context":
             value = handler.function(self.message, current_request())
         else:
             value = handler.function(self.message, self.session)

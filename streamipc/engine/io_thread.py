@@ -452,10 +452,11 @@ class IoThread:
         pool = self._pool
         while self.inline:
             task = self.inline.popleft()
-            free = (
-                pool.may_run(task) and self.standby is not None and not self._is_above_high_water()
-            )
-            if pool.spawning_fails or (free and not task.is_offloaded):
+            if pool.spawning_fails or (
+                self.standby is not None
+                and not (task.is_offloaded or self._is_above_high_water())
+                and pool.may_run(task)
+            ):
                 return self._start(me, task)
             pool.offload(task)
         waiting = pool.next_offloaded() if pool.spawning_fails else None

@@ -137,9 +137,9 @@ class Connection:
         self.current: Decoded | None = None
         """The first of ``items``, decoded."""
         self.step: Any = None
-        """What has been done of the last that :meth:`receive` was given."""
-        self._received: Decoded | None = None  # that
-        self._taken: list[Any] = []  # the request of ours that it has ended, or None
+        """What has been done of it."""
+        self._ends: Envelope | None = None  # the last that has ended a request of ours
+        self._ended: list[Any] = []  # that request; or None, if there was none
         self._decoders = [
             FrameDecoder(max_frame_size, self._is_payload, tail_size, self.items)
             for _ in range(sources)
@@ -180,7 +180,7 @@ class Connection:
 
     def applied(self) -> None:
         """Be done with the first of ``items``."""
-        self.current = self._received = None
+        self.current = self.step = None
         self.items.popleft()
 
     def decode_again(self, payload: Item) -> Envelope:
@@ -322,8 +322,6 @@ class Connection:
 
     def receive(self, decoded: Decoded) -> Event | None:
         """Apply what was decoded to the tables; return what it means, if anything."""
-        if decoded is not self._received:
-            self.step, self._taken, self._received = None, [], decoded
         rule = _RULES.get(type(decoded))
         if rule is None:  # a serializer of the user's own
             return Violation(
@@ -335,16 +333,18 @@ class Connection:
         return event
 
     def _response(self, envelope: Response | ErrorResponse) -> Event:
-        call = self._take_call(envelope.id)
+        call = self._take_call(envelope)
         if call is None:
             return Late(envelope.id)
         envelope.call = call
         return envelope
 
-    def _take_call(self, id: RequestId) -> Any:  # noqa: A002
-        if not self._taken:
-            self._taken.extend(map(self.calls.pop, (id,), (None,)))
-        return self._taken[0]
+    def _take_call(self, envelope: Response | ErrorResponse) -> Any:
+        if self._ends is not envelope:
+            self._ends, self._ended = envelope, []
+        if not self._ended:
+            self._ended.extend(map(self.calls.pop, (envelope.id,), (None,)))
+        return self._ended[0]
 
     def _request(self, envelope: Request) -> Event:
         if self.step is not None:
@@ -430,7 +430,7 @@ class Connection:
                 return Late(envelope.id)
             return ItemFailed(call, error) if call.items is not None else Violation(error)
         if isinstance(envelope, (Response, ErrorResponse)):
-            call = self._take_call(envelope.id)
+            call = self._take_call(envelope)
             return Late(envelope.id) if call is None else ReplyFailed(call, error)
         return Violation(error)
 
