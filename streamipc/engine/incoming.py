@@ -311,9 +311,9 @@ class IncomingRequest:
         try:
             try:  # with context variables that are this request's own
                 value = copy_context().run(self._ask_handlers)
-            finally:  # as _leave(), without a call more
+            finally:
                 self.over = True
-                if self.wakers:
+                if self.wakers:  # a thread of theirs may wait to send
                     self._wake()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
@@ -355,13 +355,7 @@ class IncomingRequest:
             self._responder.report(error)
             return True
         finally:
-            self._leave()
-
-    def _leave(self) -> None:
-        """Note that the handlers have returned; a thread of theirs may wait to send."""
-        self.over = True
-        if self.wakers:
-            self._wake()
+            self.over = True
 
     def _ask_handlers(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""
