@@ -797,7 +797,9 @@ def test_of_lines_that_take_more_than_may_wait_for_receive_the_last_ones_come(
     narrow.write("\n".join([*LINES, ""]).encode())
     narrow.hang_up()
     assert session._engine.shutdown.closed.wait(30)
-    got = [session.receive(timeout=30).message for _ in session._engine.inbox._received.items.copy()]
+    got = [
+        session.receive(timeout=30).message for _ in session._engine.inbox._received.items.copy()
+    ]
 
     with pytest.raises(SessionClosedError):
         session.receive(timeout=30)

@@ -329,7 +329,7 @@ def test_what_is_granted_twice_by_one_mark_counts_once() -> None:
 
 
 def test_one_that_was_overtaken_by_another_thread_waits_on_until_the_handler_returns(
-    sides: tuple[Any, Any],
+    sides: tuple[Any, Any], eventually: Eventually
 ) -> None:
     left, right = sides
     responder = right._engine.responder
@@ -364,6 +364,7 @@ def test_one_that_was_overtaken_by_another_thread_waits_on_until_the_handler_ret
     assert next(stream) == "first"
     assert waits.get(timeout=LONG) is request
     assert request.credit == 0
+    eventually(lambda: request.wakers)  # it sleeps
     may_return.set()
 
     assert "its handler has returned" in str(outcome.get(timeout=LONG))

@@ -155,3 +155,20 @@ def test_a_request_that_is_cancelled_first_of_all_in_a_copy_that_c_has_forked_is
         assert future.result(LONG) == "kept"
         assert session.call(Echo("next"), timeout=LONG) == "next"
         assert cancelled == [False, False]
+
+
+def test_one_who_waits_to_receive_is_told_of_a_session_that_is_closed_before_it_began(
+    connected: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, _ = connected()
+    lifecycle = left._engine.lifecycle
+    start = lifecycle.start
+
+    def be_overtaken() -> None:
+        left.close()  # by another thread
+        start()
+
+    monkeypatch.setattr(lifecycle, "start", be_overtaken)
+    with pytest.raises(SessionClosedError, match="this side closed"):
+        left.receive(timeout=LONG)
+    assert not lifecycle.begun

@@ -362,7 +362,7 @@ def test_a_forked_copy_takes_the_items_that_had_come_and_grants_none(connected: 
 
 
 def test_a_reply_that_is_taken_as_the_time_runs_out_is_returned(
-    raw: RawPeer, monkeypatch: pytest.MonkeyPatch
+    raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who reads it has taken the request off the table, and is about to say what has come."""
     session = raw.session
@@ -371,14 +371,19 @@ def test_a_reply_that_is_taken_as_the_time_runs_out_is_returned(
     expire = outgoing.expire
     settling: list[threading.Thread] = []
 
+    def settle(call: Any) -> None:
+        eventually(lambda: call.wakers)
+        call.settle("in time", None)
+
     def be_overtaken(call: Any) -> None:
         if not settling:
             del outgoing._calls[call.id]
-            settling.append(threading.Thread(target=call.settle, args=("in time", None)))
-            expire(call)
+            settling.append(threading.Thread(target=settle, args=(call,)))
             settling[0].start()
+            expire(call)
 
     monkeypatch.setattr(outgoing, "expire", be_overtaken)
+    monkeypatch.setattr("streamipc.engine.outgoing._MOMENT", LONG)
     assert session.call(Echo(), timeout=0.05) == "in time"
     settling[0].join(LONG)
 
@@ -445,3 +450,24 @@ def test_an_item_that_is_applied_twice_comes_once(raw: RawPeer) -> None:
     assert stream.result(LONG) == "end"
     assert seen == ["small", "x" * 100_000]
     assert session._engine.flow.total == 0
+
+
+def test_an_interrupt_of_one_who_sends_the_request_of_a_stream_leaves_none_pending(
+    raw: RawPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = raw.session
+    session.start()
+    outgoing = session._engine.outgoing
+    write = outgoing._write
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.undo()
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outgoing, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.stream(Echo())
+
+    assert session.stats.pending == 0
+    assert [type(one) for one in raw.read_until(Cancel, 1)] == [Request, Cancel]
