@@ -252,13 +252,14 @@ def test_a_broken_stream_fails_everyone_and_is_reported_once(slow: Rig) -> None:
     assert slow.errors == slow.errors[:1]
 
 
-def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
+def test_after_fail_everything_is_refused_and_sleepers_wake(
+    slow: Rig, eventually: Callable[..., None]
+) -> None:
     slow.channel.gate.clear()
     first, first_outcome = in_thread(lambda: slow.writer.send([b"first"]))
     assert slow.channel.waiting.acquire(timeout=10)
     second, second_outcome = in_thread(lambda: slow.writer.send([b"second"]))
-    while len(slow.writer._sleepers) < 2:
-        time.sleep(0.001)
+    eventually(lambda: len(slow.writer._sleepers) == 2)
     slow.writer.fail()
     second.join(10)
     slow.channel.gate.set()
@@ -271,14 +272,15 @@ def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
     assert slow.writer.backlog == 0
 
 
-def test_the_end_waits_for_who_is_writing_and_refuses_what_comes_later(slow: Rig) -> None:
+def test_the_end_waits_for_who_is_writing_and_refuses_what_comes_later(
+    slow: Rig, eventually: Callable[..., None]
+) -> None:
     slow.channel.gate.clear()
     sending, outcome = in_thread(lambda: slow.writer.send([b"first"]))
     assert slow.channel.waiting.acquire(timeout=10)
     slow.writer.queue([b"second"])
     ending, ended = in_thread(lambda: slow.writer.end(time.monotonic() + 30))
-    while len(slow.writer._sleepers) < 2:
-        time.sleep(0.001)
+    eventually(lambda: len(slow.writer._sleepers) == 2)
     slow.channel.gate.set()
     sending.join(10)
     ending.join(10)
@@ -615,15 +617,16 @@ def test_an_interrupt_of_one_who_finds_no_room_leaves_writing_to_others(method: 
     assert k > 10
 
 
-def test_an_interrupted_sender_leaves_the_others_their_frames(slow: Rig) -> None:
+def test_an_interrupted_sender_leaves_the_others_their_frames(
+    slow: Rig, eventually: Callable[..., None]
+) -> None:
     """Whatever it was about to do for them is done, if somewhat later."""
     for k in range(1, 1000):
         rig = Rig(Slow())
         writer = rig.writer
         rig.channel.gate.clear()
         others = [in_thread(lambda: writer.send([b"other"]))[0] for _ in range(2)]  # noqa: B023
-        while len(writer._sleepers) < 2:
-            time.sleep(0.0001)
+        eventually(lambda: len(writer._sleepers) == 2)  # noqa: B023
         threading.Timer(0.003, rig.channel.gate.set).start()
         interrupted = interrupted_at(k, FILES, lambda: writer.send([b"mine"]))  # noqa: B023
         rig.channel.gate.set()
