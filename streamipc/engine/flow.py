@@ -413,7 +413,8 @@ class Flow:
         elif not others:
             return  # measured by the thread that runs it
         envelope = newest.envelope
-        if envelope is None or newest.bytes <= room:
+        # One that is no frame stays as it is: there is nothing to decode it from once more.
+        if envelope is None or newest.payload is None or newest.bytes <= room:
             return
         if self._estimate(newest, newest.payload) > room:
             self._measure(newest, envelope, max(0, room), folds=True)

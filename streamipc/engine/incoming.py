@@ -322,7 +322,7 @@ class IncomingRequest:
                 value = copy_context().run(self._ask_handlers)
             finally:
                 self.over = True
-                if self.wakers:
+                if self.wakers:  # a thread of theirs may wait to send
                     self._wake()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
@@ -363,10 +363,8 @@ class IncomingRequest:
         except Exception as error:
             self._responder.report(error)
             return True
-        finally:  # a thread of theirs may wait to send
+        finally:
             self.over = True
-            if self.wakers:
-                self._wake()
 
     def _ask_handlers(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""

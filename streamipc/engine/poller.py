@@ -235,12 +235,10 @@ class Poller:
         return ours, any(fd in others for fd, _ in found)
 
     def spin(self, policy: SpinPolicy) -> Ready:
-        """Return the descriptors that can be read now, or after a spin if the policy says so."""
+        """Return the descriptors that can be read now, or after a spin of an active policy."""
         poll = self._now.poll
         found: Ready = poll(0)
         if not found:
-            if not policy.active:
-                return []
             clock = time.monotonic
             stop = clock() + policy.seconds
             while not found:

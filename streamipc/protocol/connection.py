@@ -472,8 +472,7 @@ def _undecodable(error: Exception) -> Undecodable:
 def _place_of(error: Exception) -> str:
     """Return where an error was raised: its traceback, which holds the payload, is not kept."""
     place = error.__traceback__
-    if place is None:
-        return ""
+    assert place is not None  # it was caught
     while place.tb_next is not None:
         place = place.tb_next
     file = place.tb_frame.f_code.co_filename.replace("\\", "/")

@@ -8,7 +8,6 @@ import os
 import pickle
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from shared_messages import Add, Echo, Note, SayHello
 from streamipc import (
     IpcPeer,
     JsonMessageSerializer,
+    Limits,
     LogMessage,
     NativeMessageSerializer,
     ProtocolError,
@@ -748,6 +748,62 @@ def test_what_came_before_a_request_of_a_session_that_works_is_not_in_its_timeou
     wire.write(b"a line\n")
     wire.tell("it works")
     eventually(lambda: wire.session.stats.junk and wire.session.stats.frames_received)
-    time.sleep(0.1)  # more than what a deadline may be late by
+    # As if a minute had passed since: a deadline may be late by so much on a busy machine.
+    pieces = wire.session._engine.dispatcher._junk.seen._pieces
+    then, count, data = pieces.pop()
+    pieces.append((then - 60, count, data))
     said = str(wire.session.request(Echo(), timeout=0.1).exception(timeout=30))
     assert said.endswith("within 0.1 s")
+
+
+# They are no frames, which could be decoded once more when their turn comes.
+LINES = [f"{number} " * 12_000 for number in range(100, 130)]
+
+
+@pytest.fixture
+def narrow(make_wire: Any) -> Any:
+    """A wire whose session holds less than ``LINES``."""
+    return make_wire(limits=Limits(held_bytes=1 << 20), max_frame_size=1 << 20)
+
+
+def test_lines_that_take_much_of_what_may_be_held_all_come_to_their_handler(
+    narrow: Any, eventually: Any
+) -> None:
+    seen: list[str] = []
+    errors: list[BaseException] = []
+    may_go_on = threading.Event()
+    narrow.session.on_exception(errors.append)
+
+    @narrow.session.on_message
+    def take(msg: LogMessage) -> None:
+        assert may_go_on.wait(30)
+        seen.append(msg.message)
+
+    narrow.session.start()
+    writing = threading.Thread(target=narrow.write, args=("\n".join([*LINES, ""]).encode(),))
+    writing.start()
+    eventually(lambda: narrow.session._engine.flow.paused)
+    may_go_on.set()
+    writing.join(30)
+    eventually(lambda: len(seen) == len(LINES) or errors)
+
+    assert seen == LINES
+    assert errors == []
+
+
+def test_of_lines_that_take_more_than_may_wait_for_receive_the_last_ones_come(
+    narrow: Any,
+) -> None:
+    session = narrow.session
+    session.start()
+    narrow.write("\n".join([*LINES, ""]).encode())
+    narrow.hang_up()
+    assert session._engine.shutdown.closed.wait(30)
+    got = [
+        session.receive(timeout=30).message for _ in session._engine.inbox._received.items.copy()
+    ]
+
+    with pytest.raises(SessionClosedError):
+        session.receive(timeout=30)
+    assert 5 < len(got) == len(LINES) - session.stats.dropped
+    assert got == LINES[-len(got) :]

@@ -182,7 +182,7 @@ def test_a_child_that_does_not_exit_is_made_to(
     assert time.monotonic() - start < 20
 
 
-def test_handlers_in_flight_finish_and_answer_before_the_end(wire: Any) -> None:
+def test_handlers_in_flight_finish_and_answer_before_the_end(wire: Any, eventually: Any) -> None:
     entered, go = threading.Event(), threading.Event()
 
     @wire.session.on_request
@@ -196,8 +196,7 @@ def test_handlers_in_flight_finish_and_answer_before_the_end(wire: Any) -> None:
     assert entered.wait(10)
     closing = threading.Thread(target=wire.session.close, args=(60,))
     closing.start()
-    while not wire.session.closed:
-        time.sleep(0.001)
+    eventually(lambda: wire.session.closed)
     wire.ask(2, "too late")
     refusal = wire.hear()
     assert (refusal["id"], refusal["code"]) == (2, "closed")
@@ -1334,7 +1333,7 @@ def test_a_request_that_was_not_sent_was_not_executed(echo_child: list[str]) -> 
 
 
 def test_a_request_that_was_refused_by_a_closing_peer_was_not_executed(
-    connected: Connected,
+    connected: Connected, eventually: Any
 ) -> None:
     asking, answering = connected()
     entered, release = threading.Event(), threading.Event()
@@ -1350,8 +1349,7 @@ def test_a_request_that_was_refused_by_a_closing_peer_was_not_executed(
     assert entered.wait(30)
     closing = threading.Thread(target=answering.close)
     closing.start()
-    while not answering.closed:
-        time.sleep(0.001)
+    eventually(lambda: answering.closed)
     with pytest.raises(SessionClosedError) as caught:
         asking.request(Echo(2)).result(timeout=30)
     release.set()

@@ -3,16 +3,21 @@
 CPython runs the handler of a signal behind calls, at the entry of functions, and where a loop
 turns. A profile function is called at the same places, but for the last, and what it raises comes
 out there.
+
+Code that expects errors has to tell what the handler of a signal raises from them, which takes a
+real signal: see ``signals_raise``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["Interrupt", "interrupted_at"]
+__all__ = ["Interrupt", "interrupted_at", "signals_raise"]
 
 
 class Interrupt(BaseException):
@@ -58,3 +63,17 @@ def interrupted_at(
         sys.setprofile(None)
     assert came_out == (left <= 0), f"the interrupt at {k} was swallowed"
     return came_out
+
+
+@contextlib.contextmanager
+def signals_raise(kind: type[BaseException]) -> Iterator[Callable[[], None]]:
+    """Have the handler of a signal raise ``kind``; yield what sends that signal here and now."""
+
+    def handler(number: int, frame: object) -> None:
+        raise kind("of a signal's handler")
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        yield lambda: signal.raise_signal(signal.SIGALRM)
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from streamipc import JsonMessageSerializer, LogMessage
+from reader_bench import ReaderBench
+
+from streamipc import LogMessage
 from streamipc.engine.calls import Call
-from streamipc.engine.flow import Flow
 from streamipc.engine.leader import Leader
-from streamipc.engine.poller import Wakeup
-from streamipc.engine.reader import Reader
 from streamipc.futures import ResponseFuture
-from streamipc.protocol.connection import Connection
-from streamipc.protocol.envelopes import Notification
 
 __all__ = ["LONG", "Bench", "Caller", "Gate"]
 
@@ -91,27 +87,14 @@ class Caller:
         return self.outcome
 
 
-class Bench:
-    """A leader on a pipe. The test plays the I/O thread, and counts how often it has to lead."""
+class Bench(ReaderBench):
+    """A leader on a pipe. The test plays the I/O thread, and counts how often it has to lead.
+
+    What it reads are names of callers, to whom it is the reply.
+    """
 
     def __init__(self) -> None:
-        self.read_fd, self.write_fd = os.pipe()
-        os.set_blocking(self.read_fd, False)
-        self.lock = threading.Lock()
-        self.flow = Flow(self.lock)
-        self.wakeup = Wakeup()
-        self.log: list[int] = []
-        self.connection = Connection(JsonMessageSerializer(), 1 << 20)
-        self.reader = Reader(
-            self.connection,
-            self._read_into,
-            (self.read_fd,),
-            self.wakeup,
-            (self.log,),
-            self._apply,
-            self._on_end,
-            self.flow,
-        )
+        super().__init__()
         self.leader = Leader(
             self.reader, self.flow, self.wakeup, 0.0, self, self.reader.poller.wait
         )
@@ -190,8 +173,7 @@ class Bench:
 
     def answer(self, *names: str) -> None:
         """Write the replies, all of them at once."""
-        frames = [self.connection.encode(Notification(LogMessage(name))) for name in names]
-        os.write(self.write_fd, b"".join(part for frame in frames for part in frame))
+        self.write(*names)
 
     def until(self, condition: Callable[[], object]) -> None:
         end = time.monotonic() + LONG
@@ -201,20 +183,15 @@ class Bench:
 
     # What the reader does.
 
-    def _read_into(self, buffer: memoryview, source: int) -> int:
-        self.log.extend(map(os.readv, (self.read_fd,), ([buffer],)))
-        return self.log[0]
-
-    def _apply(self) -> None:
+    def apply(self) -> None:
         if self.on_dispatch is not None:
             self.on_dispatch()
-        while self.connection.items:
-            told: Any = self.connection.decode()
-            name = told.message.message
-            self.callers[name].reply.settle(f"reply to {name}", None)
-            self.connection.applied()
+        super().apply()
 
-    def _on_end(self, error: Exception | None) -> None:
+    def take(self, text: str) -> None:
+        self.callers[text].reply.settle(f"reply to {text}", None)
+
+    def on_end(self, error: Exception | None) -> None:
         self.end.append(error)
         for caller in self.callers.values():
             caller.reply.settle(None, EOFError())
@@ -227,7 +204,4 @@ class Bench:
         for caller in self.callers.values():
             if caller.thread.ident is not None:
                 caller.thread.join(LONG)
-        self.wakeup.close()
-        os.close(self.read_fd)
-        if self.write_fd >= 0:
-            os.close(self.write_fd)
+        super().close()

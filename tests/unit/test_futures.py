@@ -23,6 +23,7 @@ from streamipc import (
     SessionClosedError,
     UnhandledRequestError,
 )
+from streamipc.engine.calls import Call
 from streamipc.futures import ResponseFuture, ResponseStream
 
 
@@ -508,3 +509,33 @@ def test_an_interrupted_cancellation_wakes_who_waits(
 
     assert future.cancelled()
     assert not asleep.locked()
+
+
+def test_a_reply_that_comes_in_the_midst_of_a_cancellation_counts(owner: Owner) -> None:
+    class Overtaken(Call):
+        def settle(self, value: Any, error: BaseException | None) -> bool:
+            super().settle("reply", None)  # by the thread that reads
+            return super().settle(value, error)
+
+    future: Any = ResponseFuture(Overtaken(owner, 7, LogMessage("ask")))  # type: ignore[arg-type]
+
+    assert not future.cancel()
+    assert future.result(0) == "reply"
+    assert owner.cancelled == []
+
+
+def test_an_item_that_arrives_twice_with_one_mark_counts_once(
+    future: ResponseFuture[str],
+) -> None:
+    """Whoever brought it was interrupted, and another brings it again."""
+    stream = ResponseStream(future, window=2)
+    mark = object()
+
+    assert [future._call.items.arrived(item, mark) for item in ("a", "a")] == [True, True]  # type: ignore[union-attr]
+    assert [future._call.items.arrived(item) for item in ("b", "c")] == [True, False]  # type: ignore[union-attr]
+    assert [next(stream), next(stream)] == ["a", "b"]
+
+
+def test_a_stream_that_could_not_be_made_is_dropped_without_a_word() -> None:
+    with pytest.raises(TypeError):
+        ResponseStream()  # type: ignore[call-arg]

@@ -120,3 +120,15 @@ def test_a_limit_in_a_forked_process_goes_on_counting():
     limit._lock.acquire()
     limit.forget_after_fork()
     assert limit.admit("a") == 0
+
+
+def test_kinds_that_are_quiet_make_room_for_others(monkeypatch):
+    limit = _log.LogLimit()
+    monkeypatch.setattr(_log.time, "monotonic", lambda: 1.0)
+    for kind in range(63):
+        limit.admit(kind)
+    monkeypatch.setattr(_log.time, "monotonic", lambda: 3.0)
+
+    assert [limit.admit("one") for _ in range(11)] == [0] * 10 + [None]
+    assert limit.admit("two") == 0
+    assert limit.left_out() == 1

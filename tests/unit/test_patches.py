@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from shared_messages import Echo
 
 from streamipc import IpcPeer
-from streamipc._patches import Patches, check_patches
+from streamipc._patches import Patches, check_patches, check_sockets
+from streamipc._threads import _may_take_signals
 
 
 @pytest.fixture
@@ -134,3 +136,34 @@ def test_another_lock_in_threading_is_no_harm(monkeypatch: pytest.MonkeyPatch) -
     assert patches.lock is not lock
     patches.check_lock()
     assert patches.lock is lock
+
+
+def test_sockets_that_would_stop_all_greenlets_are_refused(gevent: set[str]) -> None:
+    check_sockets()
+    gevent.add("threading")
+    with pytest.raises(RuntimeError, match="gevent has patched threads and not socket"):
+        check_sockets()
+    gevent.add("socket")
+    check_sockets()
+
+
+def test_a_greenlet_blocks_no_signals_while_it_starts_a_thread(gevent: set[str]) -> None:
+    """The mask is that of the real thread, which mostly is the main thread."""
+    gevent |= {"threading", "select"}
+    assert in_a_thread(lambda: check(not _may_take_signals())) is None
+
+
+def check(condition: bool) -> None:
+    assert condition
+
+
+def test_a_session_of_greenlets_works_in_its_thread(gevent: set[str], connected: Any) -> None:
+    gevent |= {"threading", "select", "socket"}
+    left, right = connected()
+    gevent.clear()  # the threads of this test are real ones
+    right.on_request(Echo)(lambda msg: msg.value)
+    left.start()
+    right.start()
+
+    assert left._engine.lifecycle.is_guarded
+    assert left.call(Echo("x"), timeout=30) == "x"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -142,3 +144,19 @@ def test_other_threads_run_no_handlers() -> None:
     thread.join()
 
     assert found == [None]
+
+
+def test_an_error_that_a_program_raises_itself_is_none() -> None:
+    """Nobody has called the code at the top of it."""
+    program = """
+from streamipc._signals import interrupt_in
+try:
+    raise TimeoutError("of the program's own")
+except TimeoutError as error:
+    assert interrupt_in(error) is None
+print("told")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], timeout=60, stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout.decode().strip() == "told"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from reader_bench import ReaderBench
 
-from streamipc import JsonMessageSerializer, LogMessage
+from streamipc import LogMessage
 from streamipc.engine.caller_runs import CallerRuns
 from streamipc.engine.calls import Call
 from streamipc.engine.deadlines import Deadlines
-from streamipc.engine.flow import Flow, Reason
-from streamipc.engine.poller import Wakeup
-from streamipc.engine.reader import Reader
-from streamipc.protocol.connection import Connection
-from streamipc.protocol.envelopes import Notification
+from streamipc.engine.flow import Reason
 
 
 class Awaited:
@@ -39,27 +35,11 @@ class Job:
         self._run()
 
 
-class Bench:
-    """A CallerRuns with a real reader on a pipe, and nothing else of an engine."""
+class Bench(ReaderBench):
+    """A CallerRuns with a reader, and nothing else of an engine."""
 
     def __init__(self) -> None:
-        self.read_fd, self.write_fd = os.pipe()
-        os.set_blocking(self.read_fd, False)
-        self.lock = threading.Lock()
-        self.flow = Flow(self.lock)
-        self.wakeup = Wakeup()
-        self.log: list[int] = []
-        self.connection = Connection(JsonMessageSerializer(), 1 << 20)
-        self.reader = Reader(
-            self.connection,
-            self.read_into,
-            (self.read_fd,),
-            self.wakeup,
-            (self.log,),
-            self.apply,
-            lambda error: None,
-            self.flow,
-        )
+        super().__init__()
         self.calls: dict[Any, Any] = {}
         self.deadlines = Deadlines(self.calls)
         self.expired: list[Any] = []
@@ -76,15 +56,8 @@ class Bench:
             self.flush,
         )
 
-    def read_into(self, buffer: memoryview, source: int) -> int:
-        self.log.extend(map(os.readv, (self.read_fd,), ([buffer],)))
-        return self.log[0]
-
-    def apply(self) -> None:
-        while self.connection.items:
-            item: Any = self.connection.decode()
-            self.runs.submit(Job(lambda item=item: self.seen.append(item.message.message)))
-            self.connection.applied()
+    def take(self, text: str) -> None:
+        self.runs.submit(Job(lambda: self.seen.append(text)))
 
     def expire(self, calls: list[Any]) -> None:
         self.expired += calls
@@ -93,10 +66,6 @@ class Bench:
 
     def flush(self) -> None:
         self.flushes += 1
-
-    def send(self, text: str) -> None:
-        for part in self.connection.encode(Notification(LogMessage(text))):
-            os.write(self.write_fd, part)
 
     def ask(self, seconds: float) -> Any:
         call = Call(None, len(self.calls) + 1, LogMessage("x"))
@@ -114,9 +83,7 @@ class Bench:
 def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
-    bench.wakeup.close()
-    os.close(bench.read_fd)
-    os.close(bench.write_fd)
+    bench.close()
 
 
 def soon(seconds: float = 10.0) -> float:
@@ -124,8 +91,8 @@ def soon(seconds: float = 10.0) -> float:
 
 
 def test_a_thread_that_waits_reads_and_runs(bench: Bench) -> None:
-    bench.send("one")
-    bench.send("two")
+    bench.write("one")
+    bench.write("two")
 
     assert bench.runs.wait(bench.until(2), soon())
     assert bench.seen == ["one", "two"]
@@ -135,14 +102,14 @@ def test_a_thread_that_waits_reads_and_runs(bench: Bench) -> None:
 
 def test_a_wait_that_is_over_has_looked_once(bench: Bench) -> None:
     assert not bench.runs.wait(bench.until(1), time.monotonic())
-    bench.send("one")
+    bench.write("one")
 
     assert bench.runs.wait(bench.until(1), time.monotonic())
 
 
 def test_a_tick_reads_without_waiting(bench: Bench) -> None:
     assert not bench.runs.tick(time.monotonic())
-    bench.send("one")
+    bench.write("one")
 
     assert bench.runs.tick(time.monotonic())
     assert bench.seen == ["one"]
@@ -156,7 +123,7 @@ def test_a_tick_does_not_wait_when_there_is_work(bench: Bench) -> None:
 
 
 def test_looking_reads_and_runs_nothing(bench: Bench) -> None:
-    bench.send("one")
+    bench.write("one")
     bench.runs.look()
 
     assert bench.seen == []
@@ -193,7 +160,7 @@ def test_a_job_that_waits_runs_the_next_on_top_of_itself(bench: Bench) -> None:
         bench.seen.append("outer")
 
     bench.runs.submit(Job(outer))
-    bench.send("inner")
+    bench.write("inner")
     bench.runs.run_tasks()
 
     assert bench.seen == ["inner", "outer"]
@@ -203,7 +170,7 @@ def test_a_job_that_waits_runs_the_next_on_top_of_itself(bench: Bench) -> None:
 
 def test_a_job_that_waits_has_reading_go_on(bench: Bench) -> None:
     bench.flow.pause_locked(Reason.NOTIFICATIONS)
-    bench.send("one")
+    bench.write("one")
     bench.runs.submit(Job(lambda: bench.runs.wait(bench.until(1), soon())))
     bench.runs.run_tasks()
 
@@ -223,7 +190,7 @@ def test_a_thread_in_a_job_lets_another_read(bench: Bench) -> None:
     blocked.start()
     assert inside.wait(10)
     reader.start()
-    bench.send("one")
+    bench.write("one")
     reader.join(10)
     try:
         assert bench.seen == ["one"]
@@ -242,7 +209,7 @@ def test_two_threads_that_wait_for_different_things_both_get_theirs(bench: Bench
     for thread in threads:
         thread.start()
     for text in ("one", "two", "three"):
-        bench.send(text)
+        bench.write(text)
     for thread in threads:
         thread.join(10)
 
@@ -312,7 +279,7 @@ def test_looking_leaves_leadership_to_the_thread_that_leads(bench: Bench) -> Non
     bench.runs.look()
 
     assert bench.runs.leader.thread == thread.ident
-    bench.send("one")
+    bench.write("one")
     thread.join(10)
     assert bench.seen == ["one"]
 
@@ -344,11 +311,11 @@ def test_a_follower_that_is_woken_and_does_not_lead_wakes_another(
     third.start()
     eventually(lambda: len(followers) == 2)
     armed.set()
-    bench.send("one")
+    bench.write("one")
     first.join(10)
     second.join(10)
     eventually(lambda: bench.runs.leader.thread == third.ident)
-    bench.send("two")
+    bench.write("two")
     third.join(10)
     assert not any(thread.is_alive() for thread in (first, second, third))
     assert bench.seen == ["one", "two"]

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 from handover import LONG, Caller, Eventually, Held, Hold, Quick
+from interrupting import signals_raise
 from shared_messages import Echo, Note
 
-from streamipc import IpcPeer, JsonMessageSerializer, SerializationError
-from streamipc.protocol.envelopes import Cancel, Credit, Request
+from streamipc import IpcPeer, JsonMessageSerializer, SerializationError, SyncIpcSession
+from streamipc.protocol.envelopes import Cancel, Credit, Request, Response
 
 Sides = tuple[Any, Any, Held]
 
@@ -151,3 +152,32 @@ def test_the_end_of_a_second_stream_is_forgotten_by_all_whoever_read_it(
         known = dict(poller._now.poll(0))  # all that are closed by now, if it knows them
         assert reader.first_fd in known
         assert second not in known
+
+
+def test_what_a_signals_handler_raises_while_a_reply_is_applied_comes_out_as_itself() -> None:
+    """It is not told as the fault of a frame, which is applied by whoever comes next."""
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    with IpcPeer(session_type=SyncIpcSession) as peer, IpcPeer() as other:
+        right = other.create_stream_session(d, a)
+        right.on_request(Echo)(lambda msg: msg.value)
+        right.start()
+        session = peer.create_stream_session(b, c)
+        reported: list[BaseException] = []
+        session.on_exception(reported.append)
+        first = session.request(Echo("first"), timeout=LONG)
+        actions = session._engine.dispatcher._actions
+        response_received = actions[Response]
+        with signals_raise(TimeoutError) as interrupt:
+
+            def interrupted(response: Response) -> None:
+                actions[Response] = response_received
+                interrupt()
+
+            actions[Response] = interrupted
+            with pytest.raises(TimeoutError, match="of a signal's handler"):
+                first.result(LONG)
+
+        assert not first.done()
+        assert first.result(LONG) == "first"
+        assert session.call(Echo("next"), timeout=LONG) == "next"
+        assert reported == []

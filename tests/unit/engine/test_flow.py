@@ -11,6 +11,7 @@ from shared_messages import Echo, Note
 
 from streamipc import Limits
 from streamipc.engine.flow import REACH, Flow, Held, Kind, Reason, size_of
+from streamipc.engine.footprint import footprint
 from streamipc.protocol.connection import Connection
 from streamipc.protocol.envelopes import Notification, Progress, Request
 from streamipc.protocol.framing import HEADER_SIZE, Apart
@@ -366,3 +367,47 @@ def test_a_payload_that_came_in_two_parts_is_decoded_again_from_both(bench: Benc
 
     again: Any = bench.connection.decode_again(apart)
     assert again.message.value == b"x" * 900_000
+
+
+@pytest.mark.parametrize("kind", [Kind.NOTIFICATION, Kind.RECEIVED])
+def test_what_is_no_frame_is_never_folded(kind: Kind) -> None:
+    """Such as the lines of a child: there is nothing to decode them from once more."""
+    bench = Bench(held_bytes=1 << 20)
+    lines = [Notification(Note(f"{number}" * 60_000)) for number in range(9)]
+    held = [bench.flow.hold(kind, line, None, number) for number, line in enumerate(lines)]
+
+    assert bench.flow.held[kind] * 4 > bench.flow.bound
+    assert [bench.flow.take(one) for one in held if one is not None] == lines
+    assert bench.flow.total == 0
+
+
+def test_what_a_serializer_of_the_users_own_has_decoded_is_charged_by_its_size() -> None:
+    bench = Bench(held_bytes=1 << 20)
+    bench.flow._is_known = False
+    first, second = (bench.held("x" * 100_000, Kind.NOTIFICATION) for _ in range(2))
+
+    assert second.bytes > 100_000
+    assert bench.flow.take(first).message.value == "x" * 100_000  # type: ignore[union-attr]
+    assert bench.flow.take(second).message.value == "x" * 100_000  # type: ignore[union-attr]
+    assert bench.flow.total == 0
+
+
+@pytest.mark.parametrize("overtaken_by", ["begin", "release"])
+def test_one_that_begins_or_ends_while_it_is_measured_is_not_folded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, overtaken_by: str
+) -> None:
+    first = bench.held(sets(10_000))
+
+    def overtaken(carried: Any, limit: int) -> int:
+        monkeypatch.undo()
+        getattr(bench.flow, overtaken_by)(first)  # by the thread of its handler
+        return footprint(carried, limit)
+
+    monkeypatch.setattr("streamipc.engine.flow.footprint", overtaken)
+    second = bench.held("x" * 100_000)
+
+    if overtaken_by == "begin":
+        assert first.envelope.message.value == sets(10_000)  # type: ignore[union-attr]
+        bench.flow.release(first)
+    assert bench.decoded == 0
+    assert bench.flow.total == second.bytes

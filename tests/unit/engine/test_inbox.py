@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from interrupting import interrupted_at
 from shared_messages import Note
 
-from streamipc import NativeMessageSerializer
+from streamipc import IpcPeer, Limits, LogMessage, NativeMessageSerializer, SyncIpcSession
 from streamipc.engine.dispatcher import Dispatcher
-from streamipc.engine.flow import Flow
+from streamipc.engine.flow import Flow, Held, Kind
 from streamipc.engine.inbox import Inbox
 from streamipc.engine.junk import JunkLines
 from streamipc.engine.send_gate import SendGate
@@ -55,13 +57,17 @@ class Reading:
         self.connection = Connection(NativeMessageSerializer(), 1 << 20)
         registry = HandlerRegistry(Message, "on_message")
         registry.register(Note)(lambda msg: self.seen.append(msg.number))
-        nobody: Any = SimpleNamespace(handlers_waiting=0, report=self.errors.append)
+        self.warnings: list[str] = []
+        self.flow = Flow(lock, Limits(held_bytes=1 << 20))
+        nobody: Any = SimpleNamespace(
+            handlers_waiting=0, report=self.errors.append, warn_soon=self.warnings.append
+        )
         self.inbox = Inbox(
             lock=lock,
             connection=self.connection,
             lifecycle=nobody,
             host=SimpleNamespace(message_handlers=registry.find),  # type: ignore[arg-type]
-            flow=Flow(lock),
+            flow=self.flow,
             send_gate=SendGate(lock, 1000),
             pool=self.pool,
             channel=nobody,
@@ -78,10 +84,15 @@ class Reading:
 
     def read(self, *numbers: int) -> None:
         for number in numbers:
-            frame = b"".join(self.connection.encode(Notification(Note(number=number))))
+            self.read_message(Note(number=number))
+
+    def read_message(self, message: Message) -> None:
+        frame = b"".join(self.connection.encode(Notification(message)))
+        while frame:
             buffer = self.connection.buffer()
-            buffer[: len(frame)] = frame
-            self.connection.arrived[0]([len(frame)])
+            count = min(len(buffer), len(frame))
+            buffer[:count], frame = frame[:count], frame[count:]
+            self.connection.arrived[0]([count])
 
 
 def test_an_interrupt_of_one_who_reads_loses_no_notification_and_repeats_none() -> None:
@@ -152,3 +163,52 @@ def test_an_interrupt_of_one_who_handles_without_threads_keeps_no_later_one_wait
         assert reading.inbox.waiting == 0
     assert place > 10
     assert reading.seen == [1, 2, 3]
+
+
+def test_one_that_is_being_received_is_not_looked_for_as_the_oldest_is_dropped() -> None:
+    """It counts until whoever receives it has come so far as to say so."""
+    reading = Reading()
+    flow, items = reading.flow, reading.inbox._received.items
+    reading.read_message(LogMessage("x" * 100_000))
+    reading.dispatcher.apply()
+    taken = items.popleft()
+    assert isinstance(taken, Held)
+    others = flow.hold(Kind.REQUEST, Notification(Note("x" * (1 << 20))), None, 0)
+    assert others is not None
+    assert flow.is_over
+    reading.read_message(LogMessage("y" * 100_000))
+    reading.dispatcher.apply()
+
+    assert (len(items), reading.inbox.dropped, len(reading.warnings)) == (0, 1, 1)
+    assert flow.take(taken) == Notification(LogMessage("x" * 100_000))
+    assert flow.held[Kind.RECEIVED] == 0
+    assert reading.errors == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_handler_that_forks_and_returns_leaves_the_rest_to_the_parent() -> None:
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    connection = Connection(NativeMessageSerializer(), 1 << 20)
+    for number in range(3):
+        os.write(d, b"".join(connection.encode(Notification(Note(number=number)))))
+    seen: list[int] = []
+    pids: list[int] = []
+    with IpcPeer(session_type=SyncIpcSession) as peer:
+        session: Any = peer.create_stream_session(b, c)
+
+        @session.on_message
+        def handle(msg: Note) -> None:
+            seen.append(msg.number)
+            if not pids:
+                pids.append(os.fork())
+
+        try:
+            while len(seen) < 3 and session.tick(30):
+                pass
+        finally:
+            if pids == [0]:
+                os._exit(seen != [0])
+        assert os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1]) == 0
+        assert seen == [0, 1, 2]
+    os.close(a)
+    os.close(d)

@@ -16,10 +16,12 @@ from streamipc import (
     IpcError,
     IpcPeer,
     JsonMessageSerializer,
+    Limits,
     NativeMessageSerializer,
     RemoteError,
     RequestCancelledError,
     RequestContext,
+    SerializationError,
 )
 from streamipc.engine import incoming
 from streamipc.protocol.envelopes import Request, Response
@@ -310,3 +312,105 @@ def test_a_request_without_a_handler_has_none_to_be_slow() -> None:
     served.took(10.0)
 
     assert not served.is_offloaded
+
+
+def test_what_is_granted_twice_by_one_mark_counts_once() -> None:
+    """Whoever read it was interrupted, and another applies it again."""
+    request = Request(1, Echo(), None, None, 4)
+    nobody: Any = None
+    served = incoming.IncomingRequest(nobody, request, (), 1, None, 4)
+    served.credit = 0
+    mark = object()
+    served.granted(1, mark)
+    served.granted(1, mark)
+    assert served.credit == 1
+    served.granted(1, object())
+    assert served.credit == 2
+
+
+def test_one_that_was_overtaken_by_another_thread_waits_on_until_the_handler_returns(
+    sides: tuple[Any, Any], eventually: Eventually
+) -> None:
+    left, right = sides
+    responder = right._engine.responder
+    wait = responder.wait
+    waits: queue.Queue[Any] = queue.Queue()
+    outcome: queue.Queue[BaseException] = queue.Queue()
+    may_return = threading.Event()
+
+    def send(context: RequestContext) -> None:
+        try:
+            context.progress("first")
+            context.progress("second")
+        except RequestCancelledError as error:
+            outcome.put(error)
+
+    @right.on_request
+    def handle(msg: Echo, context: RequestContext) -> str:
+        threading.Thread(target=send, args=(context,)).start()
+        assert may_return.wait(LONG)
+        return "reply"
+
+    def be_overtaken(served: Any, end: float) -> bool:
+        waits.put(served)
+        is_ready = bool(wait(served, end))
+        if not served.over:
+            served.credit -= 1  # another thread of the handler's has sent an item
+        return is_ready
+
+    responder.wait = be_overtaken
+    stream = left.stream(Echo(), window=1)
+    request = waits.get(timeout=LONG)
+    assert next(stream) == "first"
+    assert waits.get(timeout=LONG) is request
+    assert request.credit == 0
+    eventually(lambda: request.wakers)  # it sleeps
+    may_return.set()
+
+    assert "its handler has returned" in str(outcome.get(timeout=LONG))
+    assert list(stream) == []
+    assert stream.result(LONG) == "reply"
+
+
+class Once(NativeMessageSerializer):
+    """Decodes no large payload twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    def decode(self, payload: Any, /, *tail: Any) -> Any:
+        if len(payload) in self.sizes:
+            raise ValueError("not once more")
+        if len(payload) > 10_000:
+            self.sizes.append(len(payload))
+        return super().decode(payload, *tail)
+
+
+def test_a_request_that_its_serializer_does_not_decode_once_more_fails(
+    connected: Callable[..., tuple[Any, Any]],
+) -> None:
+    limits = Limits(held_bytes=1 << 20)
+    peer = IpcPeer(Once(), limits=limits, max_frame_size=1 << 20, handler_threads=1)
+    left, right = connected(None, peer)
+    entered, may_return = threading.Event(), threading.Event()
+
+    @right.on_request
+    def handle(msg: Echo) -> int:
+        entered.set()
+        assert may_return.wait(LONG)
+        return len(msg.value)
+
+    right.start()
+    first = left.request(Echo("x" * 50_000))
+    assert entered.wait(LONG)
+    folded = left.request(Echo([set() for _ in range(10_000)]))
+    left.notify(Note())
+    assert right.receive(timeout=LONG) == Note()  # by now it has read all that came before
+    may_return.set()
+
+    assert first.result(LONG) == 50_000
+    with pytest.raises(SerializationError, match="not once more"):
+        folded.result(LONG)
+    assert left.call(Echo("xx"), timeout=LONG) == 2
+    assert right._engine.flow.total == 0

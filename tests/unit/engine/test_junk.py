@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from streamipc import IpcPeer, LogMessage
-from streamipc.engine.junk import PATIENCE, JunkSeen
-from streamipc.protocol.framing import MAGIC
+from streamipc.engine.junk import PATIENCE, JunkLines, JunkSeen
+from streamipc.protocol.framing import MAGIC, Junk
 
 
 def test_nothing_is_said_where_nothing_came() -> None:
@@ -53,18 +58,42 @@ def test_the_echo_of_a_terminal_is_called_by_its_name() -> None:
     assert "terminal" not in JunkSeen().text(0.0, MAGIC + b"\xff\xff\xff\xff")
 
 
-def test_each_line_has_its_own_time_for_its_end() -> None:
+def test_each_line_has_its_own_time_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr("streamipc.engine.junk.time", clock)
+    handed_out: list[str] = []
+    reminders: list[float] = []
+    lines = JunkLines(threading.Lock(), handed_out.append, lambda due, _: reminders.append(due))
+
+    def pass_time() -> None:
+        """Have a third of a line's time pass, and what was asked for meanwhile happen."""
+        now[0] += PATIENCE / 3
+        while reminders and reminders[0] <= now[0]:
+            reminders.pop(0)
+            lines.time_is_over()
+
+    lines.received(Junk(b"one "))
+    for _ in range(12):
+        pass_time()
+        lines.received(Junk(b"line\none "))
+    pass_time()
+    assert handed_out == ["one line"] * 12
+    assert lines.lingers
+    for _ in range(3):
+        pass_time()
+    assert handed_out == ["one line"] * 12 + ["one "]
+    assert not lines.lingers
+
+
+def test_a_line_that_has_no_end_is_handed_out_after_a_while(eventually: Any) -> None:
     (read, write), (other, ours) = os.pipe(), os.pipe()
     lines: list[str] = []
     with IpcPeer().create_stream_session(ours, read) as session:
         session.on_message(LogMessage)(lambda msg: lines.append(msg.message))
-        os.write(write, b"one ")
-        for _ in range(12):
-            time.sleep(PATIENCE / 3)
-            os.write(write, b"line\none ")
-        time.sleep(PATIENCE / 3)
-        os.write(write, b"line\n")
+        session.start()
+        os.write(write, b"whole\nbegun")
+        eventually(lambda: len(lines) == 2)
         os.close(write)
-        session._engine.shutdown.closed.wait(30)
     os.close(other)
-    assert lines == ["one line"] * 13
+    assert lines == ["whole", "begun"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import threading
 import time
@@ -89,8 +88,17 @@ def test_an_interrupt_anywhere_leaves_leadership_free_and_nobody_registered(
     files = ("streamipc/engine/leader.py", "streamipc/engine/reader.py")
     bench.leader.prefer(io_thread=not leads)
     reply = bench.caller("reply").reply
-    for k in range(1, 1000):
+    has_slept = False
+
+    def note_sleep() -> None:
+        nonlocal has_slept
+        has_slept = has_slept or bool(reply.wakers)
+
+    reply.on_look = note_sleep
+    k = 1
+    while True:
         reply.outcome.clear()
+        has_slept = False
         if leads:
             bench.answer("reply")
         end = time.monotonic() + (LONG if leads else 0.005)
@@ -101,8 +109,11 @@ def test_an_interrupt_anywhere_leaves_leadership_free_and_nobody_registered(
         bench.leader.lead(bench.reader.clean)
         bench.leader.lead(bench.reader.drain)
         assert reply.ready() is leads
-        if not interrupted:
+        if interrupted:
+            k += 1
+        elif has_slept or leads:
             break
+        # Otherwise its time was over before it came to sleep, on a busy machine: once more.
     assert k > 10
 
 
@@ -520,8 +531,7 @@ def test_a_follower_that_is_woken_while_reading_pauses_sleeps_on(bench: Bench) -
 
 def test_the_end_of_the_stream_ends_all_waits_whoever_read_it(bench: Bench) -> None:
     callers = [bench.reads("a"), bench.waits("b"), bench.waits("c")]
-    os.close(bench.write_fd)
-    bench.write_fd = -1
+    bench.end_stream()
     assert all(isinstance(caller.returned(), EOFError) for caller in callers)
     assert bench.end == [None]
     assert bench.leader.thread is None
@@ -529,8 +539,7 @@ def test_the_end_of_the_stream_ends_all_waits_whoever_read_it(bench: Bench) -> N
 
 
 def test_nobody_reads_a_stream_that_has_ended(bench: Bench) -> None:
-    os.close(bench.write_fd)
-    bench.write_fd = -1
+    bench.end_stream()
     bench.reader.read_source()
     late = bench.waits("late")
     assert bench.leader.thread is None
@@ -543,8 +552,7 @@ def test_the_end_of_the_stream_finds_a_leader_whose_time_is_over(bench: Bench) -
     first, gate = bench.times_out_while_it_reads("first")
     second = bench.waits("second")
     assert bench.is_led_by(first)
-    os.close(bench.write_fd)
-    bench.write_fd = -1
+    bench.end_stream()
     first.reply.wakers.gate = None
     gate.open()
     assert isinstance(first.returned(), RequestTimeoutError | EOFError)

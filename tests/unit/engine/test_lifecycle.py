@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +15,7 @@ from handover import LONG
 from interrupting import interrupted_at
 from shared_messages import Echo
 
-from streamipc import IpcPeer, IpcSession, SessionClosedError, SyncIpcSession
+from streamipc import IpcPeer, IpcSession, RequestContext, SessionClosedError, SyncIpcSession
 from streamipc.engine.lifecycle import Lifecycle
 
 STARTING = ("streamipc/engine/engine.py", "streamipc/engine/lifecycle.py", "streamipc/_host.py")
@@ -108,3 +111,64 @@ def test_a_peer_is_silent_that_went_of_itself_without_a_word(
     lifecycle.is_closing = closing
 
     assert str(lifecycle.error()) == f"the session is ending; silent: {silent}"
+
+
+def test_one_who_finds_the_session_closed_and_then_open_is_let_in(
+    connected: Callable[..., tuple[Any, Any]],
+) -> None:
+    left, _ = connected()
+    left.start()  # by another thread, meanwhile
+    left._engine.lifecycle.enter(Echo())
+
+    assert left._engine.lifecycle.is_open
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fork(2) is called by its name")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_request_that_is_cancelled_first_of_all_in_a_copy_that_c_has_forked_is_the_parents() -> (
+    None
+):
+    """Nothing tells us of such a fork: whatever comes first has to notice."""
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    with IpcPeer(session_type=SyncIpcSession) as peer, IpcPeer() as other:
+        session = peer.create_stream_session(b, c)
+        future = session.request(Echo("kept"))
+        pid = ctypes.PyDLL(None).fork()
+        if pid == 0:
+            signal.alarm(60)
+            try:
+                is_cancelled = future.cancel() and future.cancelled()
+                is_over = session._engine.lifecycle.is_forked() and session.closed
+                os._exit(not (is_cancelled and is_over))
+            finally:
+                os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        right = other.create_stream_session(d, a)
+        cancelled: list[bool] = []
+
+        @right.on_request
+        def echo(msg: Echo, ctx: RequestContext) -> object:
+            cancelled.append(ctx.cancelled)
+            return msg.value
+
+        right.start()
+        assert future.result(LONG) == "kept"
+        assert session.call(Echo("next"), timeout=LONG) == "next"
+        assert cancelled == [False, False]
+
+
+def test_one_who_waits_to_receive_is_told_of_a_session_that_is_closed_before_it_began(
+    connected: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, _ = connected()
+    lifecycle = left._engine.lifecycle
+    start = lifecycle.start
+
+    def be_overtaken() -> None:
+        left.close()  # by another thread
+        start()
+
+    monkeypatch.setattr(lifecycle, "start", be_overtaken)
+    with pytest.raises(SessionClosedError, match="this side closed"):
+        left.receive(timeout=LONG)
+    assert not lifecycle.begun

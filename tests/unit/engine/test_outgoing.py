@@ -18,14 +18,22 @@ from streamipc import (
     IpcPeer,
     IpcSession,
     Limits,
+    ProtocolError,
     RequestContext,
     RequestTimeoutError,
     SessionClosedError,
     SyncIpcSession,
 )
-from streamipc.engine.flow import Reason
+from streamipc.engine.flow import Kind, Reason
 from streamipc.protocol.connection import Connection
-from streamipc.protocol.envelopes import ErrorResponse, Notification, Request, Response
+from streamipc.protocol.envelopes import (
+    Cancel,
+    ErrorResponse,
+    Notification,
+    Progress,
+    Request,
+    Response,
+)
 from streamipc.serializers.native import NativeMessageSerializer
 
 MOST = Limits().waiting_notifications
@@ -351,3 +359,115 @@ def test_a_forked_copy_takes_the_items_that_had_come_and_grants_none(connected: 
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     go_on.set()
     assert list(stream) == [1]
+
+
+def test_a_reply_that_is_taken_as_the_time_runs_out_is_returned(
+    raw: RawPeer, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads it has taken the request off the table, and is about to say what has come."""
+    session = raw.session
+    session.start()
+    outgoing = session._engine.outgoing
+    expire = outgoing.expire
+    settling: list[threading.Thread] = []
+
+    def settle(call: Any) -> None:
+        eventually(lambda: call.wakers)
+        call.settle("in time", None)
+
+    def be_overtaken(call: Any) -> None:
+        if not settling:
+            del outgoing._calls[call.id]
+            settling.append(threading.Thread(target=settle, args=(call,)))
+            settling[0].start()
+            expire(call)
+
+    monkeypatch.setattr(outgoing, "expire", be_overtaken)
+    monkeypatch.setattr("streamipc.engine.outgoing._MOMENT", LONG)
+    assert session.call(Echo(), timeout=0.05) == "in time"
+    settling[0].join(LONG)
+
+
+def test_a_request_is_refused_by_a_session_that_is_closed_as_it_is_made(connected: Any) -> None:
+    """Such as by the caller's own generator of ids."""
+    numbers = iter(range(100))
+
+    def next_id() -> int:
+        if closes:
+            left.close()
+        return next(numbers)
+
+    closes = False
+    left, right = connected(IpcPeer(id_generator=next_id))
+    right.on_request(Echo)(lambda msg: msg.value)
+    right.start()
+    assert left.call(Echo("taken"), timeout=LONG) == "taken"
+    closes = True
+    with pytest.raises(SessionClosedError, match="Echo was not sent; this side closed") as caught:
+        left.call(Echo("refused"), timeout=LONG)
+
+    assert caught.value.executed is False
+    assert left.stats.pending == 0
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_an_item_more_than_was_granted_ends_the_request_and_is_held_no_more(
+    raw: RawPeer, size: int
+) -> None:
+    session = raw.session
+    stream = session.stream(Echo(), window=2)
+    id_ = raw.read_until(Request, 1)[0].id
+    raw.write(b"".join(raw.frame(Progress(id_, "x" * size)) for _ in range(3)))
+
+    with pytest.raises(ProtocolError, match=r"more items for request \d+ than it was granted"):
+        stream.future.result(LONG)  # takes none of them
+    assert raw.read_until(Cancel, 1)[0].id == id_
+    stream.close()
+    del stream
+    session._engine.flow.hold(Kind.ITEM, Progress(id_, "x" * 10_000), None, 0)  # counts anew
+    assert session._engine.flow.held[Kind.ITEM] < 50_000
+
+
+def test_an_item_that_is_applied_twice_comes_once(raw: RawPeer) -> None:
+    """By one who was interrupted behind it, and by whoever comes next."""
+    session = raw.session
+    stream = session.stream(Echo(), window=8)
+    id_ = raw.read_until(Request, 1)[0].id
+    received = session._engine.outgoing.progress_received
+    seen: list[Any] = []
+
+    def twice(progress: Any) -> None:
+        received(progress)
+        received(session._engine.connection.receive(progress))
+        seen.append(progress.item)
+
+    session._engine.dispatcher._actions[Progress] = twice
+    for item in ("small", "x" * 100_000):
+        raw.write(raw.frame(Progress(id_, item)))
+    raw.write(raw.frame(Response(id_, "end")))
+
+    assert list(stream) == ["small", "x" * 100_000]
+    assert stream.result(LONG) == "end"
+    assert seen == ["small", "x" * 100_000]
+    assert session._engine.flow.total == 0
+
+
+def test_an_interrupt_of_one_who_sends_the_request_of_a_stream_leaves_none_pending(
+    raw: RawPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = raw.session
+    session.start()
+    outgoing = session._engine.outgoing
+    write = outgoing._write
+
+    def interrupted(*arguments: Any) -> None:
+        monkeypatch.undo()
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outgoing, "_write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        session.stream(Echo())
+
+    assert session.stats.pending == 0
+    assert [type(one) for one in raw.read_until(Cancel, 1)] == [Request, Cancel]

@@ -177,3 +177,15 @@ def test_the_callback_runs_in_a_copy_of_the_context_of_the_request(engine: Engin
 
     assert seen == ["when asked"]
     assert variable.get() == "unset"
+
+
+def test_an_item_that_arrives_twice_with_one_mark_is_passed_on_once(engine: Engine) -> None:
+    """Whoever brought it was interrupted, and another brings it again."""
+    seen: list[Any] = []
+    future = request(engine, seen.append, window=2)
+    mark = object()
+
+    assert [future._call.items.arrived(item, mark) for item in ("a", "a")] == [True, True]
+    assert [future._call.items.arrived(item) for item in ("b", "c")] == [True, False]
+    engine.run()
+    assert seen == ["a", "b"]

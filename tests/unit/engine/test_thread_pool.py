@@ -435,3 +435,19 @@ def test_a_thread_whose_start_was_interrupted_is_replaced(
     assert left.call(Quick(), timeout=LONG) == "reply"
     assert running.thread is not late[0]
     assert late[0] not in {one.thread for one in right._engine.pool._threads}
+
+
+def test_a_start_that_was_interrupted_once_the_thread_runs_makes_no_other(
+    connected: Callable[..., tuple[Any, Any]], eventually: Eventually
+) -> None:
+    left, right = connected()
+    right.on_request(Quick)(lambda msg: "reply")
+    right.start()
+    pool = right._engine.pool
+    eventually(lambda: all(pool._threads.values()))
+    (running,) = pool._threads
+    pool.start()
+
+    assert left.call(Quick(), timeout=LONG) == "reply"
+    assert running in pool._threads
+    assert pool.io_thread.thread is running

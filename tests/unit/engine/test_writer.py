@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from interrupting import interrupted_at
+from interrupting import interrupted_at, signals_raise
 
 from streamipc import SessionClosedError
 from streamipc.engine.channel import Channel
@@ -107,6 +107,21 @@ def test_what_is_queued_goes_out_with_the_next_flush_in_order(slow: Rig) -> None
     assert bytes(slow.channel.data) == b"".join(b"%03d" % n for n in range(200))
     assert slow.writer.backlog == 0
     slow.writer.flush()
+
+
+def test_very_many_frames_count_as_much_without_being_added_up(slow: Rig) -> None:
+    writer = slow.writer
+    slow.channel.gate.clear()
+    for n in range(5000):
+        writer.queue([b"%04d" % n])
+    writer.flush_some()
+
+    assert writer.backlog > 1 << 30
+    assert writer.is_above_high_water()
+    slow.channel.gate.set()
+    writer.flush()
+    assert bytes(slow.channel.data) == b"".join(b"%04d" % n for n in range(5000))
+    assert writer.backlog == 0
 
 
 def test_what_is_queued_goes_out_before_what_is_sent(slow: Rig) -> None:
@@ -237,13 +252,14 @@ def test_a_broken_stream_fails_everyone_and_is_reported_once(slow: Rig) -> None:
     assert slow.errors == slow.errors[:1]
 
 
-def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
+def test_after_fail_everything_is_refused_and_sleepers_wake(
+    slow: Rig, eventually: Callable[..., None]
+) -> None:
     slow.channel.gate.clear()
     first, first_outcome = in_thread(lambda: slow.writer.send([b"first"]))
     assert slow.channel.waiting.acquire(timeout=10)
     second, second_outcome = in_thread(lambda: slow.writer.send([b"second"]))
-    while len(slow.writer._sleepers) < 2:
-        time.sleep(0.001)
+    eventually(lambda: len(slow.writer._sleepers) == 2)
     slow.writer.fail()
     second.join(10)
     slow.channel.gate.set()
@@ -256,14 +272,15 @@ def test_after_fail_everything_is_refused_and_sleepers_wake(slow: Rig) -> None:
     assert slow.writer.backlog == 0
 
 
-def test_the_end_waits_for_who_is_writing_and_refuses_what_comes_later(slow: Rig) -> None:
+def test_the_end_waits_for_who_is_writing_and_refuses_what_comes_later(
+    slow: Rig, eventually: Callable[..., None]
+) -> None:
     slow.channel.gate.clear()
     sending, outcome = in_thread(lambda: slow.writer.send([b"first"]))
     assert slow.channel.waiting.acquire(timeout=10)
     slow.writer.queue([b"second"])
     ending, ended = in_thread(lambda: slow.writer.end(time.monotonic() + 30))
-    while len(slow.writer._sleepers) < 2:
-        time.sleep(0.001)
+    eventually(lambda: len(slow.writer._sleepers) == 2)
     slow.channel.gate.set()
     sending.join(10)
     ending.join(10)
@@ -525,6 +542,10 @@ def test_the_end_takes_along_what_is_queued_behind_its_last_flush(slow: Rig) -> 
 # Interrupts
 
 
+class Interrupted(BaseException):
+    """What Ctrl-C does to a thread."""
+
+
 FILES = ("engine/writer.py", "transports/pipe.py", "engine/channel.py")
 
 
@@ -596,15 +617,16 @@ def test_an_interrupt_of_one_who_finds_no_room_leaves_writing_to_others(method: 
     assert k > 10
 
 
-def test_an_interrupted_sender_leaves_the_others_their_frames(slow: Rig) -> None:
+def test_an_interrupted_sender_leaves_the_others_their_frames(
+    slow: Rig, eventually: Callable[..., None]
+) -> None:
     """Whatever it was about to do for them is done, if somewhat later."""
     for k in range(1, 1000):
         rig = Rig(Slow())
         writer = rig.writer
         rig.channel.gate.clear()
         others = [in_thread(lambda: writer.send([b"other"]))[0] for _ in range(2)]  # noqa: B023
-        while len(writer._sleepers) < 2:
-            time.sleep(0.0001)
+        eventually(lambda: len(writer._sleepers) == 2)  # noqa: B023
         threading.Timer(0.003, rig.channel.gate.set).start()
         interrupted = interrupted_at(k, FILES, lambda: writer.send([b"mine"]))  # noqa: B023
         rig.channel.gate.set()
@@ -616,6 +638,94 @@ def test_an_interrupted_sender_leaves_the_others_their_frames(slow: Rig) -> None
         if not interrupted:
             break
     assert k > 10
+
+
+@pytest.mark.parametrize("written", [b"", b"first"])
+def test_what_a_signals_handler_raises_in_a_write_does_not_break_the_stream(written: bytes) -> None:
+    """A TimeoutError is an OSError, as that of a broken pipe is."""
+    read, write = os.pipe()
+    transport = FdTransport(read, write)
+    rig = Rig(Channel(transport, lambda: None))
+    writer = rig.writer
+    write_some = writer._write_some
+
+    with signals_raise(TimeoutError) as interrupt:
+
+        def interrupted(buffers: Sequence[Any]) -> int:
+            writer._write_some = write_some
+            count = write_some(buffers) if written else 0
+            interrupt()
+            return count
+
+        writer._write_some = interrupted
+        with pytest.raises(TimeoutError):
+            writer.send([b"first"])
+    writer.send([b"second"])
+
+    assert rest_of(read) == written + b"second"
+    assert rig.errors == []
+    transport.close()
+
+
+def test_what_a_signals_handler_raises_in_a_wait_for_room_does_not_break_the_stream(
+    slow: Rig,
+) -> None:
+    slow.channel.gate.clear()
+    with signals_raise(TimeoutError) as interrupt:
+        slow.channel.wait_for_room = lambda timeout: interrupt()
+        with pytest.raises(TimeoutError):
+            slow.writer.send([b"first"])
+    slow.channel.gate.set()
+    slow.writer.send([b"second"])
+
+    assert bytes(slow.channel.data) == b"second"
+    assert not slow.writer.is_writing()
+    assert slow.errors == []
+
+
+def test_an_interrupt_of_a_handler_that_is_going_to_wait_for_room_leaves_nobody_waiting() -> None:
+    read, write = os.pipe()
+    transport = FdTransport(read, write)
+
+    def interrupted() -> None:
+        raise Interrupted
+
+    channel = Channel(transport, interrupted, lambda timeout: True)
+    rig = Rig(channel)
+    with pytest.raises(Interrupted):
+        rig.writer.send([b"x" * (8 << 20)])
+
+    assert channel.handlers_waiting == 0
+    assert channel.waiting == 0
+    assert rig.writer._sleepers == []
+    assert rig.backlogs  # a part of it is out: somebody else must write the rest
+    received = bytearray()
+    while not rig.writer.is_idle():
+        received += rest_of(read)
+        rig.writer.flush_some()
+    received += rest_of(read)
+    assert received == b"x" * (8 << 20)
+    transport.close()
+
+
+def test_an_interrupt_of_one_who_withdraws_leaves_a_frame_that_is_sent_whole_or_not_at_all(
+    slow: Rig,
+) -> None:
+    for k in range(1, 1000):
+        rig = Rig(Slow())
+        frame: list[Any] = [b"withdrawn"]
+        rig.writer.queue(frame)
+        files = (*FILES, "contextlib.py")
+        interrupted = interrupted_at(k, files, lambda: rig.writer.withdraw(frame))  # noqa: B023
+        is_gone = not frame
+        rig.writer.send([b"next"])
+
+        assert bytes(rig.channel.data) == (b"" if is_gone else b"withdrawn") + b"next", k
+        assert rig.writer.is_idle()
+        if not interrupted:
+            break
+    assert is_gone
+    assert k > 5
 
 
 # Code that comes in the midst of it

@@ -175,3 +175,47 @@ def test_what_is_too_large_to_be_sent_is_named(envelope: Envelope, name: str) ->
 def test_what_the_serializer_refuses_to_send_is_raised_as_it_is(connection: Connection) -> None:
     with pytest.raises(SerializationError, match=r"^body: JSON can't carry a value of object"):
         connection.encode(Response(1, object()))
+
+
+def test_a_payload_in_two_parts_that_cant_be_decoded_is_told_of() -> None:
+    class Serializer(JsonMessageSerializer):
+        def tail_size(self, head: memoryview, size: int) -> int:
+            return size - 1000
+
+        def decode(self, payload: memoryview, tail: bytes = b"") -> Any:
+            if tail:
+                raise ValueError(f"{len(tail):,} bytes of no use")
+            return super().decode(payload)
+
+    event = only(Connection(Serializer(), 1 << 20), Notification(Large("x" * 200_000)))
+
+    assert type(event) is Violation
+    assert "decode() of the serializer failed: " in str(event.error)
+    assert "bytes of no use" in str(event.error)
+
+
+def test_a_request_that_has_entered_is_passed_on_once_more_and_is_no_duplicate(
+    connection: Connection,
+) -> None:
+    """By whoever goes on for one who was interrupted, with what that one has made of it."""
+    request = only(connection, Request(7, MESSAGE))
+    connection.step = connection.served[7] = object()
+
+    assert connection.receive(request) is request
+
+
+def test_a_name_that_cant_be_found_is_given_by_the_kind_of_envelope(
+    connection: Connection,
+) -> None:
+    for envelope, name in (
+        (Response(1, object()), "the reply"),
+        (Progress(1, object()), "the item"),
+    ):
+        with pytest.raises(SerializationError) as caught:
+            Connection(Failing(), 1 << 20).encode(envelope)
+        assert str(caught.value) == f"KeyError while encoding {name}: 'x'"
+
+
+class Failing(JsonMessageSerializer):
+    def encode(self, envelope: Any) -> Any:
+        raise KeyError("x")

@@ -6,6 +6,7 @@ import mmap
 
 import pytest
 from decoding import Decoder
+from interrupting import signals_raise
 
 from streamipc.protocol.framing import MAGIC, Junk, Oversized
 
@@ -163,3 +164,25 @@ def test_a_frame_without_memory_shows_its_first_bytes(monkeypatch: pytest.Monkey
         assert isinstance(item, Oversized)
         assert (item.length, item.head) == (2_000_000, data[8 : 8 + shown])
         assert feed(frames, data[start:] + HELLO) == [b"hello"]
+
+
+def test_what_a_signals_handler_raises_is_not_taken_for_a_lack_of_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The frame is read all the same, by whoever comes next."""
+    data = frame(1 << 20)
+    frames = decoder()
+    with signals_raise(TimeoutError) as interrupt:
+
+        def interrupted(size: int) -> memoryview:
+            monkeypatch.undo()
+            interrupt()
+            raise AssertionError("the handler has raised")
+
+        monkeypatch.setattr("streamipc.protocol.framing.reserve", interrupted)
+        begin = len(frames.buffer())
+        with pytest.raises(TimeoutError):
+            put(frames, data[:begin])
+    frames.cut()
+
+    assert feed(frames, data[begin:] + HELLO) == [data[8:], b"hello"]
