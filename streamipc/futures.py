@@ -271,7 +271,6 @@ class ResponseFuture(Future[R], Generic[R]):
         _done_callbacks: list[Any]
 
 
-
 class _Items:
     """The items of one stream that have arrived: what the call knows of its stream.
 

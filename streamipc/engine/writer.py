@@ -126,7 +126,7 @@ class Writer:
         self._on_backlog = on_backlog
         self._on_error = on_error
         self._queue: deque[Frame] = deque()
-        self._turn: dict[int, list[object]] = {}  # to write: the claim of who has it, for an instant
+        self._turn: dict[int, list[object]] = {}  # to write: the claim of who has it
         self._room = threading.Lock()  # held by the one who waits for room
         self._sleepers: list[_Sleeper] = []
         self._begun: Frame | None = None  # the first in the queue, if a part of it is out

@@ -165,15 +165,16 @@ def test_what_a_signals_handler_raises_while_a_reply_is_applied_comes_out_as_its
         reported: list[BaseException] = []
         session.on_exception(reported.append)
         first = session.request(Echo("first"), timeout=LONG)
-        actions = session._engine.dispatcher._actions
-        response_received = actions[Response]
+        short_cuts = session._engine.dispatcher._short_cuts
+        reply = short_cuts[Response]
         with signals_raise(TimeoutError) as interrupt:
 
-            def interrupted(response: Response) -> None:
-                actions[Response] = response_received
+            def interrupted(response: Response) -> bool:
+                short_cuts[Response] = reply
                 interrupt()
+                return True
 
-            actions[Response] = interrupted
+            short_cuts[Response] = interrupted
             with pytest.raises(TimeoutError, match="of a signal's handler"):
                 first.result(LONG)
 
