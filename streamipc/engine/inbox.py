@@ -148,6 +148,8 @@ class Inbox:
             held = flow.hold(kind, notification, payload, waiting)
             if held is not None:
                 served.hold(held)
+        if served.held is not None:
+            flow.charge(served.held)
         if is_kept:
             self._keep(served, type(notification.message).__wire_name__)
             return

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .contracts import Host
     from .control import ControlSender
     from .errors import ErrorReports
-    from .flow import Flow
+    from .flow import Flow, Held
     from .lifecycle import Lifecycle
     from .thread_pool import ThreadPool
     from .writer import Writer
@@ -93,9 +93,10 @@ class Responder:
         connection = self._connection
         served: IncomingRequest | None = connection.step
         if served is None:
-            served = self._admit(request)
-            connection.step = served
+            served = connection.step = self._admit(request)
         if served is None or served.entered:
+            return
+        if served.held is not None and not self._has_room_for(served.held, request):
             return
         # In the place of the envelope; one step, as the one in answer().
         self._served[request.id] = served
@@ -114,14 +115,6 @@ class Responder:
             self._refuse(request, refusal_of(request.id, error, "overloaded"))
             return None
         held = flow.hold(Kind.REQUEST, request, self._connection.items[0], count)
-        if held is not None and flow.is_too_much(held):
-            flow.release(held)
-            error = OverloadedError(
-                f"the peer holds {flow.total:,} bytes, and this request of {held.size:,} does not "
-                "fit beside them (Limits.held_bytes there); try again later"
-            )
-            self._refuse(request, refusal_of(request.id, error, "overloaded"))
-            return None
         handlers = self._host.request_handlers(type(request.message))
         served = IncomingRequest(
             self, request, handlers, request.id, request.timeout, request.window
@@ -129,6 +122,20 @@ class Responder:
         if held is not None:
             served.hold(held)
         return served
+
+    def _has_room_for(self, held: Held, request: Request) -> bool:
+        """Charge a request; refuse it if it is too much."""
+        flow = self.flow
+        flow.charge(held)
+        if not (held.released or flow.is_too_much(held)):
+            return True
+        flow.release(held)
+        error = OverloadedError(
+            f"the peer holds {flow.total:,} bytes, and this request of {held.size:,} does not "
+            "fit beside them (Limits.held_bytes there); try again later"
+        )
+        self._refuse(request, refusal_of(request.id, error, "overloaded"))
+        return False
 
     def _refuse(self, request: Request, answer: Any) -> None:
         with self._lock:
