@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._forks import at_home, forkable_lock, look_for_fork
+from ._signals import let_through
 from .engine.calls import CANCELLED, Call
 from .engine.flow import Held
 from .engine.lifetimes import park_at_exit
@@ -31,6 +33,7 @@ _PENDING = "PENDING"
 _FINISHED = "FINISHED"
 _CANCELLED = "CANCELLED_AND_NOTIFIED"
 
+_log = logging.getLogger("concurrent.futures")
 
 _creation = forkable_lock()
 """Guards the creation of a future's condition, and the settling of one without."""
@@ -204,8 +207,22 @@ class ResponseFuture(Future[R], Generic[R]):
         return "_done_callbacks" in self.__dict__ and bool(self._done_callbacks)
 
     def run_callbacks(self) -> None:
-        """Call what ``add_done_callback`` was given."""
-        self._invoke_callbacks()
+        """Call what ``add_done_callback`` was given; after an interrupt, what is left of that.
+
+        As the base class does, which would log what the handler of a signal has raised.
+        """
+        callbacks = self._done_callbacks
+        while callbacks:
+            # Nothing comes between these and the first line of the callback.
+            callback = callbacks[0]
+            del callbacks[0]
+            try:
+                callback(self)
+            except Exception as error:
+                let_through(error)
+                _log.exception("exception calling callback for %r", self)
+
+    _invoke_callbacks = run_callbacks
 
     def renew_after_fork(self) -> None:
         """Replace the locks, in a forked child, where nobody will read the reply."""
@@ -265,8 +282,6 @@ class ResponseFuture(Future[R], Generic[R]):
         # Attributes of concurrent.futures.Future that the type stubs leave out.
         _waiters: list[Any]
         _done_callbacks: list[Any]
-
-        def _invoke_callbacks(self) -> None: ...
 
 
 class _Items:

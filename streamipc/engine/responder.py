@@ -189,12 +189,18 @@ class Responder:
             return
         if not served.by_io_thread:
             try:
-                self._write(frame)
+                self._write(frame, stays=True)
             except SessionClosedError:
                 pass  # nobody is there to read it
         elif self._pool.more_is_coming():  # type: ignore[union-attr]  # an I/O thread is a pool's
             self._writer.queue(frame)
         else:
+            self._writer.offer(frame)
+
+    def answer_again(self, served: IncomingRequest, frame: list[Buffer]) -> None:
+        """Do what is left of :meth:`answer`, which was interrupted."""
+        self._served.pop(served.id, None)  # type: ignore[arg-type]
+        if frame and not served.cancelled and not self._writer.holds(frame):
             self._writer.offer(frame)
 
     def remind(self, served: IncomingRequest) -> None:
