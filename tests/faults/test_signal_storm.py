@@ -39,6 +39,7 @@ STEPS = {
     "expire": 17,
     "wait": 17,
     "start": 83,
+    "close": 67,
 }
 """Points from one that is tried to the next."""
 

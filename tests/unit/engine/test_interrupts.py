@@ -24,6 +24,7 @@ from streamipc import (
     RemoteError,
     RequestTimeoutError,
     SerializationError,
+    SessionClosedError,
     SyncIpcSession,
 )
 
@@ -368,3 +369,58 @@ def test_a_handler_that_makes_an_error_of_its_own_of_it_has_dealt_with_it(worked
         signal.signal(signal.SIGALRM, before)
 
     assert "too slow" in str(worked.answered[0].exception(0))
+
+
+ENDING = tuple(
+    f"streamipc/engine/{name}.py"
+    for name in (
+        "caller_runs",
+        "engine",
+        "inbox",
+        "lifecycle",
+        "outgoing",
+        "reader",
+        "responder",
+        "shutdown",
+        "tasks",
+    )
+)
+
+
+def ask(session: Any) -> None:
+    with suppress(SessionClosedError):
+        session.call(Echo("unanswered"), timeout=20)
+
+
+def close(session: Any) -> None:
+    session.close(0)
+
+
+@pytest.mark.parametrize("session_type", [IpcSession, SyncIpcSession])
+@pytest.mark.parametrize(("act", "stream_ends"), [(ask, True), (close, True), (close, False)])
+def test_an_interrupt_anywhere_in_the_end_leaves_nobody_waiting(
+    act: Callable[[Any], None], stream_ends: bool, session_type: Any
+) -> None:
+    """And nothing behind: conftest looks for threads and descriptors."""
+    k, interrupted = 0, True
+    while interrupted:
+        k += 1
+        (a, b), (c, d) = os.pipe(), os.pipe()
+        with IpcPeer(session_type=session_type) as peer:
+            session = peer.create_stream_session(d, a)
+            pending = session.request(Echo("pending"), timeout=20)
+            if stream_ends:
+                os.close(b)
+            interrupted = interrupted_at(k, ENDING, partial(act, session))
+
+            if not stream_ends:  # it may have been interrupted before it had any effect
+                session.close(0)
+            with pytest.raises(SessionClosedError):
+                pending.result(20)
+            session.close(1)
+            assert session.closed, f"interrupted at {k}"
+            assert not session.pending
+        if not stream_ends:
+            os.close(b)
+        os.close(c)
+    assert k > 5
