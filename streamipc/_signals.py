@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-__all__ = ["Ignoring", "consume", "interrupt_in", "let_through"]
+__all__ = ["Ignoring", "consume", "interrupt_in", "is_interrupt", "let_through"]
 
 consume = deque[Any](maxlen=0).extend
 """Takes all that an iterator gives, in one call into C. So ``consume(map(os.close, map(fds.pop,
@@ -45,12 +45,20 @@ def interrupt_in(error: BaseException, depth: int = 1) -> BaseException | None:
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
-        if _is_interrupt(one):
+        if _is_raised_by_handler(one):
             return one
         one = one.__cause__ or one.__context__
         if one is not None and not _was_caught_below(one, here):
             return None  # it was there before: whoever called us is handling it
     return None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Tell whether the user's code has let out what the handler of a signal has raised.
+
+    Not so if it has made another error of it. A ``KeyboardInterrupt`` is one in any thread.
+    """
+    return isinstance(error, KeyboardInterrupt) or interrupt_in(error) is error
 
 
 def let_through(error: BaseException) -> None:
@@ -88,7 +96,7 @@ def _was_caught_below(error: BaseException, here: FrameType) -> bool:
     return False
 
 
-def _is_interrupt(error: BaseException) -> bool:
+def _is_raised_by_handler(error: BaseException) -> bool:
     if isinstance(error, KeyboardInterrupt):  # raised without a frame by Python's own handler
         return True
     handlers = set(_codes_of_handlers())

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ._forks import at_home, look_for_fork
+from ._signals import let_through
 from .engine.calls import CANCELLED, Call
 from .engine.flow import Held
 from .engine.lifetimes import park_at_exit
@@ -195,20 +196,22 @@ class ResponseFuture(Future[R], Generic[R]):
         return "_done_callbacks" in self.__dict__ and bool(self._done_callbacks)
 
     def run_callbacks(self) -> None:
-        """Call what ``add_done_callback`` was given, each once."""
-        self._invoke_callbacks()
+        """Call what ``add_done_callback`` was given; after an interrupt, what is left of that.
 
-    def _invoke_callbacks(self) -> None:
+        As the base class does, which would log what the handler of a signal has raised.
+        """
         callbacks = self.__dict__.get("_done_callbacks")
-        while callbacks:  # two threads may be here, if the first that settled was interrupted
-            try:
-                callback = callbacks.pop(0)
-            except IndexError:
-                return
+        while callbacks:
+            # Nothing comes between these and the first line of the callback.
+            callback = callbacks[0]
+            del callbacks[0]
             try:
                 callback(self)
-            except Exception:
+            except Exception as error:
+                let_through(error)
                 _log.exception("exception calling callback for %r", self)
+
+    _invoke_callbacks = run_callbacks
 
     def renew_after_fork(self) -> None:
         """Replace the locks, in a forked child, where nobody will read the reply."""

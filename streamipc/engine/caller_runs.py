@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .._signals import interrupt_in
 from .leader import Awaited, Leader
 from .waiters import Waiters
 
@@ -117,7 +118,7 @@ class CallerRuns:
         self.blocked = 0
         self._handlers = 0  # tasks that run and are handlers, blocked or not
         self.dropped: deque[Any] = deque()  # futures that nobody holds any more
-        self.interrupted = False  # by Ctrl-C, inside a task
+        self._interrupts: dict[int, BaseException] = {}  # by thread: raised inside a task of its
         self._others = others
         self._also_polled: Sequence[int] = ()  # descriptors of others that the leader looks at
         self._others_have_input = False
@@ -285,31 +286,51 @@ class CallerRuns:
     def _run_queued(self) -> None:
         self._here.depth = getattr(self._here, "depth", 0) + 1
         try:
-            while (task := self._next_task()) is not None:
-                try:
-                    task.run()
-                finally:
-                    with self._lock:
-                        self.running -= 1
-                        self._handlers -= task.is_handler
-                        self._quiet.notify_all()
-                if self.interrupted:
-                    self.interrupted = False
-                    self._flush()
-                    raise KeyboardInterrupt
+            while self._run_next():
+                if self._interrupts:
+                    self.raise_interrupt()
         finally:
             self._here.depth -= 1
         self._flush()
 
-    def _next_task(self) -> Task | None:
-        with self._lock:
-            if not self._tasks:
-                return None
-            task = self._tasks.popleft()
-            self.running += 1
-            self._handlers += task.is_handler
-        self.leader.notify()
-        return task
+    def _run_next(self) -> bool:
+        """Run what is first; return ``False`` if there is nothing."""
+        task: Task | None = None
+        try:
+            with self._lock:
+                if not self._tasks:
+                    return False
+                # An interrupt may come behind the call, and not before.
+                task = self._tasks[0]
+                self.running += 1
+                self._handlers += task.is_handler
+                self._tasks.popleft()
+            self.leader.notify()
+            task.run()
+            return True
+        except BaseException as error:
+            if task is not None and not task.has_begun and interrupt_in(error) is not None:
+                self._tasks.appendleft(task)  # whoever comes next runs it
+            raise
+        finally:
+            if task is not None:
+                with self._lock:
+                    self.running -= 1
+                    self._handlers -= task.is_handler
+                    self._quiet.notify_all()
+
+    def interrupted(self, error: BaseException) -> None:
+        """Note what a signal has raised inside a task: it comes out of the wait of this thread."""
+        self._interrupts[threading.get_ident()] = error
+
+    def raise_interrupt(self) -> None:
+        """Raise what a signal has raised inside a task that this thread has run, if one has."""
+        error = self._interrupts.pop(threading.get_ident(), None)
+        if error is not None:
+            try:
+                self._flush()
+            finally:
+                raise error
 
     def wait(self, awaited: Awaited, end: float | None) -> bool:
         """Wait as ``Leader.wait`` does, and work meanwhile."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._signals import is_interrupt
 from ..exceptions import release_frames
 from .tasks import CallTask
 
@@ -48,8 +49,8 @@ class ErrorReports:
 
     def report(self, error: BaseException) -> None:
         """Hand an error to the session."""
-        if self._caller_runs is not None and isinstance(error, KeyboardInterrupt):
-            self._caller_runs.interrupted = True  # Ctrl-C was meant for the thread that waits
+        if self._caller_runs is not None and is_interrupt(error):
+            self._caller_runs.interrupted(error)  # it is meant for the thread that waits
             return
         self._host.report(error)
 

@@ -108,11 +108,12 @@ class Held:
     Attributes:
         envelope: with the message; ``None`` while it is folded.
         payload: what it was decoded from; ``None`` if it is not to be folded.
-        bytes: its charge; 0 once it is released.
+        due: what it is to be charged.
+        bytes: what it is charged; 0 before that, and once it is released.
         waits: nobody uses it yet, so it may be folded.
     """
 
-    __slots__ = ("bytes", "envelope", "kind", "payload", "released", "size", "waits")
+    __slots__ = ("bytes", "due", "envelope", "kind", "payload", "released", "size", "waits")
 
     def __init__(
         self, kind: Kind, envelope: Envelope, payload: Item | None, size: int, charge: int
@@ -121,7 +122,8 @@ class Held:
         self.envelope: Envelope | None = envelope
         self.payload = payload
         self.size = size
-        self.bytes = charge
+        self.due = charge
+        self.bytes = 0
         self.waits = True
         self.released = False
 
@@ -297,7 +299,9 @@ class Flow:
     def hold(
         self, kind: Kind, envelope: Envelope, payload: Item | None, waiting: int
     ) -> Held | None:
-        """Charge what has come and is to be held; return ``None`` if it counts nothing.
+        """Return what has come and is to be held; ``None``: it counts nothing.
+
+        It is charged by :meth:`charge`, once it stands where whoever comes next finds it.
 
         Args:
             kind: what it waits for.
@@ -317,16 +321,19 @@ class Flow:
             charge = _OVERHEAD + (_WORST + 1) * size
         else:
             charge = _OVERHEAD + footprint(_carried(envelope), self.bound)
-        held = Held(kind, envelope, payload, size, charge)
+        return Held(kind, envelope, payload, size, charge)
+
+    def charge(self, held: Held) -> None:
+        """Charge what has come; again is the same as once."""
         with self._lock:
-            self._charge_locked(held, charge)
-            if payload is not None:
-                self._rough[held] = None
+            if not (held.bytes or held.released):
+                if held.payload is not None:
+                    self._rough[held] = None
+                self._charge_locked(held, held.due)
             while self._given_back:
                 self._release_locked(self._given_back.popleft())
         if self.total > self._fold_at:
             self._settle(held)
-        return held
 
     def begin(self, held: Held) -> Envelope | None:
         """Return what is held, whole, for its handler; ``None`` if it takes too much memory.
@@ -335,12 +342,14 @@ class Flow:
             Exception: of a serializer that does not decode a payload the second time.
         """
         with self._lock:
-            envelope = held.envelope
+            envelope, payload = held.envelope, held.payload
             held.waits = False
-            payload, held.payload = held.payload, None
+            if envelope is not None:
+                held.payload = None
         if envelope is None:
             assert self._decode is not None
             envelope = held.envelope = self._decode(payload)
+            held.payload = None  # an interrupt before this leaves it for the next time
         elif (
             held not in self._rough
             or held.bytes <= self.bound
@@ -370,9 +379,10 @@ class Flow:
         """Have what was held for one thing wait for another."""
         with self._lock:
             if not held.released:
-                self.held[held.kind] -= held.bytes
-                self.held[kind] += held.bytes
+                held.due = held.bytes or held.due  # in steps, each of which may be the last
+                self._charge_locked(held, 0)
                 held.kind = kind
+                self._charge_locked(held, held.due)
 
     def release(self, held: Held) -> None:
         """Charge it no more."""
@@ -385,15 +395,16 @@ class Flow:
 
     def _release_locked(self, held: Held) -> None:
         if not held.released:
-            held.released = True
-            self._charge_locked(held, -held.bytes)
             self._rough.pop(held, None)
-            held.bytes = 0
-            held.envelope = held.payload = None
+            self._charge_locked(held, 0)
+            held.released, held.envelope, held.payload = True, None, None
 
-    def _charge_locked(self, held: Held, change: int) -> None:
-        self.total += change
+    def _charge_locked(self, held: Held, charge: int) -> None:
+        """Have it charged so much, in place of what it is."""
+        change = charge - held.bytes
+        # First, for an enum hashes by a function in Python, which an interrupt may keep from that.
         self.held[held.kind] += change
+        self.total, held.bytes = self.total + change, charge
 
     def _settle(self, newest: Held) -> None:
         """Measure what is charged roughly, and fold what waits, but for what came last."""
@@ -427,8 +438,7 @@ class Flow:
             charge = _OVERHEAD + densest(bytes(head)) + tail  # type: ignore[arg-type]
             with self._lock:
                 if held in self._rough and charge < held.bytes:
-                    self._charge_locked(held, charge - held.bytes)
-                    held.bytes = charge
+                    self._charge_locked(held, charge)
         return held.bytes
 
     def _measure(self, held: Held, envelope: Envelope, limit: int, folds: bool = False) -> None:
@@ -445,8 +455,7 @@ class Flow:
             elif folds:
                 held.payload = None
             self._rough.pop(held, None)
-            self._charge_locked(held, _OVERHEAD + taken - held.bytes)
-            held.bytes = _OVERHEAD + taken
+            self._charge_locked(held, _OVERHEAD + taken)
 
 
 def size_of(payload: Item | None) -> int:

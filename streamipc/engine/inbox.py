@@ -1,11 +1,12 @@
 """Notifications of the peer's: those that wait for their handlers, and those for ``receive()``.
 
-Owns both queues, and the count of what was dropped. The engine's lock guards ``_is_handling`` and
-``_runs``, with which ``_waiting`` is looked at; the queue for ``receive()`` needs none, each step
-on it is one.
+Owns both queues, the one in hand between them, and the count of what was dropped. The engine's lock
+guards ``_is_handling`` and ``_runs``, with which ``_waiting`` is looked at; the queue for
+``receive()`` needs none, each step on it is one.
 
 Invariant: while ``_is_handling``, the task is queued or runs, and handles all that waits, in the
 order sent. It may be queued twice, by one who was interrupted: it does nothing while it ``_runs``.
+The one in hand stays there until all is done for it: the task goes on with it after an interrupt.
 Without threads an interrupt may lose it, and whoever enters the next notification finds that out.
 """
 
@@ -106,6 +107,7 @@ class Inbox:
         self._has_threads = has_threads
         self._received = Received()
         self._waiting: deque[IncomingRequest] = deque()
+        self._in_hand: IncomingRequest | None = None
         self._task = _Handling(self)
         self._is_handling = False
         self._runs = False
@@ -148,6 +150,8 @@ class Inbox:
             held = flow.hold(kind, notification, payload, waiting)
             if held is not None:
                 served.hold(held)
+        if served.held is not None:
+            flow.charge(served.held)
         if is_kept:
             self._keep(served, type(notification.message).__wire_name__)
             return
@@ -191,26 +195,31 @@ class Inbox:
     def _handle_some(self) -> None:
         waiting = self._waiting
         for _ in range(_BURST):
-            try:
-                served = waiting.popleft()
-            except IndexError:
-                break
+            served = self._in_hand
+            if served is None:
+                if not waiting:
+                    break
+                # An interrupt may come behind the call, and not before.
+                self._in_hand = served = waiting[0]
+                waiting.popleft()
             self._send_gate.handled = served
             start = time.perf_counter()
-            taken = served.run_notification()
+            if not served.over:
+                served.run_notification()
             if not at_home[0]:  # the handler has forked: the rest is the parent's
                 look_for_fork()
                 break
-            if not taken:
+            if not served.was_taken:
                 self._keep(served, type(served.message).__wire_name__)
             elif served.held is not None:
                 self._flow.release(served.held)
+            self._in_hand = None
             if time.perf_counter() - start > SLOW_SECONDS:
                 self._is_slow = True
 
     def _leave_rest_locked(self) -> None:
         waiting, flow = self._waiting, self._flow
-        if waiting:
+        if waiting or self._in_hand is not None:
             self._pool.submit_locked(self._task)
         else:
             self._is_handling = False
@@ -226,8 +235,9 @@ class Inbox:
         if held is not None:
             flow.move(held, Kind.RECEIVED)
         kept: Any = served.message if held is None else held
-        served.entered = True
-        received.items.append(kept)
+        if not served.is_kept:
+            served.entered = served.is_kept = True
+            received.items.append(kept)
         most = flow.limits.unreceived
         while len(received.items) > most or (held is not None and flow.has_too_much_received):
             try:
@@ -283,9 +293,10 @@ class Inbox:
 
     def drop_waiting(self) -> None:
         """Count those that no handler has taken when the session is over, and say so."""
-        count = len(self._waiting)
+        in_hand = self._in_hand
+        count = len(self._waiting) + (in_hand is not None and not in_hand.has_begun)
+        self.dropped, self._in_hand = self.dropped + count, None
         self._waiting.clear()
-        self.dropped += count
         if count and not is_exiting():
             self._host.warn(
                 f"{count:,} notifications were still waiting for their handler when the session "
@@ -294,6 +305,7 @@ class Inbox:
 
     def forget_after_fork(self) -> None:
         """Hold nothing, in a forked child."""
+        self._in_hand = None
         self._waiting.clear()
         self._received.items.clear()
         self._received.ended = True
@@ -303,6 +315,7 @@ class _Handling:
     """The task that handles what waits; see the invariant."""
 
     __slots__ = ("_inbox", "by_io_thread")
+    has_begun = False  # it does nothing while it runs, and goes on where it ended
     is_background = False
     is_handler = True
 

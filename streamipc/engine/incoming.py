@@ -17,6 +17,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._forks import forkable_lock, renew
+from .._signals import interrupt_in, is_interrupt, let_through
 from ..exceptions import (
     IpcError,
     OverloadedError,
@@ -65,6 +66,10 @@ class Answering(Protocol):
         """Send the final answer, unless there was one."""
         ...
 
+    def answer_again(self, served: IncomingRequest, frame: list[Buffer], /) -> None:
+        """Do what is left of it, after an interrupt."""
+        ...
+
     def wait(self, awaited: Any, end: float | None, /) -> bool:
         """Wait; see ``Reader.wait``."""
         ...
@@ -101,9 +106,12 @@ class IncomingRequest:
     is_background = False
     is_handler = True
     by_io_thread = False
+    has_begun = False  # a handler was called
+    was_taken = False  # a notification: a handler did not pass it on
     cancelled = False
     _no_more_credit = False
     entered = False  # it stands, or stood, in the queue for its handler
+    is_kept = False  # the same, in that for receive()
     _mark: object = None
     held: Held | None = None  # the memory that it takes, if that counts
     _stalled = False  # the caller has taken no item for too long
@@ -298,11 +306,24 @@ class IncomingRequest:
 
     def run(self) -> None:
         """Run the handlers and send the answer."""
-        # One that nobody waits for any more leaves the table, and nothing is sent.
-        frame = [] if self.cancelled else self.run_request()
-        if self.held is not None:  # before the caller sends the next one
-            self._responder.flow.release(self.held)
-        self._responder.answer(self, frame)
+        try:
+            # One that nobody waits for any more leaves the table, and nothing is sent.
+            frame = [] if self.cancelled else self.run_request()
+        except BaseException as error:  # an interrupt: what the handler raises does not come out
+            if not self.has_begun:
+                raise
+            self._responder.report(error)
+            frame = self._error_frame(error, "handler")
+        try:
+            if self.held is not None:  # before the caller sends the next one
+                self._responder.flow.release(self.held)
+            self._responder.answer(self, frame)
+        except BaseException:
+            self.has_begun = True  # it is not to be run once more, though no handler was called
+            if self.held is not None:
+                self._responder.flow.release(self.held)
+            self._responder.answer_again(self, frame)
+            raise
 
     def run_request(self) -> list[Buffer]:
         """Run the handlers; return the frame of the answer."""
@@ -314,6 +335,7 @@ class IncomingRequest:
             try:
                 refusal = self._begin()
             except Exception as error:  # a serializer of the user's own
+                let_through(error)
                 return self._error_frame(error, "serialization")
             if refusal is not None:
                 return self._error_frame(refusal, "overloaded")
@@ -322,7 +344,7 @@ class IncomingRequest:
                 value = copy_context().run(self._ask_handlers)
             finally:
                 self.over = True
-                if self.wakers:  # a thread of theirs may wait to send
+                if self.wakers:  # a thread of the handler's waits to send
                     self._wake()
         except BaseException as error:
             # SystemExit and KeyboardInterrupt too: a handler does not end the process.
@@ -343,7 +365,10 @@ class IncomingRequest:
             return self._error_frame(_explained(error, self.message), "serialization")
 
     def _frame_of_failure(self, error: BaseException) -> list[Buffer]:
-        if isinstance(error, KeyboardInterrupt):  # in the main thread, where it reads itself
+        if not self.has_begun and interrupt_in(error) is not None:
+            self.over = False
+            raise error  # whoever comes next runs it
+        if is_interrupt(error):  # in the main thread: it is meant for whoever waits there
             self._responder.report(error)
         if self.cancelled:
             return []  # as above
@@ -353,18 +378,20 @@ class IncomingRequest:
             return self._error_frame(self._stall_error(), "cancelled")
         return self._error_frame(error, "handler")
 
-    def run_notification(self) -> bool:
-        """Run all handlers, whatever one of them raises; return whether one took the message."""
+    def run_notification(self) -> None:
+        """Run all handlers, whatever one of them raises; note whether one took the message."""
         try:
             refusal = None if self.held is None else self._begin()
             if refusal is not None:
                 raise refusal
-            return copy_context().run(self._tell_handlers)
-        except Exception as error:
+            taken = copy_context().run(self._tell_handlers)
+        except BaseException as error:
+            if not self.has_begun and interrupt_in(error) is not None:
+                raise  # whoever comes next does it
+            self.was_taken = self.over = True
             self._responder.report(error)
-            return True
-        finally:
-            self.over = True
+        else:
+            self.was_taken, self.over = taken, True
 
     def _ask_handlers(self) -> Any:
         """Call the handlers in order until one does not return ``NotImplemented``."""
@@ -373,6 +400,7 @@ class IncomingRequest:
             if handler.second:
                 value = self._call(handler)
             else:  # nearly always: not one call more for it
+                self.has_begun = True
                 value = handler.function(self.message)
                 if type(value) is not handler.plain_type:
                     value = self._resolve(value, handler)
@@ -389,22 +417,24 @@ class IncomingRequest:
                 if handler.second:
                     value = self._call(handler)
                 else:  # as above
+                    self.has_begun = True
                     value = handler.function(self.message)
                     if type(value) is not handler.plain_type:
                         value = self._resolve(value, handler)
                 if value is not NotImplemented:
                     taken = True
             except BaseException as error:
+                if not self.has_begun and interrupt_in(error) is not None:
+                    raise  # see run_notification()
                 self._responder.report(error)
                 taken = True
         return taken
 
     def _call(self, handler: Handler) -> Any:
         """Call a handler that takes the context, or the session, as well."""
-        if handler.second == "context":
-            value = handler.function(self.message, current_request())
-        else:
-            value = handler.function(self.message, self.session)
+        second = current_request() if handler.second == "context" else self.session
+        self.has_begun = True  # nothing comes between this and the handler's first line
+        value = handler.function(self.message, second)
         return value if type(value) is handler.plain_type else self._resolve(value, handler)
 
     def _resolve(self, value: Any, handler: Handler) -> Any:

@@ -310,6 +310,7 @@ class Outgoing:
         held = mark if isinstance(mark, Held) else None
         kept = progress.item if held is None else held
         if held is not None:
+            flow.charge(held)
             progress.call = None
         # Holding what is too much would let the peer fill our memory; dropping it would make a
         # hole.

@@ -35,6 +35,9 @@ class Task(Protocol):
     is_handler: bool
     """Whether it calls a handler: a background task may, if it is ``inline``."""
 
+    has_begun: bool
+    """Whether the user's code may have been called: then it is not to be run once more."""
+
     by_io_thread: bool
     """Set while the I/O thread runs it: it must not wait for room to write its answer."""
 

@@ -1,10 +1,12 @@
 """Calls ``on_progress`` for the items of one request: in order, and before the result.
 
-Owns the items that wait for that, with the reply behind them. The engine's lock guards the queue
-and ``_queued``.
+Owns the items that wait for that, with the reply behind them, and the one in hand. The engine's
+lock guards the queue and ``_queued``.
 
-Invariant: while something waits, there is one task that is queued or runs, and passes it on. So the
-order is kept, and the reply is set last.
+Invariant: while something waits, the task is queued or runs, and passes it on. It may be queued
+twice, by one who was interrupted, and one thread runs it. So the order is kept, and the reply is
+set last. What is in hand stays there until all is done for it, and credit is owed until it is
+granted: after an interrupt the task goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .._signals import is_interrupt, let_through
 from ..exceptions import ProtocolError
 from .flow import Held
 
@@ -36,6 +39,7 @@ class ProgressCalls:
         window: items that the peer may send before more are granted.
     """
 
+    has_begun = False  # it goes on where it ended
     is_offloaded = True
     is_background = True
     is_handler = False
@@ -58,6 +62,10 @@ class ProgressCalls:
         self._context = contextvars.copy_context()
         self.waiting: deque[tuple[bool, Any, BaseException | None]] = deque()
         self._queued = False
+        self._runner: object = None  # whoever runs it
+        self._has_reply = False
+        self._in_hand: tuple[bool, Any, BaseException | None] | None = None
+        self._is_passed = False  # that was given to the callback
         self._owed = 0
         self._count = 0  # items that the peer has sent
         self._mark: object = None  # what brought the last one
@@ -67,24 +75,29 @@ class ProgressCalls:
 
     def arrived(self, item: Any, mark: object = None) -> bool:
         """Queue an item for the callback, one of each mark."""
-        if mark is None or self._mark is not mark:
-            if self._count >= self._allowed:
-                return False
-            self._add((False, item, None))
-            self._count, self._mark = self._count + 1, mark
+        with self._outgoing.lock:
+            if mark is None or self._mark is not mark:
+                if self._count >= self._allowed:
+                    return False
+                self._count, self._mark = self._count + 1, mark
+                self.waiting.append((False, item, None))
+            self._queue_locked()
         return True
 
     def replied(self, value: Any, error: BaseException | None) -> None:
         """Queue the outcome behind the items."""
         self._outgoing.completes_later(self._call)
-        self._add((True, value, error))
-
-    def _add(self, entry: tuple[bool, Any, BaseException | None]) -> None:
         with self._outgoing.lock:
-            self.waiting.append(entry)
-            if not self._queued:
-                self._queued = True
-                self._outgoing.pool.submit_locked(self)
+            if not self._has_reply:
+                self._has_reply = True
+                self.waiting.append((True, value, error))
+            self._queue_locked()
+
+    def _queue_locked(self) -> None:
+        if not self._queued:
+            # In this order: who is interrupted in between submits it once more.
+            self._outgoing.pool.submit_locked(self)
+            self._queued = True
 
     def ended(self) -> None:
         """Do nothing: the items that are left are not passed on."""
@@ -94,24 +107,42 @@ class ProgressCalls:
 
     def run(self) -> None:
         """Pass on what is there."""
-        while True:
+        me = object()
+        try:
             with self._outgoing.lock:
-                if not self.waiting:
-                    self._queued = False
-                    return
-                is_reply, value, error = self.waiting.popleft()
+                self._runner = self._runner or me
+            if self._runner is me:
+                self._pass_on_all()
+        finally:
+            if self._runner is me:
+                self._runner = None
+
+    def _pass_on_all(self) -> None:
+        while True:
+            if self._owed * 2 >= self._window:
+                self._grant()
+            if self._in_hand is None:
+                with self._outgoing.lock:
+                    if not self.waiting:
+                        self._queued, self._runner = False, None
+                        return
+                    # An interrupt may come behind the call, and not before.
+                    self._in_hand = self.waiting[0]
+                    self.waiting.popleft()
+            is_reply, value, error = self._in_hand
             if is_reply:
                 self._outgoing.complete(self._call, value, error)
-                continue
-            if isinstance(value, Held):
+            elif isinstance(value, Held):
                 self._pass_on_held(value)
-            elif not self._call.ready():
+            else:
                 self._pass_on(value)
+            self._owed += self._is_passed
+            self._in_hand, self._is_passed = None, False
 
     def _pass_on_held(self, held: Held) -> None:
         flow = self._outgoing.flow
         try:
-            if not self._call.ready():
+            if not (self._is_passed or self._call.ready()):
                 envelope: Any = flow.begin(held)
                 if envelope is None:
                     raise ProtocolError(
@@ -120,20 +151,25 @@ class ProgressCalls:
                     )
                 self._pass_on(envelope.item)
         except Exception as error:  # also of a serializer of the user's own
+            let_through(error)
             self._outgoing.cancel(self._call)
             self._outgoing.settle(self._call, None, error)
-        finally:
-            flow.release(held)
+        flow.release(held)
 
     def _pass_on(self, item: Any) -> None:
+        if self._is_passed or self._call.ready():
+            return
         try:
+            # Nothing comes between this and the first line of the callback.
+            self._is_passed = True
             if not self._failed:
                 self._context.run(self._callback, item)
         except BaseException as error:
-            self._failed = True  # said once; the request goes on
+            self._failed = not is_interrupt(error)  # said once; the request goes on
             self._outgoing.report(error)
-        self._owed += 1
-        if self._owed * 2 >= self._window:
-            owed, self._owed = self._owed, 0
-            self._allowed += owed
-            self._outgoing.credit(self._call, owed)
+
+    def _grant(self) -> None:
+        owed = self._owed
+        self._allowed += owed
+        self._outgoing.credit(self._call, owed)
+        self._owed -= owed

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .contracts import Host
     from .control import ControlSender
     from .errors import ErrorReports
-    from .flow import Flow
+    from .flow import Flow, Held
     from .lifecycle import Lifecycle
     from .thread_pool import ThreadPool
     from .writer import Writer
@@ -94,9 +94,10 @@ class Responder:
         connection = self._connection
         served: IncomingRequest | None = connection.step
         if served is None:
-            served = self._admit(request)
-            connection.step = served
+            served = connection.step = self._admit(request)
         if served is None or served.entered:
+            return
+        if served.held is not None and not self._has_room_for(served.held, request):
             return
         # In the place of the envelope; one step, as the one in answer().
         self._served[request.id] = served
@@ -115,14 +116,6 @@ class Responder:
             self._refuse(request, refusal_of(request.id, error, "overloaded"))
             return None
         held = flow.hold(Kind.REQUEST, request, self._connection.items[0], count)
-        if held is not None and flow.is_too_much(held):
-            flow.release(held)
-            error = OverloadedError(
-                f"the peer holds {flow.total:,} bytes, and this request of {held.size:,} does not "
-                "fit beside them (Limits.held_bytes there); try again later"
-            )
-            self._refuse(request, refusal_of(request.id, error, "overloaded"))
-            return None
         handlers = self._host.request_handlers(type(request.message))
         served = IncomingRequest(
             self, request, handlers, request.id, request.timeout, request.window
@@ -130,6 +123,20 @@ class Responder:
         if held is not None:
             served.hold(held)
         return served
+
+    def _has_room_for(self, held: Held, request: Request) -> bool:
+        """Charge a request; refuse it if it is too much."""
+        flow = self.flow
+        flow.charge(held)
+        if not (held.released or flow.is_too_much(held)):
+            return True
+        flow.release(held)
+        error = OverloadedError(
+            f"the peer holds {flow.total:,} bytes, and this request of {held.size:,} does not "
+            "fit beside them (Limits.held_bytes there); try again later"
+        )
+        self._refuse(request, refusal_of(request.id, error, "overloaded"))
+        return False
 
     def _refuse(self, request: Request, answer: Any) -> None:
         with self._lock:
@@ -184,12 +191,18 @@ class Responder:
         if not served.by_io_thread:
             try:
                 # As a request: see Outgoing._send.
-                self._write(frame, None, HIGH_WATER if len(frame) == 1 else 0)
+                self._write(frame, None, HIGH_WATER if len(frame) == 1 else 0, stays=True)
             except SessionClosedError:
                 pass  # nobody is there to read it
         elif self._pool.more_is_coming():  # type: ignore[union-attr]  # an I/O thread is a pool's
             self._writer.queue(frame)
         else:
+            self._writer.offer(frame)
+
+    def answer_again(self, served: IncomingRequest, frame: list[Buffer]) -> None:
+        """Do what is left of :meth:`answer`, which was interrupted."""
+        self._served.pop(served.id, None)  # type: ignore[arg-type]
+        if frame and not served.cancelled and not self._writer.holds(frame):
             self._writer.offer(frame)
 
     def remind(self, served: IncomingRequest) -> None:

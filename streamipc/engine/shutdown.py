@@ -10,13 +10,15 @@ There are two ways in, and one way out:
   closed only its own direction; if it is gone altogether they are cancelled. Notifications
   that had arrived are handled all the same, one after the other, unless one gets stuck.
 
-The way out is ``_finish``, which one thread enters once: it sees the above through,
+The way out is ``_finish``, for one thread at a time: it sees the above through,
 stops the pool, and closes descriptors when no thread can be using them any more.
 
-Owns who has claimed the end, and until when it may take; the engine's lock guards the claim.
+Owns who has claimed the end, and until when it may take, under the engine's lock; and the last
+steps of the end, under ``_finishing``. Each of them stays until it is done.
 
-Invariant: whoever claims the end sees to it that somebody goes on with it if he is interrupted. So
-``ended`` and ``closed`` are set in the end, each after what its text says.
+Invariant: whoever claims the end sees to it that somebody goes on with it if he is interrupted, and
+who closes the session goes on with what nobody else is at. So ``ended`` and ``closed`` are set in
+the end, each after what its text says.
 """
 
 from __future__ import annotations
@@ -72,6 +74,9 @@ once, unless another process holds the pipe open."""
 
 _FOR_THE_CHILD = 0.2
 """Part of the time that is left for the peer's end when streams in flight have had theirs."""
+
+_ONCE = (False,)
+"""What a lock is given that is tried once."""
 
 _LONGEST = 1e6
 """Seconds, eleven days: poll(2) does not take much more."""
@@ -134,16 +139,33 @@ class Shutdown:
         self._responder = responder
         self._inbox = inbox
         self._errors = errors
-        self._descriptors = descriptors
-        self._claimed = 0  # by which thread; guarded by the engine's lock
-        self._finisher: int | None = None  # identifier of the thread in _finish
-        self._by: float | None = None  # when _finish is to be done waiting, as was asked
-        self._gone_by: float | None = None  # the same, since the peer is gone
-        self._gave_up = False  # on handlers, although they had time to notice the end
         self.ended = Event()
         """Nothing more will be read, and pending requests have failed."""
         self.closed = Event()
         """All is released."""
+        self._claimed = 0  # by which thread
+        self._finishing = threading.Lock()  # tried, and held by the one who ends everything
+        self._finisher: int | None = None  # identifier of that thread
+        self._steps: deque[Callable[[], object]] = deque(
+            (
+                channel.abort,
+                self._apply_what_was_read,
+                lambda: self._end("this side closed the session"),
+                self._stop_threads,
+                self._run_leftovers,
+                inbox.drop_waiting,
+                self._fail_completing,
+                lambda: self._endpoint.close(),
+                *descriptors,
+                lambda: host.ended(lifecycle.is_closing),
+                lambda: self.closed.set(),
+            )
+        )
+        self._leftovers: deque[Any] = deque()  # tasks of the pool's that nobody has run
+        self._is_releasing = False
+        self._by: float | None = None  # when _finish is to be done waiting, as was asked
+        self._gone_by: float | None = None  # the same, since the peer is gone
+        self._gave_up = False  # on handlers, although they had time to notice the end
 
     def wait_until_closed(self) -> None:
         """Wait for the end of everything; the main thread's signals are seen meanwhile."""
@@ -202,6 +224,7 @@ class Shutdown:
         if not here:
             if self._caller_runs is not None:
                 self._caller_runs.run_tasks()
+            self._finish(end)  # it may have been interrupted
             self.closed.wait(timeout + 2 * _JOIN)
             self._shut_down_child(end)
 
@@ -222,6 +245,7 @@ class Shutdown:
     def forget_after_fork(self) -> None:
         """Make a copy in a forked child count as closed."""
         self._claimed = -1
+        self._finishing = threading.Lock()  # whoever held it does not exist here
         self.ended = Event()
         self.closed = Event()
         self.ended.set()
@@ -320,24 +344,31 @@ class Shutdown:
             self._shut_down_child(end)
 
     def _finish(self, end: float | None) -> None:
-        """End everything.
+        """End everything, unless another thread is at it.
 
         Args:
             end: :func:`time.monotonic` seconds until which to wait for handlers, and for
                 the peer; ``None``: the stream has ended, and handlers have all the time.
         """
-        with self._lock:
-            if self._finisher is not None or self.closed.is_set():
-                return  # another is at it: whoever was interrupted does not know
-            self._finisher = threading.get_ident()
-        if self._by is None:
-            self._by = end
+        me = threading.get_ident()
+        taken: list[bool] = []
         try:
-            if self._lifecycle.begun:
-                self._finish_gracefully()
+            # One call into C that also notes the result: see ``finally``.
+            taken.extend(map(self._finishing.acquire, _ONCE))
+            if not taken[0] or self.closed.is_set():
+                return
+            self._finisher = self._claimed = me
+            if self._by is None:
+                self._by = end
+            try:
+                if self._lifecycle.begun and not self._is_releasing:
+                    self._finish_gracefully()
+            finally:
+                self._release()
         finally:
-            self._release()
-            self._finisher = None  # a later thread may get the same identifier
+            if taken and taken[0]:
+                self._finisher = None  # a later thread may get the same identifier
+                self._finishing.release()
 
     def _finish_gracefully(self) -> None:
         self._wait_for_handlers()
@@ -450,29 +481,16 @@ class Shutdown:
 
     def _release(self) -> None:
         """Stop the threads and close the descriptors, in this order."""
-        steps: deque[Callable[[], object]] = deque(
-            (
-                self._channel.abort,
-                lambda: self._end("this side closed the session"),
-                self._stop_threads,
-                self._run_leftovers,
-                self._inbox.drop_waiting,
-                self._fail_completing,
-                self._endpoint.close,
-                *self._descriptors,
-                lambda: self._host.ended(self._lifecycle.is_closing),
-            )
-        )
+        self._is_releasing = True
         try:
-            self._take(steps)
+            self._take_steps()
         except BaseException:
-            self._take(steps)  # an interrupt: the rest has to be done all the same
+            self._take_steps()  # an interrupt: the rest has to be done all the same
             raise
-        finally:
-            self.closed.set()
 
-    def _take(self, steps: deque[Callable[[], object]]) -> None:
-        """Take steps, each of which may be taken again, and take off the list what is done."""
+    def _take_steps(self) -> None:
+        """Take what is left of the last steps, each of which may be taken again."""
+        steps = self._steps
         while steps:
             try:
                 steps[0]()
@@ -481,6 +499,11 @@ class Shutdown:
                     raise
                 self._errors.report(error)
             steps.popleft()
+
+    def _apply_what_was_read(self) -> None:
+        """See to what a thread has read that was interrupted, unless somebody leads and has."""
+        if self._reader.is_busy:
+            self._leader.lead(self._reader.clean)
 
     def _stop_threads(self) -> None:
         """See to it that nobody uses the descriptors any more."""
@@ -496,11 +519,18 @@ class Shutdown:
     def _run_leftovers(self) -> None:
         """Run the user's callbacks that nobody else will call any more."""
         until = None if self._by is None else time.monotonic() + _JOIN
-        for job in self._pool.drop_tasks():
-            if isinstance(job, IncomingRequest):
-                continue
-            if until is None or time.monotonic() < until or not getattr(job, "may_be_left", False):
+        leftovers = self._leftovers
+        leftovers.extend(self._pool.drop_tasks())
+        while leftovers:
+            job = leftovers[0]
+            in_time = until is None or time.monotonic() < until
+            if not (isinstance(job, IncomingRequest) or job.has_begun) and (
+                in_time or not getattr(job, "may_be_left", False)
+            ):
                 job.run()
+            if self._caller_runs is not None:
+                self._caller_runs.raise_interrupt()
+            leftovers.popleft()
 
     def _fail_completing(self) -> None:
         """Fail what waits for a stuck ``on_progress``: there are no more deadlines to do it."""

@@ -19,6 +19,7 @@ class CallbacksTask:
     """Calls what was given to ``add_done_callback``."""
 
     __slots__ = ("_future", "_report", "by_io_thread")
+    has_begun = False  # it goes on where it ended
     is_offloaded = False
     is_background = True
     is_handler = False
@@ -32,17 +33,18 @@ class CallbacksTask:
         """Learn nothing: the callbacks of another future are other callbacks."""
 
     def run(self) -> None:
-        """Call them; concurrent.futures logs what an ``Exception`` in them says."""
-        try:
-            self._future.run_callbacks()
-        except BaseException as error:
-            self._report(error)
+        """Call them; an ``Exception`` in one is logged."""
+        while self._future.has_callbacks():
+            try:
+                self._future.run_callbacks()
+            except BaseException as error:
+                self._report(error)
 
 
 class CallTask:
     """Calls a function without arguments."""
 
-    __slots__ = ("_function", "_report", "by_io_thread")
+    __slots__ = ("_function", "_report", "by_io_thread", "has_begun")
     is_offloaded = False
     is_background = True
     is_handler = False
@@ -51,6 +53,7 @@ class CallTask:
         self, function: Callable[[], object], report: Callable[[BaseException], None]
     ) -> None:
         self.by_io_thread = False
+        self.has_begun = False
         self._function = function
         self._report = report
 
@@ -60,6 +63,7 @@ class CallTask:
     def run(self) -> None:
         """Call it."""
         try:
+            self.has_begun = True
             self._function()
         except BaseException as error:
             self._report(error)

@@ -157,13 +157,23 @@ class Writer:
         """Tell whether a thread is inside a write, or waits for room."""
         return bool(self._turn) or self._room.locked()
 
+    def holds(self, frame: Frame) -> bool:
+        """Tell whether a frame is in the queue."""
+        return any(one is frame for one in self._queue.copy())
+
     def is_broken(self) -> bool:
         """Tell whether nothing more can be written."""
         return self._broken
 
     # Sending.
 
-    def send(self, frame: Frame, deadline: float | None = None, tolerated: int = 0) -> None:
+    def send(
+        self,
+        frame: Frame,
+        deadline: float | None = None,
+        tolerated: int = 0,
+        stays: bool = False,
+    ) -> None:
         """Queue a frame and return once it is with the operating system.
 
         From code that has interrupted the writing of this very thread (a finalizer, the handler
@@ -174,6 +184,7 @@ class Writer:
             deadline: in :func:`time.monotonic` seconds; ``None``: wait as long as it takes.
             tolerated: bytes. While another thread writes, or waits for room, and the queue holds no
                 more than this, leave the frame to that thread and return at once.
+            stays: an interrupt leaves it in the queue; otherwise it is withdrawn.
 
         Raises:
             WriteTimeoutError: the deadline passed. A frame of which nothing was written
@@ -192,7 +203,7 @@ class Writer:
         except WriteTimeoutError:
             raise
         except BaseException:
-            self._abandon(frame)
+            self._abandon(frame, stays)
             raise
         if self._broken and frame:
             raise _broken()
@@ -491,9 +502,9 @@ class Writer:
             if turn and turn[_THE] is claim:
                 del turn[_THE]
 
-    def _abandon(self, frame: Frame) -> None:
+    def _abandon(self, frame: Frame, stays: bool) -> None:
         """See to a frame whose sender was interrupted, and to those of others."""
-        if frame and not self._has_turn_here():
+        if frame and not (stays or self._has_turn_here()):
             self._take_back(frame)
         if self._queue:
             self._hand_over()

@@ -30,10 +30,13 @@ class ExitStatus:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
-        self._answers: list[tuple[int, int]] = []  # of waitpid(), guarded by Popen's lock
         # Not isinstance(): gevent may have put its own class there since the child was started.
         own = any(cls.__module__ == "subprocess" for cls in type(process).__mro__)
         self._lock = getattr(process, "_waitpid_lock", None) if own else None
+        # Of waitpid(), guarded by that lock, and with the object itself: see ``_ask``.
+        self._answers: list[tuple[int, int]] = (
+            [] if self._lock is None else vars(process).setdefault("_streamipc_answers", [])
+        )
 
     @property
     def is_lost(self) -> bool:
@@ -120,7 +123,9 @@ class ExitStatus:
             return
         answers = self._answers
         try:
-            if not answers:  # there is one if an interrupt has kept somebody from telling it
+            # There is one if an interrupt has kept somebody from telling it, such as another object
+            # of this class. The kernel does not give it twice.
+            if not answers:
                 answers.extend(map(os.waitpid, (process.pid,), (options,)))
         except ChildProcessError:
             self._keep(0, "lost")  # as Popen has it then, which takes None for "it runs"

@@ -361,7 +361,10 @@ def wait_for_exit(process: subprocess.Popen[bytes], status: ExitStatus, timeout:
         if not poller.poll(max(0.0, timeout) * 1000):
             return False
     finally:
-        consume(map(os.close, pidfd))
+        try:
+            consume(map(os.close, map(pidfd.pop, _LAST)) if pidfd else ())
+        finally:  # an interrupt may have come behind map()
+            consume(map(os.close, pidfd))
     status.reap()
     return True
 

@@ -530,7 +530,7 @@ def test_notifications_are_handled_after_an_interrupt_between_two_of_them(
 
     run = IncomingRequest.run_notification
 
-    def interrupt(served: IncomingRequest) -> bool:
+    def interrupt(served: IncomingRequest) -> None:
         monkeypatch.setattr(IncomingRequest, "run_notification", run)
         raise KeyboardInterrupt
 
@@ -541,7 +541,7 @@ def test_notifications_are_handled_after_an_interrupt_between_two_of_them(
     other.notify(LogMessage("handled"))
     session.tick(10)
 
-    assert seen == ["handled"]
+    assert seen == ["on its way", "handled"]
 
 
 def test_awaiting_it_is_refused(pair: Any) -> None:

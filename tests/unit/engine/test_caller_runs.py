@@ -233,7 +233,7 @@ def test_futures_that_were_dropped_are_cancelled(bench: Bench) -> None:
 
 def test_an_interrupted_job_interrupts_the_thread_that_waits(bench: Bench) -> None:
     def interrupted() -> None:
-        bench.runs.interrupted = True
+        bench.runs.interrupted(KeyboardInterrupt())
 
     bench.runs.submit(Job(interrupted))
     bench.runs.submit(Job(lambda: bench.seen.append("next")))

@@ -54,7 +54,14 @@ class Bench:
             envelope = Notification(Echo(value))
         data = b"".join(map(bytes, self.connection.encode(envelope)))
         payload = memoryview(data)[HEADER_SIZE:]
-        return self.flow.hold(kind, self.connection.decode_again(payload), payload, waiting)
+        return self.charge(
+            self.flow.hold(kind, self.connection.decode_again(payload), payload, waiting)
+        )
+
+    def charge(self, held: Held | None) -> Held | None:
+        if held is not None:
+            self.flow.charge(held)
+        return held
 
     def held(self, value: Any, kind: Kind = Kind.REQUEST) -> Held:
         held = self.hold(value, kind)
@@ -200,7 +207,7 @@ def test_what_moves_counts_where_it_has_gone(bench: Bench) -> None:
 def test_an_item_does_not_count_the_call_that_it_is_for(bench: Bench) -> None:
     progress = Progress(1, "x" * 1000)
     progress.call = ["x" * 1_000_000]
-    held = bench.flow.hold(Kind.ITEM, progress, memoryview(bytes(1100)), MANY)
+    held = bench.charge(bench.flow.hold(Kind.ITEM, progress, memoryview(bytes(1100)), MANY))
     assert held is not None
     bench.held("x" * 100_000)
     bench.held("x" * 100_000)
@@ -352,7 +359,7 @@ def test_handlers_are_full_at_their_bound() -> None:
 
 
 def test_a_message_that_is_no_frame_is_charged_what_it_takes(bench: Bench) -> None:
-    held = bench.flow.hold(Kind.NOTIFICATION, Notification(Note("x" * 1000)), None, 0)
+    held = bench.charge(bench.flow.hold(Kind.NOTIFICATION, Notification(Note("x" * 1000)), None, 0))
 
     assert held is not None
     assert 2000 < held.bytes < 4000
@@ -374,10 +381,12 @@ def test_what_is_no_frame_is_never_folded(kind: Kind) -> None:
     """Such as the lines of a child: there is nothing to decode them from once more."""
     bench = Bench(held_bytes=1 << 20)
     lines = [Notification(Note(f"{number}" * 60_000)) for number in range(9)]
-    held = [bench.flow.hold(kind, line, None, number) for number, line in enumerate(lines)]
+    held = [
+        bench.charge(bench.flow.hold(kind, line, None, number)) for number, line in enumerate(lines)
+    ]
 
     assert bench.flow.held[kind] * 4 > bench.flow.bound
-    assert [bench.flow.take(one) for one in held if one is not None] == lines
+    assert [bench.flow.take(one) for one in held] == lines
     assert bench.flow.total == 0
 
 

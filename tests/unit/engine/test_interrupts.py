@@ -7,19 +7,24 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import pytest
 from calls import make_future
 from interrupting import interrupted_at
-from shared_messages import Echo, Note
+from shared_messages import Add, Echo, Fail, Note
 
 from streamipc import (
     IpcPeer,
     IpcSession,
     JsonMessageSerializer,
+    LogMessage,
+    RemoteError,
+    RequestTimeoutError,
     SerializationError,
+    SessionClosedError,
     SyncIpcSession,
 )
 
@@ -187,3 +192,235 @@ def test_what_a_signals_handler_raises_in_a_serializer_comes_out_as_itself(
             assert session.stats.unreadable == 0
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+HANDLING = tuple(
+    f"streamipc/{name}.py"
+    for name in (
+        "futures",
+        "engine/caller_runs",
+        "engine/errors",
+        "engine/flow",
+        "engine/inbox",
+        "engine/incoming",
+        "engine/progress",
+        "engine/responder",
+        "engine/send_gate",
+        "engine/tasks",
+        "engine/writer",
+    )
+)
+
+LARGE = "x" * 5_000
+"""More than may be held without being charged."""
+
+
+class Worked:
+    """A session without threads, whose other side asks, notifies and answers."""
+
+    def __init__(self, session: Any, other: Any) -> None:
+        self.session, self.other = session, other
+        self.seen: list[object] = []
+        self.answered: list[Any] = []
+
+        @session.on_request(Echo)
+        def answer(msg: Echo) -> object:
+            self.seen.append(msg.value)
+            return msg.value
+
+        @session.on_message(Note)
+        def handle(msg: Note) -> None:
+            self.seen.append(msg.number)
+
+        @session.on_message(LogMessage)
+        def pass_on(msg: LogMessage) -> object:
+            self.seen.append(msg.message)
+            return NotImplemented
+
+        @other.on_request(Add)
+        def generate(msg: Add) -> Iterator[object]:
+            yield from range(msg.a)
+            return msg.b
+
+        other.start()
+
+    def asked(self) -> list[object]:
+        self.answered.append(self.other.request(Echo("asked"), timeout=20))
+        return ["asked"]
+
+    def notified(self) -> list[object]:
+        for number in range(3):
+            self.other.notify(Note(LARGE, number))
+        return [0, 1, 2]
+
+    def passed_on(self) -> list[object]:
+        """The handler leaves it to receive()."""
+        self.other.notify(LogMessage("passed on"))
+        return ["passed on"]
+
+    def streamed(self) -> list[object]:
+        message = Add(5, 6)
+        self.session.request(message, on_progress=self.seen.append, window=1, timeout=20)
+        return [0, 1, 2, 3, 4]
+
+    def called_back(self) -> list[object]:
+        future = self.session.request(Add(0, 0), timeout=20)
+        for number in range(3):
+            future.add_done_callback(lambda future, number=number: self.seen.append(number))
+        return [0, 1, 2]
+
+    def work(self, expected: list[object]) -> None:
+        """Until all has been seen, nobody waits any more, and nothing is held."""
+        end = time.monotonic() + 10
+        while not self.is_done(expected) and time.monotonic() < end:
+            self.session.tick(0.05)
+
+    def received(self) -> list[str]:
+        taken: list[str] = []
+        with suppress(RequestTimeoutError):
+            while True:
+                taken.append(self.session.receive(0).message)
+        return taken
+
+    def is_done(self, expected: list[object]) -> bool:
+        waits = self.session.pending or not all(one.done() for one in self.answered)
+        return len(self.seen) >= len(expected) and not (waits or self.session._engine.flow.total)
+
+
+@pytest.fixture
+def worked() -> Iterator[Worked]:
+    (a, b), (c, d) = os.pipe(), os.pipe()
+    with IpcPeer(session_type=SyncIpcSession) as peer, IpcPeer() as other:
+        yield Worked(peer.create_stream_session(b, c), other.create_stream_session(d, a))
+
+
+@pytest.mark.parametrize("what", ["asked", "notified", "passed_on", "streamed", "called_back"])
+def test_an_interrupt_anywhere_around_a_handler_comes_out_and_loses_nothing(
+    worked: Worked, what: str
+) -> None:
+    """A session without threads runs it on the thread that waits."""
+    for k in range(1, 3000):
+        expected = getattr(worked, what)()
+        interrupted = interrupted_at(k, HANDLING, partial(worked.work, expected))
+        worked.work(expected)
+
+        assert worked.seen == expected, f"interrupted at {k}"
+        if what == "passed_on":
+            # Not if the interrupt came before the handler's answer was noted: it counts as taken.
+            assert worked.received() in ([], ["passed on"])[not interrupted :]
+        for future in worked.answered:
+            error = future.exception(0)
+            assert error is None or type(error) is RemoteError
+        assert worked.is_done(expected)
+        worked.seen.clear()
+        worked.answered.clear()
+        if not interrupted:
+            break
+    assert k > 30
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+@pytest.mark.parametrize("what", ["asked", "notified", "streamed", "called_back"])
+def test_what_a_signals_handler_raises_in_a_handler_comes_out_and_the_rest_goes_on(
+    worked: Worked, what: str
+) -> None:
+    def handler(number: int, frame: Any) -> None:
+        raise SoftTimeLimit
+
+    class Seen(list[object]):
+        def append(self, item: object) -> None:
+            super().append(item)
+            if len(self) == 1:
+                signal.raise_signal(signal.SIGALRM)
+
+    worked.seen = Seen()
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        expected = getattr(worked, what)()
+        with pytest.raises(SoftTimeLimit):
+            worked.work(expected)
+        worked.work(expected)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert worked.seen == expected
+    assert worked.is_done(expected)
+    for future in worked.answered:  # its caller is told
+        assert isinstance(future.exception(0), RemoteError)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+def test_a_handler_that_makes_an_error_of_its_own_of_it_has_dealt_with_it(worked: Worked) -> None:
+    def handler(number: int, frame: Any) -> None:
+        raise SoftTimeLimit
+
+    @worked.session.on_request(Fail)
+    def fail(msg: Fail) -> None:
+        try:
+            signal.raise_signal(signal.SIGALRM)
+        except SoftTimeLimit:
+            raise ValueError("too slow") from None
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        worked.answered.append(worked.other.request(Fail(), timeout=20))
+        worked.work([])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+    assert "too slow" in str(worked.answered[0].exception(0))
+
+
+ENDING = tuple(
+    f"streamipc/engine/{name}.py"
+    for name in (
+        "caller_runs",
+        "engine",
+        "inbox",
+        "lifecycle",
+        "outgoing",
+        "reader",
+        "responder",
+        "shutdown",
+        "tasks",
+    )
+)
+
+
+def ask(session: Any) -> None:
+    with suppress(SessionClosedError):
+        session.call(Echo("unanswered"), timeout=20)
+
+
+def close(session: Any) -> None:
+    session.close(0)
+
+
+@pytest.mark.parametrize("session_type", [IpcSession, SyncIpcSession])
+@pytest.mark.parametrize(("act", "stream_ends"), [(ask, True), (close, True), (close, False)])
+def test_an_interrupt_anywhere_in_the_end_leaves_nobody_waiting(
+    act: Callable[[Any], None], stream_ends: bool, session_type: Any
+) -> None:
+    """And nothing behind: conftest looks for threads and descriptors."""
+    k, interrupted = 0, True
+    while interrupted:
+        k += 1
+        (a, b), (c, d) = os.pipe(), os.pipe()
+        with IpcPeer(session_type=session_type) as peer:
+            session = peer.create_stream_session(d, a)
+            pending = session.request(Echo("pending"), timeout=20)
+            if stream_ends:
+                os.close(b)
+            interrupted = interrupted_at(k, ENDING, partial(act, session))
+
+            if not stream_ends:  # it may have been interrupted before it had any effect
+                session.close(0)
+            with pytest.raises(SessionClosedError):
+                pending.result(20)
+            session.close(1)
+            assert session.closed, f"interrupted at {k}"
+            assert not session.pending
+        if not stream_ends:
+            os.close(b)
+        os.close(c)
+    assert k > 5

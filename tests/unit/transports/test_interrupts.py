@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from interrupting import Interrupt, interrupted_at
 
+from streamipc.transports._child import Child
+from streamipc.transports._exit import ExitStatus
+from streamipc.transports._watch import wait_for_exit
 from streamipc.transports.pipe import FdTransport
 from streamipc.transports.process import ProcessTransport
 
@@ -106,3 +110,24 @@ def test_watching_goes_on_wherever_its_start_is_interrupted(kind: type[BaseExcep
         transport.close()
         assert ends == [3]
     assert k > 10
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="tells of the end and leaves the status")
+@KINDS
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_status_is_known_wherever_asking_for_it_is_interrupted(
+    kind: type[BaseException], waits: bool
+) -> None:
+    """The kernel gives it once. Popen asks by an object of its own."""
+    k, interrupted = 0, True
+    while interrupted:
+        k += 1
+        with Child([sys.executable, "-I", "-S", "-c", "raise SystemExit(3)"]) as process:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            status = ExitStatus(process)
+            ask = partial(wait_for_exit, process, status, 20) if waits else status.look
+            interrupted = interrupted_at(k, FILES, ask, kind)
+
+            assert process.poll() == 3
+            assert (status.code, status.is_lost) == (3, False)
+    assert k > 5
