@@ -71,11 +71,13 @@ class SessionHost:
 
     def request_handlers(self, cls: type) -> tuple[Handler, ...]:
         own = (self._own() or self._handlers()).requests.find(cls)
-        return own + self._peers.requests.find(cls) if self._peers.requests else own
+        theirs = self._peers.requests
+        return own + theirs.find(cls) if theirs.handlers else own
 
     def message_handlers(self, cls: type) -> tuple[Handler, ...]:
         own = (self._own() or self._handlers()).messages.find(cls)
-        return own + self._peers.messages.find(cls) if self._peers.messages else own
+        theirs = self._peers.messages
+        return own + theirs.find(cls) if theirs.handlers else own
 
     def report(self, error: BaseException) -> None:
         cls = type(error)

@@ -218,11 +218,11 @@ class HandlerRegistry:
         self._base = base
         self._kind = kind
         self._lock = threading.Lock()
-        self._handlers: tuple[Handler, ...] = ()
+        self.handlers: tuple[Handler, ...] = ()
         self._by_type: dict[type, tuple[Handler, ...]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._handlers)
+        return bool(self.handlers)
 
     def forget_after_fork(self) -> None:
         """Renew the lock, in a forked process."""
@@ -262,10 +262,10 @@ class HandlerRegistry:
         """
         look_for_fork()
         with self._lock:
-            kept = tuple(handler for handler in self._handlers if handler.function != function)
-            if len(kept) == len(self._handlers):
+            kept = tuple(handler for handler in self.handlers if handler.function != function)
+            if len(kept) == len(self.handlers):
                 raise ValueError(f"{_name_of(function)} is not registered with {self._kind}")
-            self._handlers = kept
+            self.handlers = kept
             self._by_type = {}
 
     def find(self, cls: type) -> tuple[Handler, ...]:
@@ -275,7 +275,7 @@ class HandlerRegistry:
         if found is None:
             found = by_type[cls] = tuple(
                 handler
-                for handler in self._handlers
+                for handler in self.handlers
                 if not handler.types or issubclass(cls, handler.types)
             )
         return found
@@ -292,7 +292,7 @@ class HandlerRegistry:
             )
         look_for_fork()
         with self._lock:
-            self._handlers = (*self._handlers, Handler(function, types, second, inline))
+            self.handlers = (*self.handlers, Handler(function, types, second, inline))
             self._by_type = {}
 
 

@@ -71,7 +71,6 @@ class Dispatcher:
         """Apply what was read, frame by frame; as the leader."""
         connection, junk, actions = self._connection, self._junk, self._actions
         items, receive, short_cut = connection.items, connection.receive, self._short_cuts.get
-        left = _BURST
         while items:
             decoded = connection.current
             if decoded is None:
@@ -90,11 +89,9 @@ class Dispatcher:
                 # Such as an id that can't be hashed, of a serializer of the user's own:
                 # whatever one frame does, the next ones are read.
                 self._report_soon(with_traceback_as_text(error))
-            self._count += 1
+            self._count = count = self._count + 1
             connection.applied()
-            left -= 1
-            if not left:
-                left = _BURST
+            if not count % _BURST:
                 self._look_at_clock()
 
     def came_instead(self, seconds: float) -> str:

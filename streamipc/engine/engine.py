@@ -252,7 +252,7 @@ class Engine:
             has_threads=threads,
         )
         self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox)
-        short_cuts[Response] = self.outgoing.reply
+        short_cuts.update({Response: self.outgoing.reply, Notification: self.inbox.notification})
         actions.update(
             {
                 Request: self.responder.request_received,

@@ -50,14 +50,14 @@ if TYPE_CHECKING:
     from ..protocol.framing import Item
     from ..serializers.base import Buffer
 
-__all__ = ["REACH", "Flow", "Held", "Kind", "Reason"]
+__all__ = ["FEW", "REACH", "SMALL", "Flow", "Held", "Kind", "Reason"]
 
 REACH = 64
 """So many times ``Limits.waiting_notifications`` may wait where a handler waits for the peer, and
 the pause is lifted for its sake."""
 
-_SMALL, _FEW = 128, 1 << 10
-"""Bytes of a frame that is not charged while no more than so many wait."""
+SMALL, FEW = 128, 1 << 10
+"""Bytes of a frame that is not charged while no more than so many wait; but for items."""
 
 _MEDIUM, _HANDFUL = 2 << 10, 8
 """The same for somewhat larger ones; most sessions never have more at a time."""
@@ -100,6 +100,10 @@ class Kind(enum.Enum):
     NOTIFICATION = "for its handlers"
     RECEIVED = "for receive()"
     ITEM = "for the one who iterates over the stream"
+
+
+_ITEM = Kind.ITEM
+"""To look up a member of an enum takes as long as ten other attributes."""
 
 
 class Held:
@@ -310,12 +314,12 @@ class Flow:
             waiting: how many of the kind wait.
         """
         size = len(payload) if type(payload) is memoryview else size_of(payload)
-        few = waiting < (_ITEMS if kind is Kind.ITEM else _FEW)
-        if few and payload is not None and size < (_SMALL if waiting >= _HANDFUL else _MEDIUM):
+        few = waiting < (_ITEMS if kind is _ITEM else FEW)
+        if few and payload is not None and size < (SMALL if waiting >= _HANDFUL else _MEDIUM):
             return None
         if type(payload) is memoryview and self._is_known and size <= _LOOKED_AT:
             charge = _OVERHEAD + densest(bytes(payload))
-            if charge <= _PLAIN and waiting < _MANY and kind is not Kind.ITEM:
+            if charge <= _PLAIN and waiting < _MANY and kind is not _ITEM:
                 return None
         elif payload is not None:
             charge = _OVERHEAD + (_WORST + 1) * size

@@ -22,7 +22,7 @@ from .._forks import at_home, look_for_fork
 from ..exceptions import RequestTimeoutError, SessionClosedError
 from ..handlers import SLOW_SECONDS
 from ..protocol.envelopes import Notification
-from .flow import Held, Kind
+from .flow import FEW, SMALL, Held, Kind
 from .incoming import IncomingRequest
 from .lifetimes import is_exiting, park_at_exit
 from .waiters import wake
@@ -105,6 +105,7 @@ class Inbox:
         self._responder = responder
         self._wait = wait
         self._has_threads = has_threads
+        self._many = flow.limits.waiting_notifications
         self._received = Received()
         self._waiting: deque[IncomingRequest] = deque()
         self._in_hand: IncomingRequest | None = None
@@ -121,8 +122,28 @@ class Inbox:
 
     # What is read, by whoever reads: see ``dispatcher.py``.
 
+    def notification(self, notification: Notification) -> bool:
+        """Take a notification as most are, small and with a handler; tell whether it is one."""
+        connection = self._connection
+        payload = connection.items[0]
+        if (
+            notification.metadata
+            or connection.step is not None  # somebody was interrupted
+            or type(payload) is not memoryview
+            or len(payload) >= SMALL
+            or len(self._waiting) >= FEW
+        ):
+            return False
+        handlers = self._host.message_handlers(type(notification.message))
+        if not handlers:
+            return False
+        served = IncomingRequest(self._responder, notification, handlers)
+        connection.step = served
+        self._queue(served)
+        return True
+
     def notification_received(self, notification: Notification) -> None:
-        """A notification, for which ``Connection.step`` notes how far it has come."""
+        """Another, for which ``Connection.step`` notes how far it has come."""
         connection = self._connection
         served: IncomingRequest | None = connection.step
         if served is None:
@@ -154,7 +175,12 @@ class Inbox:
             flow.charge(served.held)
         if is_kept:
             self._keep(served, type(notification.message).__wire_name__)
-            return
+        else:
+            self._queue(served)
+
+    def _queue(self, served: IncomingRequest) -> None:
+        """Have a notification handled; again is the same as once."""
+        flow = self._flow
         with self._lock:
             if not served.entered:
                 served.entered = True
@@ -165,7 +191,7 @@ class Inbox:
                 self._pool.submit_locked(self._task)
                 self._is_handling = True
             waiting = len(self._waiting)
-            if flow.are_many_locked(waiting):
+            if (waiting >= self._many or flow.total) and flow.are_many_locked(waiting):
                 # A handler that waits for the peer must not wait for itself, up to a point.
                 for_peer = bool(self._pool.blocked or self._channel.handlers_waiting)
                 flow.too_many_wait_locked(waiting, for_peer)
@@ -193,7 +219,8 @@ class Inbox:
                     self._leave_rest_locked()
 
     def _handle_some(self) -> None:
-        waiting = self._waiting
+        waiting, gate, clock = self._waiting, self._send_gate, time.perf_counter
+        start = clock()
         for _ in range(_BURST):
             served = self._in_hand
             if served is None:
@@ -202,8 +229,7 @@ class Inbox:
                 # An interrupt may come behind the call, and not before.
                 self._in_hand = served = waiting[0]
                 waiting.popleft()
-            self._send_gate.handled = served
-            start = time.perf_counter()
+            gate.handled = served
             if not served.over:
                 served.run_notification()
             if not at_home[0]:  # the handler has forked: the rest is the parent's
@@ -214,8 +240,10 @@ class Inbox:
             elif served.held is not None:
                 self._flow.release(served.held)
             self._in_hand = None
-            if time.perf_counter() - start > SLOW_SECONDS:
+            now = clock()
+            if now - start > SLOW_SECONDS:
                 self._is_slow = True
+            start = now
 
     def _leave_rest_locked(self) -> None:
         waiting, flow = self._waiting, self._flow

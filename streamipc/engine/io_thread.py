@@ -457,15 +457,16 @@ class IoThread:
                 and not (task.is_offloaded or self._is_above_high_water())
                 and pool.may_run(task)
             ):
-                return self._start(me, task)
+                break
             pool.offload(task)
-        waiting = pool.next_offloaded() if pool.spawning_fails else None
-        return None if waiting is None else self._start(me, waiting)
-
-    def _start(self, me: PoolThread, task: Task) -> Task:
+        else:
+            waiting = pool.next_offloaded() if pool.spawning_fails else None
+            if waiting is None:
+                return None
+            task = waiting
         task.by_io_thread = True
         self._runs += 1
-        self._pool.started(me, task)
+        pool.started(me, task)
         return task
 
     # The standby.

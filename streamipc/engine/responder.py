@@ -19,7 +19,7 @@ from ..exceptions import OverloadedError, RequestCancelledError, SessionClosedEr
 from ..protocol.connection import refusal_of
 from .deadlines import Reminder
 from .error_answers import closed_refusal
-from .flow import Kind
+from .flow import FEW, SMALL, Kind
 from .incoming import IncomingRequest
 from .tasks import CallTask
 from .writer import HIGH_WATER
@@ -115,7 +115,10 @@ class Responder:
             error = OverloadedError(f"the peer has {most:,} requests waiting; try again later")
             self._refuse(request, refusal_of(request.id, error, "overloaded"))
             return None
-        held = flow.hold(Kind.REQUEST, request, self._connection.items[0], count)
+        payload = self._connection.items[0]
+        held = None
+        if count >= FEW or type(payload) is not memoryview or len(payload) >= SMALL:
+            held = flow.hold(Kind.REQUEST, request, payload, count)
         handlers = self._host.request_handlers(type(request.message))
         served = IncomingRequest(
             self, request, handlers, request.id, request.timeout, request.window

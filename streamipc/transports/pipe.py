@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import repeat, starmap
+from operator import itemgetter
 from typing import Any, Protocol
 
 from .._forks import forgets, steady
@@ -41,6 +42,8 @@ _CLOSED = (1 << 31) - 1
 """Stands for a descriptor that was closed. None has this number, and unlike -1 every
 system call takes it, poll too, and says that it is not open: a thread that comes late
 gets an OSError, never somebody else's file."""
+
+_first = itemgetter(0)
 
 _END_OF_STREAM = (errno.EIO, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 """A terminal whose other side closed gives EIO where a pipe gives 0 (Linux pty(7))."""
@@ -120,6 +123,7 @@ class FdTransport:
         self.arrived: tuple[list[int], ...] = tuple([] for _ in self.read_fds)
         self._buffers: tuple[list[Any], ...] = tuple([None] for _ in self.read_fds)
         self._to_write: list[Any] = [None]
+        self._many_to_write: list[Any] = [()]
         self._prepare_calls()
         self._most = 0  # bytes in one write; 0: any number
         if self.pollable:
@@ -136,9 +140,9 @@ class FdTransport:
             map(log.append, map(_read_fd, repeat(fd), repeat(buffers)))
             for log, fd, buffers in zip(self.arrived, self.read_fds, self._buffers, strict=True)
         )
-        self._writes = map(
-            self.written.append, map(_write_fd, repeat(self.write_fd), repeat(self._to_write))
-        )
+        fd, log = repeat(self.write_fd), self.written.append
+        self._writes = map(log, map(os.write, fd, map(_first, repeat(self._to_write))))
+        self._writes_many = map(log, map(_write_fd, fd, map(_first, repeat(self._many_to_write))))
 
     def _take_terminal(self, fd: int) -> None:
         self._restores.append(make_raw(fd))
@@ -198,20 +202,22 @@ class FdTransport:
         if not disposition_of(SIGPIPE) and not _held:
             with SigpipeHeldBack():
                 return self.write_some(buffers, True)
-        done, to_write = self.written, self._to_write
+        done = self.written
         done.clear()
         try:
             if self._most:
                 return self._write_step(buffers[0])
-            if len(buffers) == len(to_write) == 1:  # nearly always; a slice is made for more
-                to_write[0] = buffers[0]
+            if len(buffers) == 1:
+                self._to_write[0] = buffers[0]
+                next(self._writes)
             else:
-                to_write[:] = buffers[:_IOV_MAX]
-            next(self._writes)
+                self._many_to_write[0] = buffers[:_IOV_MAX]
+                next(self._writes_many)
         except BlockingIOError:
             return 0
-        finally:
-            to_write[0] = None  # or we would keep what is large
+        finally:  # or we would keep what is large
+            self._to_write[0] = None
+            self._many_to_write[0] = ()
         return done[0]
 
     def _write_step(self, data: memoryview) -> int:

@@ -78,8 +78,9 @@ class Reading:
         )
         junk = JunkLines(lock, lambda line: None, lambda due, lines: None)
         actions = {Notification: self.inbox.notification_received}
+        short_cuts = {Notification: self.inbox.notification}
         self.dispatcher = Dispatcher(
-            self.connection, actions, {}, junk, self.errors.append, lambda: None
+            self.connection, actions, short_cuts, junk, self.errors.append, lambda: None
         )
 
     def read(self, *numbers: int) -> None:
