@@ -34,12 +34,12 @@ class LogLimit:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards what is counted
+        self._lock = threading.RLock()  # guards what is counted
         self._counts: dict[Hashable, tuple[float, int, int]] = {}  # since when, logged, left out
 
     def forget_after_fork(self) -> None:
         """Renew the lock, in a forked process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def admit(self, kind: Hashable) -> int | None:
         """Return how many of this kind were left out so far; ``None``: leave this one out."""

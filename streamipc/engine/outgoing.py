@@ -76,7 +76,7 @@ class Outgoing:
     def __init__(
         self,
         *,
-        lock: threading.Lock,
+        lock: threading.RLock,
         connection: Connection,
         deadlines: Deadlines,
         next_id: Callable[[], RequestId],

@@ -53,7 +53,7 @@ class Responder:
     def __init__(
         self,
         *,
-        lock: threading.Lock,
+        lock: threading.RLock,
         connection: Connection,
         lifecycle: Lifecycle,
         host: Host,

@@ -32,6 +32,7 @@ from .._signals import interrupt_in
 from .._threads import make_thread, start_thread
 from .incoming import IncomingRequest
 from .poller import make_poller
+from .reentry import is_on_stack
 from .tasks import CallTask
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from .lifecycle import Lifecycle
     from .outgoing import Outgoing
     from .reader import Reader
+    from .reentry import Reentry
     from .responder import Responder
     from .thread_pool import ThreadPool
     from .transport import TransportAdapter
@@ -91,6 +93,7 @@ class Shutdown:
         writer: writes what is left.
         channel: has those who wait for room give up.
         pool: runs handlers, which are waited for, and is stopped.
+        reentry: tells whether the caller has interrupted what others need.
         caller_runs: the same where there are no threads.
         outgoing: our requests, which are waited for.
         responder: the peer's, which are cancelled.
@@ -101,7 +104,7 @@ class Shutdown:
     def __init__(
         self,
         *,
-        lock: threading.Lock,
+        lock: threading.RLock,
         lifecycle: Lifecycle,
         host: Host,
         adapter: TransportAdapter,
@@ -112,6 +115,7 @@ class Shutdown:
         channel: Channel,
         pool: ThreadPool | CallerRuns,
         caller_runs: CallerRuns | None,
+        reentry: Reentry,
         outgoing: Outgoing,
         responder: Responder,
         inbox: Inbox,
@@ -130,6 +134,7 @@ class Shutdown:
         self._channel = channel
         self._pool = pool
         self._caller_runs = caller_runs
+        self._reentry = reentry
         self._outgoing = outgoing
         self._responder = responder
         self._inbox = inbox
@@ -173,8 +178,8 @@ class Shutdown:
     def close(self, timeout: float) -> None:
         """Close gracefully; return when it is done.
 
-        From a thread that the session itself needs for that (a handler's, a callback's),
-        return at once and let it happen.
+        From a thread that the session itself needs for that (a handler's, a callback's), or that
+        is in the midst of it and was interrupted by the caller, return at once and let it happen.
         """
         if self._lifecycle.is_forked():
             return
@@ -182,9 +187,7 @@ class Shutdown:
         end = time.monotonic() + timeout
         self._lifecycle.is_closing = True
         self._lifecycle.refuse("this side closed the session")
-        me = threading.get_ident()
-        # A signal handler that interrupts a wait is called by the very thread that must read.
-        here = self._pool.runs_here() or me in (self._finisher, self._leader.thread)
+        here = self.is_needed_here()
         try:
             if not self._claim():
                 self._wait_for_other(timeout, end, here)
@@ -195,6 +198,15 @@ class Shutdown:
         except BaseException:
             self._go_on_behind(self._close, end)
             raise
+
+    def is_needed_here(self) -> bool:
+        """Tell whether the calling thread must go on for the session to end."""
+        return (
+            self._pool.runs_here()
+            or self._reentry.is_inside()
+            or self._finisher == threading.get_ident()
+            or is_on_stack(_ENDING, self, 3)
+        )
 
     def _wait_for_other(self, timeout: float, end: float, here: bool) -> None:
         """Have the one who ends the session be done by ``end``, and wait for it."""
@@ -512,6 +524,9 @@ class Shutdown:
         shutdown = self._adapter.shutdown
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
+
+
+_ENDING = {function.__code__ for function in (Shutdown.close, Shutdown._end, Shutdown._force_end)}
 
 
 def _nothing() -> None:

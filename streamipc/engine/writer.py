@@ -106,6 +106,7 @@ class Writer:
         on_backlog: called when bytes are left that there is no room for: somebody who may block
             must call :meth:`flush`.
         on_error: called once with the error that ended writing.
+        is_inside: tells whether the caller has interrupted what others need; see ``reentry.py``.
     """
 
     def __init__(
@@ -113,12 +114,14 @@ class Writer:
         channel: Channel,
         on_backlog: Callable[[], object],
         on_error: Callable[[Exception], object],
+        is_inside: Callable[[], bool] = lambda: False,
     ) -> None:
         self._channel = channel
         self._write_some = channel.write_some
         self._log: list[int] = channel.log
         self._on_backlog = on_backlog
         self._on_error = on_error
+        self._is_inside = is_inside
         self._queue: deque[Frame] = deque()
         self._turn = threading.Lock()  # to write; held for an instant, tried and never waited for
         self._try_turn = self._turn.acquire
@@ -161,8 +164,8 @@ class Writer:
     def send(self, frame: Frame, deadline: float | None = None, tolerated: int = 0) -> None:
         """Queue a frame and return once it is with the operating system.
 
-        From code that has interrupted the writing of this very thread (a finalizer, the handler
-        of a signal) it returns at once: the thread goes on with it later.
+        From code that has interrupted the session's work on this very thread (a finalizer, the
+        handler of a signal) it returns without waiting for room: others go on with it.
 
         Args:
             frame: its buffers, which must not change until they are written.
@@ -370,15 +373,20 @@ class Writer:
                 log[:], first[:] = rest_of_log, ()
                 queue.popleft()
 
-    def _has_turn_here(self) -> bool:
+    def has_turn_here(self) -> bool:
         """Tell whether this thread has the turn: then we have interrupted it.
 
         The stack tells. A note of who has it would be there a moment too late.
         """
         frame = sys._getframe(1) if self._turn.locked() else None
         while frame is not None:
-            if frame.f_code in _IN_TURN and frame.f_locals["self"] is self:
-                return True in frame.f_locals.get("taken", ())
+            # One that has not got it may have been called from inside of one that has.
+            if (
+                frame.f_code in _IN_TURN
+                and frame.f_locals["self"] is self
+                and True in frame.f_locals.get("taken", ())
+            ):
+                return True
             frame = frame.f_back
         return False
 
@@ -389,6 +397,11 @@ class Writer:
         if tolerated and self.is_writing() and self.backlog <= tolerated:
             self._hand_over()  # if they have ended meanwhile
             return
+        if self._is_inside():
+            # Who waits here may wait for himself. What is the caller's may change meanwhile.
+            frame[:] = [bytes(part) for part in frame]
+            self._hand_over()
+            return
         if not self._wait_until_out(frame, deadline) and not self._broken:
             withdrawn = self._take_back(frame)
             if withdrawn is not None:
@@ -398,7 +411,7 @@ class Writer:
         """Wait until a frame is out, or nothing can be written; ``False``: time was over first."""
         if not frame:
             return True
-        if self._has_turn_here():
+        if self.has_turn_here():
             # We have interrupted our own writing, which goes on behind us. What is the caller's
             # may have changed by then.
             frame[:] = [bytes(part) for part in frame]
@@ -458,7 +471,7 @@ class Writer:
 
     def withdraw(self, frame: Frame) -> bool:
         """Have nothing of a frame written; return ``False`` if it is out, or was begun."""
-        return bool(frame) and not self._has_turn_here() and self._take_back(frame) is True
+        return bool(frame) and not self.has_turn_here() and self._take_back(frame) is True
 
     def _take_back(self, frame: Frame) -> bool | None:
         """As :meth:`withdraw`, by its sender; return ``None`` if it is out.
@@ -488,7 +501,7 @@ class Writer:
 
     def _abandon(self, frame: Frame) -> None:
         """See to a frame whose sender was interrupted, and to those of others."""
-        if frame and not self._has_turn_here():
+        if frame and not self.has_turn_here():
             self._take_back(frame)
         if self._queue:
             self._hand_over()

@@ -45,7 +45,7 @@ def test_a_finalizer_may_use_the_session_it_interrupts(
     action: str, operation: str, session: str
 ) -> None:
     spec = Spec(operation, f"{action} by del", session, kinds=["SoftTimeLimit"])
-    spec.step, spec.lines, spec.patience = STEPS[operation], True, PATIENCE
+    spec.step, spec.everywhere, spec.patience = STEPS[operation], True, PATIENCE
     holds(sweep(spec, most_faults=1))
 
 

@@ -65,7 +65,7 @@ class Spec:
         step: points to the next one.
         limit: points to try at the most.
         rotate: one kind and one gap a point.
-        lines: beginnings of lines are points too.
+        everywhere: each operation is a point.
         engine: the points are those of the threads of the session.
         crowd: another thread waits for a reply meanwhile.
         patience: seconds after which what has not happened counts as lost.
@@ -82,7 +82,7 @@ class Spec:
     step: int = 1
     limit: int = 1_000_000
     rotate: bool = False
-    lines: bool = False
+    everywhere: bool = False
     engine: bool = False
     crowd: bool = False
     patience: float = 3.0
@@ -167,8 +167,8 @@ def _outcome(tracer: Tracer, operation: Callable[[], Any]) -> BaseException | No
 class Finalizers:
     """A finalizer that runs at a point, and what it was told."""
 
-    def __init__(self, bench: Bench, cause: str, lines: bool, engine: bool) -> None:
-        self._tracer = Tracer(lines)
+    def __init__(self, bench: Bench, cause: str, everywhere: bool, engine: bool) -> None:
+        self._tracer = Tracer(everywhere)
         self._bench = bench
         self._cause = cause
         self._engine = engine
@@ -240,7 +240,7 @@ def main() -> None:
     if spec.cause == "signal":
         cause = Signals(bench)
     else:
-        cause = Finalizers(bench, spec.cause, spec.lines, spec.engine)
+        cause = Finalizers(bench, spec.cause, spec.everywhere, spec.engine)
     prepare = OPERATIONS[spec.operation]
     ends = spec.operation in ENDING or spec.cause.startswith("close")
     starts = spec.operation in STARTING
