@@ -135,7 +135,9 @@ class SendGate:
             return True
         finally:
             with self._lock:
-                self._waiters.remove(waiter)
+                sleeping = self._waiters.sleeping
+                if waiter in sleeping:
+                    sleeping.remove(waiter)  # the first call in here: it always happens
 
     def _wait_until(self, deadline: float | None) -> float:
         """Return for how many seconds to sleep before looking around."""

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._events import Event
-from .._signals import interrupt_in
+from .._signals import interrupt_in, let_through
 from .._threads import make_thread, start_thread
 from .incoming import IncomingRequest
 from .poller import make_poller
@@ -139,7 +139,20 @@ class Shutdown:
         self._responder = responder
         self._inbox = inbox
         self._errors = errors
-        self._descriptors = descriptors
+        self._steps: deque[Callable[[], object]] = deque(
+            (
+                self._channel.abort,
+                lambda: self._end("this side closed the session"),
+                self._stop_threads,
+                self._run_leftovers,
+                self._inbox.drop_waiting,
+                self._fail_completing,
+                self._endpoint.close,
+                *descriptors,
+                lambda: self._host.ended(self._lifecycle.is_closing),
+                lambda: self.closed.set(),
+            )
+        )  # of the release; each leaves when it is done
         self._claimed = 0  # by which thread; guarded by the engine's lock
         self._finisher: int | None = None  # identifier of the thread in _finish
         self._by: float | None = None  # when _finish is to be done waiting, as was asked
@@ -172,8 +185,8 @@ class Shutdown:
         self.leave_output()
         try:
             self._endpoint.close_write()
-        except Exception:  # of a transport of the user's own
-            pass
+        except Exception as error:  # of a transport of the user's own
+            let_through(error)
 
     def close(self, timeout: float) -> None:
         """Close gracefully; return when it is done.
@@ -212,6 +225,8 @@ class Shutdown:
         """Have the one who ends the session be done by ``end``, and wait for it."""
         self._by = end if self._by is None else min(self._by, end)
         if not here:
+            if self._claimed == threading.get_ident():
+                self._finish(end)  # we may have been interrupted in the midst of it
             if self._caller_runs is not None:
                 self._caller_runs.run_tasks()
             self.closed.wait(timeout + 2 * _JOIN)
@@ -338,18 +353,24 @@ class Shutdown:
             end: :func:`time.monotonic` seconds until which to wait for handlers, and for
                 the peer; ``None``: the stream has ended, and handlers have all the time.
         """
-        with self._lock:
-            if self._finisher is not None or self.closed.is_set():
-                return  # another is at it: whoever was interrupted does not know
-            self._finisher = threading.get_ident()
-        if self._by is None:
-            self._by = end
+        me, entered = threading.get_ident(), False
         try:
+            with self._lock:
+                if self._finisher is not None or self.closed.is_set():
+                    return  # another is at it: whoever was interrupted does not know
+                self._finisher, entered = me, True
+            if self._by is None:
+                self._by = end
             if self._lifecycle.begun:
                 self._finish_gracefully()
         finally:
-            self._release()
-            self._finisher = None  # a later thread may get the same identifier
+            if entered:
+                try:
+                    self._release()
+                finally:
+                    # A second signal may have kept us from it: then another is to do it. And a
+                    # later thread may get the same identifier.
+                    self._finisher = None
 
     def _finish_gracefully(self) -> None:
         self._wait_for_handlers()
@@ -462,26 +483,12 @@ class Shutdown:
 
     def _release(self) -> None:
         """Stop the threads and close the descriptors, in this order."""
-        steps: deque[Callable[[], object]] = deque(
-            (
-                self._channel.abort,
-                lambda: self._end("this side closed the session"),
-                self._stop_threads,
-                self._run_leftovers,
-                self._inbox.drop_waiting,
-                self._fail_completing,
-                self._endpoint.close,
-                *self._descriptors,
-                lambda: self._host.ended(self._lifecycle.is_closing),
-            )
-        )
+        steps = self._steps
         try:
             self._take(steps)
         except BaseException:
             self._take(steps)  # an interrupt: the rest has to be done all the same
             raise
-        finally:
-            self.closed.set()
 
     def _take(self, steps: deque[Callable[[], object]]) -> None:
         """Take steps, each of which may be taken again, and take off the list what is done."""
@@ -526,7 +533,10 @@ class Shutdown:
             shutdown(max(0.0, end - time.monotonic()))
 
 
-_ENDING = {function.__code__ for function in (Shutdown.close, Shutdown._end, Shutdown._force_end)}
+_ENDING = {
+    function.__code__
+    for function in (Shutdown.close, Shutdown._end, Shutdown._force_end, Shutdown._finish)
+}
 
 
 def _nothing() -> None:

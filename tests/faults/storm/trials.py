@@ -124,16 +124,27 @@ class Signals:
         self._tracer = Tracer()
         self.places: list[str] = []
         self._raised: list[Raised] = []
+        self._is_armed = False
         signal.signal(_SIGNAL, self._handle)
 
     def run(self, case: Case, operation: Callable[[], Any]) -> BaseException | None:
         """Run it with the signals of a case; return what came out."""
         self.places, self._raised = [], []
         self._kind, self._gap = KINDS[case.kind], case.gap
-        self._tracer.signal_at(case.point, _SIGNAL)
-        return _outcome(self._tracer, operation)
+        self._tracer.signal_at(1 + case.point, _SIGNAL)  # the first one is that of our own call
+
+        def disarmed_behind() -> None:
+            try:
+                self._is_armed = True
+                operation()
+            finally:
+                self._is_armed = False  # a store: no signal comes between
+
+        return _outcome(self._tracer, disarmed_behind)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_armed:
+            return
         frames = list(_callers(frame))
         error = self._kind("raised by a signal handler")
         inside = any(frame.f_code in self._bench.handlers for frame in frames)
