@@ -130,6 +130,6 @@ def _is_called_like_a_handler(frame: FrameType) -> bool:
         return False
     values = list(frame.f_locals.values())
     for value in tuple(values):
-        if isinstance(value, tuple):  # *args
+        if type(value) is tuple:  # *args; and no class of the user's is asked anything
             values += value
     return any(value is below for value in values)
