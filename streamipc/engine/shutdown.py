@@ -139,6 +139,10 @@ class Shutdown:
         self._responder = responder
         self._inbox = inbox
         self._errors = errors
+        self.ended = Event()
+        """Nothing more will be read, and pending requests have failed."""
+        self.closed = Event()
+        """All is released."""
         self._steps: deque[Callable[[], object]] = deque(
             (
                 self._channel.abort,
@@ -158,10 +162,6 @@ class Shutdown:
         self._by: float | None = None  # when _finish is to be done waiting, as was asked
         self._gone_by: float | None = None  # the same, since the peer is gone
         self._gave_up = False  # on handlers, although they had time to notice the end
-        self.ended = Event()
-        """Nothing more will be read, and pending requests have failed."""
-        self.closed = Event()
-        """All is released."""
 
     def wait_until_closed(self) -> None:
         """Wait for the end of everything; the main thread's signals are seen meanwhile."""

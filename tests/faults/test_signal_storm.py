@@ -86,9 +86,13 @@ SECOND = {
 }
 """The same where a second signal follows, mostly in the ``finally:`` that the first one runs."""
 
+SURE = sys.version_info >= (3, 11)
+"""Python 3.10 looks for signals before the first step of a ``finally:`` too, and before a ``with``
+block releases its lock for an exception: a second signal may keep it from that."""
+
 PAIRS = [
     (operation, session)
-    for operation in SECOND
+    for operation in (SECOND if SURE else ("notify",))
     for session in ("threads", "sync")
     if (operation, session) not in NOT_YET
 ]
@@ -105,6 +109,8 @@ def test_so_does_a_second_one_while_the_first_is_on_its_way(operation: str, sess
 @pytest.mark.parametrize("session", ["threads", "sync"])
 def test_signals_at_random_times_in_bursts_lose_nothing(session: str, switch: float) -> None:
     spec = Barrage(300, session=session, switch=switch, patience=PATIENCE)
+    if not SURE:
+        spec.burst = 0.0
     if session == "sync":
         spec.modes = [mode for mode in spec.modes if (mode, session) not in NOT_YET]
     totals = barrage(spec, most_faults=3)
