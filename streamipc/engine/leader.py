@@ -157,9 +157,13 @@ class Leader:
                 return None
             return work(*arguments)
         finally:
-            # No call, and so no interrupt and no other thread, comes before it is done.
-            if claims and claims[_THE] is claim:
-                del claims[_THE]
+            # No call, and so no interrupt and no other thread, comes before it is done; in Python
+            # 3.10 only because a block begins with it.
+            try:
+                if claims and claims[_THE] is claim:
+                    del claims[_THE]
+            finally:
+                pass
 
     def lead_when_free(self, work: Callable[[], object]) -> None:
         """Call ``work`` as the leader once the one who leads has left, as it does when woken.

@@ -305,9 +305,13 @@ class Writer:
                     raise
                 self.fail_with(error)
             finally:
-                # Nothing comes between an exception and the first call in here.
-                if taken and taken[0]:
-                    self._turn.release()
+                # Nothing comes between an exception and the first call in here; in Python 3.10
+                # only because a block begins with it.
+                try:
+                    if taken and taken[0]:
+                        self._turn.release()
+                finally:
+                    pass
             if self._sleepers:
                 self._wake_sleepers()
             if not room:
@@ -448,8 +452,11 @@ class Writer:
             self.fail_with(error)
             return True
         finally:
-            if taken and taken[0]:
-                self._room.release()
+            try:  # as in _write()
+                if taken and taken[0]:
+                    self._room.release()
+            finally:
+                pass
 
     def _wake_sleepers(self) -> None:
         """Wake those whose frames are out."""
@@ -496,8 +503,11 @@ class Writer:
                 self._queue.remove([])
             return True
         finally:
-            if taken and taken[-1]:
-                self._turn.release()
+            try:  # as in _write()
+                if taken and taken[-1]:
+                    self._turn.release()
+            finally:
+                pass
 
     def _abandon(self, frame: Frame) -> None:
         """See to a frame whose sender was interrupted, and to those of others."""
