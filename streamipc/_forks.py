@@ -89,9 +89,9 @@ def renew(lock: Any) -> None:
     lock._at_fork_reinit()
 
 
-def forkable_lock() -> threading.Lock:
+def forkable_lock() -> threading.RLock:
     """Return a lock that is renewed in every forked process."""
-    lock = threading.Lock()
+    lock = threading.RLock()
     forgets(lock, "_at_fork_reinit")
     return lock
 

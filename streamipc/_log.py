@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Hashable
 
+from ._signals import let_through
 from .exceptions import IpcError
 
 __all__ = ["LogLimit", "log_error", "log_warning"]
@@ -34,12 +35,12 @@ class LogLimit:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards what is counted
+        self._lock = threading.RLock()  # guards what is counted
         self._counts: dict[Hashable, tuple[float, int, int]] = {}  # since when, logged, left out
 
     def forget_after_fork(self) -> None:
         """Renew the lock, in a forked process."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def admit(self, kind: Hashable) -> int | None:
         """Return how many of this kind were left out so far; ``None``: leave this one out."""
@@ -87,7 +88,8 @@ def _log(level: str, text: str, error: BaseException | None) -> None:
     try:
         getattr(logging.getLogger("streamipc"), level)("%s", text, exc_info=error)
     except Exception as failure:
+        let_through(failure)
         try:
             sys.stderr.write(f"{text}\n(not logged: {type(failure).__name__}: {failure})\n")
-        except Exception:
-            pass  # there is nowhere left to say it
+        except Exception as silence:
+            let_through(silence)  # else there is nowhere left to say it

@@ -28,7 +28,7 @@ class Registries:
         self.requests = HandlerRegistry(Message, "on_request")
         self.messages = HandlerRegistry(Message, "on_message")
         self.exceptions = HandlerRegistry(BaseException, "on_exception")
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.RLock()  # guards the two below
         self._closes: list[Callable[..., Any]] = []
         self._closed = False
 

@@ -12,6 +12,8 @@ import enum
 import sys
 from typing import Any
 
+from ._signals import let_through
+
 __all__ = ["escaped", "harmless", "name_of_type", "reason", "shown"]
 
 _DEPTH = 3
@@ -54,7 +56,8 @@ def shown(value: object, limit: int = 80) -> str:
     try:
         text = _shown(value, limit, _DEPTH)
         return text if len(text) <= 4 * limit else f"{text[: 4 * limit]}…"
-    except Exception:  # a class that lies about itself
+    except Exception as failure:  # a class that lies about itself
+        let_through(failure)
         return "a value that can't be shown"
 
 
@@ -73,7 +76,8 @@ def reason(error: BaseException) -> str:
     ):
         try:
             text = str(error)
-        except Exception:
+        except Exception as failure:
+            let_through(failure)
             text = "a text that can't be made"
         text = escaped(text, _REASON)
     else:

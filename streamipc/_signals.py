@@ -45,7 +45,7 @@ def interrupt_in(error: BaseException, depth: int = 1) -> BaseException | None:
     one: BaseException | None = error
     while one is not None and id(one) not in seen:
         seen.add(id(one))
-        if _is_raised_by_handler(one):
+        if _is_raised_by_handler(one, here):
             return one
         one = one.__cause__ or one.__context__
         if one is not None and not _was_caught_below(one, here):
@@ -96,14 +96,17 @@ def _was_caught_below(error: BaseException, here: FrameType) -> bool:
     return False
 
 
-def _is_raised_by_handler(error: BaseException) -> bool:
+def _is_raised_by_handler(error: BaseException, here: FrameType) -> bool:
+    """Tell whether the handler of a signal has raised ``error``, which was caught in ``here``."""
     if isinstance(error, KeyboardInterrupt):  # raised without a frame by Python's own handler
         return True
     handlers = set(_codes_of_handlers())
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame
-        if frame.f_code in handlers or _is_called_like_a_handler(frame):
+        # Not here, where it was caught: up to Python 3.12 a frame keeps the locals that are looked
+        # at, and with them the error that keeps the frame.
+        if frame is not here and (frame.f_code in handlers or _is_called_like_a_handler(frame)):
             return True
         traceback = traceback.tb_next
     return False
@@ -135,6 +138,6 @@ def _is_called_like_a_handler(frame: FrameType) -> bool:
         return False
     values = list(frame.f_locals.values())
     for value in tuple(values):
-        if isinstance(value, tuple):  # *args
+        if type(value) is tuple:  # *args; and no class of the user's is asked anything
             values += value
     return any(value is below for value in values)

@@ -152,18 +152,15 @@ class ResponseFuture(Future[R], Generic[R]):
                 return call.outcome[0][1] is CANCELLED
             call.owner.cancel(call)
         except BaseException:
-            self._finish_cancelling()
+            if call.outcome and call.outcome[0][1] is CANCELLED:
+                # An interrupt, such as Ctrl-C, came in the midst of it: nobody else goes on. The
+                # first call in here always happens.
+                call.owner.unwanted.append(call)
+                call.owner.give_up_unwanted()
             raise
         self._invoke_callbacks()
         call.future = None
         return True
-
-    def _finish_cancelling(self) -> None:
-        """Do what an interrupt, such as Ctrl-C, may have kept us from; nobody else does."""
-        call = self._call
-        if call.outcome and call.outcome[0][1] is CANCELLED:
-            call.announce()
-            call.owner.cancel(call)
 
     # What the call that it shows asks of it.
 

@@ -217,7 +217,7 @@ class HandlerRegistry:
     def __init__(self, base: type, kind: str) -> None:
         self._base = base
         self._kind = kind
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.handlers: tuple[Handler, ...] = ()
         self._by_type: dict[type, tuple[Handler, ...]] = {}
 

@@ -113,7 +113,7 @@ class IpcPeer(Registering):
             limits=Limits() if limits is None else limits,
         )
         self._session_type = session_type
-        self._lock = threading.Lock()  # guards the three below
+        self._lock = threading.RLock()  # guards the three below
         self._sessions: weakref.WeakSet[IpcSession] = weakref.WeakSet()
         self._kept: set[IpcSession] = set()  # those that were started and have not ended
         self._closed = False
@@ -497,7 +497,7 @@ class IpcPeer(Registering):
         here = []
         threads = []
         for session in sessions:
-            if not session._threads or session._engine.pool.runs_here():
+            if not session._threads or session._engine.shutdown.is_needed_here():
                 here.append(session)
                 continue
             thread = make_thread(session.close, timeout, name="streamipc-closing", daemon=False)

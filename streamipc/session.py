@@ -359,7 +359,8 @@ class IpcSession(Registering):
 
         No new requests are taken, handlers in flight finish and answer, queued bytes go
         out, our direction is closed, and replies that are still to come are waited for.
-        From a handler or a callback it returns at once, and the rest happens behind it.
+        From a handler or a callback, or a finalizer that interrupts the session's own work, it
+        returns before the end, which happens behind it.
 
         Args:
             timeout: seconds for all of this. A child that has not exited by then gets

@@ -58,6 +58,7 @@ class SyncIpcSession(IpcSession):
         Raises:
             SessionClosedError: the session has ended.
         """
+        self._engine.reentry.check_wait()
         self.start()
         end = None if timeout is None else time.monotonic() + checked_timeout(timeout)
         return self._caller_runs.tick(end)

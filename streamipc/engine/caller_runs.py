@@ -93,7 +93,7 @@ class CallerRuns:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         reader: Reader,
         flow: Flow,
         deadlines: Deadlines,
@@ -458,10 +458,12 @@ class CallerRuns:
         return bool(self._tasks or self.dropped) or (due is not None and due <= time.monotonic())
 
     def _expire_due(self) -> None:
-        with self._lock:
-            expired = self._deadlines.expire(time.monotonic())
-            self._due = self._deadlines.earliest()
-        if expired:
+        while True:
+            with self._lock:
+                expired = self._deadlines.expire(time.monotonic())
+                self._due = self._deadlines.earliest()
+            if not expired:
+                return
             self._expire(expired)
 
 

@@ -8,6 +8,7 @@ neither another thread nor an interrupt can divide; what stands first counts. Al
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,6 +35,13 @@ class Owner(Protocol):
 
     def wait(self, awaited: Any, end: float | None, /) -> bool:
         """Wait until ``awaited`` is ready, at most until ``end``."""
+        ...
+
+    unwanted: deque[Call]
+    """Those that were given up, by somebody who was interrupted."""
+
+    def give_up_unwanted(self) -> None:
+        """Cancel them."""
         ...
 
     def cancel(self, call: Call, /) -> None:

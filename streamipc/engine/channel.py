@@ -31,7 +31,7 @@ class _Waits:
     """
 
     def __init__(self, on_wait: Callable[[], None]) -> None:
-        self.lock = threading.Lock()  # guards handlers
+        self.lock = threading.RLock()  # guards handlers
         self.handlers = 0
         self._on_wait = on_wait
 
@@ -88,7 +88,7 @@ class Channel:
         self.write_some: Callable[[Sequence[Buffer]], int] = endpoint.write_some
         self.log: list[int] = endpoint.written  # what the last write took
         self._endpoint = endpoint
-        self._lock = threading.Lock()  # guards _wakeup, _aborted and waiting
+        self._lock = threading.RLock()  # guards _wakeup, _aborted and waiting
         self._wakeup: Wakeup | None = None  # most sessions never wait for room
         self._aborted = False
         self.waiting = 0  # threads that wait for room

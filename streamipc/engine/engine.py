@@ -10,7 +10,9 @@ state, and who enters a table of the connection. Leaving a table takes no lock: 
 step on a dict, and of several who would, for a reply, a cancellation or a deadline, one gets
 the entry. The lock is held for a few microseconds at a time, never during input, output,
 encoding, decoding, a handler or a callback. The writer has a lock of its own and never takes
-this one while it holds it; nor the other way round.
+this one while it holds it; nor the other way round. Each lock that guards anything may be taken
+again by its holder: a finalizer may come at any moment. So no step under one trusts what it saw
+before its last call; and who holds one waits for nothing (``reentry.py``).
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ from .outgoing import Outgoing
 from .poller import Poller, two_wakeups
 from .pool_thread import current_pool_thread
 from .reader import Reader
+from .reentry import Reentry
 from .responder import Responder
 from .send_gate import SendGate
 from .shutdown import Shutdown
@@ -86,6 +89,7 @@ class Engine:
     control: ControlSender
     errors: ErrorReports
     inbox: Inbox
+    reentry: Reentry
     shutdown: Shutdown
 
     def __init__(
@@ -107,7 +111,7 @@ class Engine:
         self.adapter = adapter
         self.endpoint = endpoint
         self.host = host
-        self.lock = lock = threading.Lock()
+        self.lock = lock = threading.RLock()
         self.connection = connection = Connection(
             options.serializer, options.max_frame_size, len(fds)
         )
@@ -120,7 +124,9 @@ class Engine:
             connection.is_ours,
             lambda: self.pool.may_read_on(),
         )
-        self.send_gate = SendGate(lock, self.flow.most_notifications)
+        self.send_gate = SendGate(
+            lock, self.flow.most_notifications, lambda: self.reentry.is_inside()
+        )
         self.lifecycle = Lifecycle(
             lock,
             host,
@@ -161,6 +167,7 @@ class Engine:
             self.channel,
             lambda: self.control.write_backlog(),
             lambda error: self.shutdown.write_failed(error),
+            lambda: self.reentry.is_inside(),
         )
         self.pool: ThreadPool | CallerRuns
         self.caller_runs: CallerRuns | None = None
@@ -180,6 +187,7 @@ class Engine:
                 self.writer.flush_some,
                 self.writer.is_above_high_water,
                 lambda error: self.shutdown.failed(error),
+                lambda leads: self.reentry.check_wait(leads),
             )
         else:
             from .caller_runs import CallerRuns
@@ -196,6 +204,7 @@ class Engine:
                 self._other_caller_runs,
             )
         self.leader = self.pool.leader
+        self.reentry = Reentry(lock, self.leader, self.pool, self.writer.has_turn_here)
         self.errors = ErrorReports(lock, host, self.pool, self.caller_runs, limits.waiting_errors)
         self.control = ControlSender(
             connection.encode,
@@ -285,6 +294,7 @@ class Engine:
             channel=self.channel,
             pool=self.pool,
             caller_runs=self.caller_runs,
+            reentry=self.reentry,
             outgoing=self.outgoing,
             responder=self.responder,
             inbox=self.inbox,
@@ -321,14 +331,16 @@ class Engine:
             while self._steps and not lifecycle.started:
                 if lifecycle.is_closing:  # this side has closed it meanwhile
                     raise lifecycle.error()
+                step = self._steps[0]
                 try:
-                    self._steps[0]()
+                    step()
                 except BaseException as error:
                     if interrupt_in(error) is None:
                         park_at_exit(error)
                         self.shutdown.abandon()  # no thread, or no descriptor, is left for it
                     raise  # an interrupt, such as Ctrl-C: whoever comes next goes on with it
-                self._steps.popleft()
+                if self._steps and self._steps[0] is step:  # or a finalizer has come by here
+                    self._steps.popleft()
             if not lifecycle.started:
                 lifecycle.open()
 
@@ -383,6 +395,7 @@ class Engine:
         if threading.Lock is not lifecycle.patches.lock:
             lifecycle.patches.check_lock()
         if self.caller_runs is not None:
+            self.reentry.check_wait()
             ready = self.caller_runs.wait(awaited, end)
             if self.reader.ended:
                 park_at_exit()

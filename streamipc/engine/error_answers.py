@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._signals import let_through
 from ..exceptions import IpcError, SessionClosedError, text_of
 from ..messages import ErrorMessage
 from ..protocol.envelopes import ErrorResponse, RequestId
@@ -69,7 +70,8 @@ def error_message_from(error: BaseException, tracebacks: bool = True) -> ErrorMe
         return ErrorMessage(text_of(error), name)
     try:
         trace = "".join(traceback.format_exception(cls, error, error.__traceback__))
-    except Exception:  # of the exception's own
+    except Exception as failure:  # of the exception's own
+        let_through(failure)
         trace = ""
     return ErrorMessage(text_of(error), name, trace)
 

@@ -33,7 +33,7 @@ class ErrorReports:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         host: Host,
         pool: ThreadPool | CallerRuns,
         caller_runs: CallerRuns | None,

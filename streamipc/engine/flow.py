@@ -154,7 +154,7 @@ class Flow:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         limits: Limits | None = None,
         max_frame_size: int = 0,
         decode: Callable[[Any], Envelope] | None = None,

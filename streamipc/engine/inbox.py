@@ -80,7 +80,7 @@ class Inbox:
     def __init__(
         self,
         *,
-        lock: threading.Lock,
+        lock: threading.RLock,
         connection: Connection,
         lifecycle: Lifecycle,
         host: Host,

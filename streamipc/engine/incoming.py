@@ -520,7 +520,7 @@ def _lock_of(served: IncomingRequest) -> Any:
     """Return the lock of a request, made when first needed: most never need one."""
     lock = served._lock
     if lock is None:
-        new = threading.Lock()  # not under the lock, as ResponseFuture's condition
+        new = threading.RLock()  # not under the lock, as ResponseFuture's condition
         with _creation:
             lock = served._lock
             if lock is None:

@@ -116,6 +116,7 @@ class IoThread:
         expire: called with the futures whose time is over.
         flush_some: writes what tasks have queued, as far as there is room.
         is_above_high_water: tells whether the peer does not read what we write.
+        check_wait: see ``Leader``.
 
     Attributes:
         leader: whose permanent leader it is.
@@ -127,7 +128,7 @@ class IoThread:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         pool: Pool,
         reader: Reader,
         flow: Flow,
@@ -139,6 +140,7 @@ class IoThread:
         expire: Callable[[list[Any]], None],
         flush_some: Callable[[], None],
         is_above_high_water: Callable[[], bool],
+        check_wait: Callable[[bool], object],
     ) -> None:
         self._lock = lock
         self._pool = pool
@@ -149,7 +151,9 @@ class IoThread:
         self._expire = expire
         self._flush_some = flush_some
         self._is_above_high_water = is_above_high_water
-        self.leader = Leader(reader, flow, leader_wakeup, spin, self, reader.poller.wait)
+        self.leader = Leader(
+            reader, flow, leader_wakeup, spin, self, reader.poller.wait, check_wait
+        )
         self.thread: PoolThread | None = None
         self.standby: PoolThread | None = None
         self.inline: deque[Task] = deque()

@@ -60,7 +60,7 @@ class JunkLines:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         take: Callable[[str], object],
         remind_locked: Callable[[float, JunkLines], object],
     ) -> None:

@@ -114,6 +114,8 @@ class Leader:
         successor: who leads when no caller does.
         wait_for_input: waits until a source can be read, ``wakeup`` is set, or so many seconds
             have passed; called by client leaders.
+        check_wait: raises if a caller that is going to sleep would wait for what he has
+            interrupted, given whether he leads; see ``reentry.py``.
 
     Attributes:
         followers: callers that sleep, each by the lock that wakes it.
@@ -129,6 +131,7 @@ class Leader:
         spin: float,
         successor: Successor,
         wait_for_input: Callable[[float | None], Ready],
+        check_wait: Callable[[bool], object] = lambda leads: None,
     ) -> None:
         self._reader = reader
         self._flow = flow
@@ -137,6 +140,7 @@ class Leader:
         self._spin = SpinPolicy(spin)
         self._successor = successor
         self._wait_for_input = wait_for_input
+        self._check_wait = check_wait
         self._claims: dict[int, tuple[int]] = {}
         self.followers: dict[Any, Awaited] = {}
         self.prefer_io_thread = False
@@ -153,9 +157,13 @@ class Leader:
                 return None
             return work(*arguments)
         finally:
-            # No call, and so no interrupt and no other thread, comes before it is done.
-            if claims and claims[_THE] is claim:
-                del claims[_THE]
+            # No call, and so no interrupt and no other thread, comes before it is done; in Python
+            # 3.10 only because a block begins with it.
+            try:
+                if claims and claims[_THE] is claim:
+                    del claims[_THE]
+            finally:
+                pass
 
     def lead_when_free(self, work: Callable[[], object]) -> None:
         """Call ``work`` as the leader once the one who leads has left, as it does when woken.
@@ -256,6 +264,7 @@ class Leader:
 
     def _sleep_as_leader(self, awaited: Awaited, timeout: float | None) -> Ready:
         """Sleep until there is input, or another thread has made ``awaited`` ready."""
+        self._check_wait(True)
         wakers = awaited.wakers
         try:
             wakers.append(self._alarm)
@@ -282,6 +291,7 @@ class Leader:
             wakers.append(lock)
             followers[lock] = awaited
             if not awaited.ready() and (self._claims or not self.may_lead()):
+                self._check_wait(False)
                 lock.acquire(timeout=-1 if end is None else max(0.0, end - time.monotonic()))
         finally:
             if lock in followers:

@@ -46,7 +46,7 @@ class Lifecycle:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         host: Host,
         start: Callable[[], None],
         has_heard: Callable[[], bool],

@@ -9,14 +9,18 @@ gets the call.
 
 Invariant: a call that stands in the table gets an outcome, by its reply, its deadline, a
 cancellation or the end; one that has left it has one, or whoever took it off gives it one. Who may
-be interrupted settles first and takes off the table afterwards: doing both twice is harmless.
+be interrupted settles first and takes off the table afterwards: doing both twice is harmless. A
+call that somebody gives up who was interrupted stands among the ``unwanted`` until that is done:
+a second signal may cut it short, and then whoever asks next does it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home
@@ -76,7 +80,7 @@ class Outgoing:
     def __init__(
         self,
         *,
-        lock: threading.Lock,
+        lock: threading.RLock,
         connection: Connection,
         deadlines: Deadlines,
         next_id: Callable[[], RequestId],
@@ -110,6 +114,7 @@ class Outgoing:
         self._came_instead = came_instead
         self._completing: set[Call] = set()
         self._replied: Call | None = None  # off the table, and not settled yet
+        self.unwanted: deque[Call] = deque()
 
     # Asking.
 
@@ -149,7 +154,8 @@ class Outgoing:
                 if not outcome:  # another thread has the reply, and is about to say so
                     self.wait(call, time.monotonic() + _MOMENT)
         except BaseException:
-            self._give_up(call)
+            self.unwanted.append(call)  # the first call in here always happens
+            self.give_up_unwanted()
             raise
         value, error = outcome[0]
         if error is None:
@@ -174,6 +180,8 @@ class Outgoing:
         lifecycle = self._lifecycle
         if not (at_home[0] and lifecycle.is_open):
             lifecycle.enter(message)
+        if self.unwanted:
+            self.give_up_unwanted()
         id = self._next_id()  # noqa: A001
         frame = self._encode(Request(id, message, timeout, metadata, window))
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -205,7 +213,8 @@ class Outgoing:
                 except SessionClosedError:
                     pass  # the session is about to end, and the call with it
         except BaseException:
-            self._give_up(call)  # an interrupt, such as Ctrl-C: nobody will have the call
+            self.unwanted.append(call)  # an interrupt, such as Ctrl-C: nobody will have the call
+            self.give_up_unwanted()
             raise
         if refused:
             # Raises; not above, since the error waits for the child's exit status.
@@ -214,13 +223,15 @@ class Outgoing:
 
     # Giving up.
 
-    def _give_up(self, call: Call) -> None:
-        """Cancel a request whose reply nobody wants any more."""
-        if call.future is not None:
-            call.future.cancel()
-        else:
-            call.settle(None, CANCELLED)
-            self.cancel(call)
+    def give_up_unwanted(self) -> None:
+        """Cancel the requests whose replies nobody wants any more."""
+        unwanted = self.unwanted
+        for call in unwanted.copy():
+            self.settle(call, None, CANCELLED)
+            if call.outcome[0][1] is CANCELLED:
+                self.cancel(call)
+            with suppress(ValueError):  # another thread was at it as well
+                unwanted.remove(call)
 
     def cancel(self, call: Call) -> None:
         """Forget a request and tell the peer."""
@@ -404,6 +415,7 @@ class Outgoing:
 
     def forget_after_fork(self, reason: Callable[[], SessionClosedError]) -> None:
         """Fail all, in a forked child, where nobody will read a reply."""
+        self.unwanted.clear()
         calls = list(self._calls.values())
         self._calls.clear()
         for call in calls:

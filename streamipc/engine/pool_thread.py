@@ -12,6 +12,7 @@ __all__ = [
     "add_current",
     "current_pool_thread",
     "forget_others",
+    "idle_pool_thread",
     "remove_current",
 ]
 
@@ -104,6 +105,12 @@ def forget_others() -> None:
     for ident in list(_threads):
         if ident != me:
             _threads.pop(ident, None)
+
+
+def idle_pool_thread() -> PoolThread | None:
+    """Return what the calling thread is, of whatever pool, if it runs no task."""
+    thread = _threads.get(threading.get_ident())
+    return thread if thread is not None and thread.task is None else None
 
 
 def current_pool_thread() -> PoolThread | None:

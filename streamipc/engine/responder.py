@@ -54,7 +54,7 @@ class Responder:
     def __init__(
         self,
         *,
-        lock: threading.Lock,
+        lock: threading.RLock,
         connection: Connection,
         lifecycle: Lifecycle,
         host: Host,

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ..handlers import current, has_returned
@@ -51,6 +52,7 @@ class SendGate:
     Args:
         lock: guards everything here; methods whose names end in ``_locked`` hold it.
         most: notifications that may wait at the most.
+        is_inside: tells whether the caller has interrupted what others need; see ``reentry.py``.
 
     Attributes:
         closes_at: how many wait from which on their handlers go first, until half of them are
@@ -60,12 +62,15 @@ class SendGate:
         handled: the notification that is being handled.
     """
 
-    def __init__(self, lock: threading.Lock, most: int) -> None:
+    def __init__(
+        self, lock: threading.RLock, most: int, is_inside: Callable[[], bool] = lambda: False
+    ) -> None:
         self.closes_at = most // 2
         self.strict_at = most * 3 // 4
         self.closed = False
         self.handled: IncomingRequest | None = None
         self._lock = lock
+        self._is_inside = is_inside
         self._waiters = Waiters(lock)
         self._over = False
         self._stuck: object = _NOBODY  # whose handler was found to make no progress
@@ -111,6 +116,8 @@ class SendGate:
         handling = current.get()
         if current_pool_thread() is not None or not (handling is None or has_returned(handling)):
             return True
+        if self._is_inside():
+            return True
         end = time.monotonic() + _LONGEST
         with self._lock:
             if not self.closed or (self._stuck is self.handled and not self._strict):
@@ -128,7 +135,9 @@ class SendGate:
             return True
         finally:
             with self._lock:
-                self._waiters.remove(waiter)
+                sleeping = self._waiters.sleeping
+                if waiter in sleeping:
+                    sleeping.remove(waiter)  # the first call in here: it always happens
 
     def _wait_until(self, deadline: float | None) -> float:
         """Return for how many seconds to sleep before looking around."""

@@ -13,8 +13,8 @@ There are two ways in, and one way out:
 The way out is ``_finish``, for one thread at a time: it sees the above through,
 stops the pool, and closes descriptors when no thread can be using them any more.
 
-Owns who has claimed the end, and until when it may take, under the engine's lock; and the last
-steps of the end, under ``_finishing``. Each of them stays until it is done.
+Owns who has claimed the end, who is at it and until when it may take, under the engine's lock; and
+the last steps of the end, which belong to the one who is at it. Each stays until it is done.
 
 Invariant: whoever claims the end sees to it that somebody goes on with it if he is interrupted, and
 who closes the session goes on with what nobody else is at. So ``ended`` and ``closed`` are set in
@@ -30,10 +30,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._events import Event
-from .._signals import interrupt_in
+from .._signals import interrupt_in, let_through
 from .._threads import make_thread, start_thread
 from .incoming import IncomingRequest
 from .poller import make_poller
+from .reentry import is_on_stack
 from .tasks import CallTask
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from .lifecycle import Lifecycle
     from .outgoing import Outgoing
     from .reader import Reader
+    from .reentry import Reentry
     from .responder import Responder
     from .thread_pool import ThreadPool
     from .transport import TransportAdapter
@@ -75,9 +77,6 @@ once, unless another process holds the pipe open."""
 _FOR_THE_CHILD = 0.2
 """Part of the time that is left for the peer's end when streams in flight have had theirs."""
 
-_ONCE = (False,)
-"""What a lock is given that is tried once."""
-
 _LONGEST = 1e6
 """Seconds, eleven days: poll(2) does not take much more."""
 
@@ -96,6 +95,7 @@ class Shutdown:
         writer: writes what is left.
         channel: has those who wait for room give up.
         pool: runs handlers, which are waited for, and is stopped.
+        reentry: tells whether the caller has interrupted what others need.
         caller_runs: the same where there are no threads.
         outgoing: our requests, which are waited for.
         responder: the peer's, which are cancelled.
@@ -106,7 +106,7 @@ class Shutdown:
     def __init__(
         self,
         *,
-        lock: threading.Lock,
+        lock: threading.RLock,
         lifecycle: Lifecycle,
         host: Host,
         adapter: TransportAdapter,
@@ -117,6 +117,7 @@ class Shutdown:
         channel: Channel,
         pool: ThreadPool | CallerRuns,
         caller_runs: CallerRuns | None,
+        reentry: Reentry,
         outgoing: Outgoing,
         responder: Responder,
         inbox: Inbox,
@@ -135,6 +136,7 @@ class Shutdown:
         self._channel = channel
         self._pool = pool
         self._caller_runs = caller_runs
+        self._reentry = reentry
         self._outgoing = outgoing
         self._responder = responder
         self._inbox = inbox
@@ -143,9 +145,8 @@ class Shutdown:
         """Nothing more will be read, and pending requests have failed."""
         self.closed = Event()
         """All is released."""
-        self._claimed = 0  # by which thread
-        self._finishing = threading.Lock()  # tried, and held by the one who ends everything
-        self._finisher: int | None = None  # identifier of that thread
+        self._claimed = 0  # by which thread; guarded by the engine's lock
+        self._finisher: int | None = None  # identifier of the thread in _finish
         self._steps: deque[Callable[[], object]] = deque(
             (
                 channel.abort,
@@ -160,7 +161,7 @@ class Shutdown:
                 lambda: host.ended(lifecycle.is_closing),
                 lambda: self.closed.set(),
             )
-        )
+        )  # of the release; each leaves when it is done
         self._leftovers: deque[Any] = deque()  # tasks of the pool's that nobody has run
         self._is_releasing = False
         self._by: float | None = None  # when _finish is to be done waiting, as was asked
@@ -189,14 +190,14 @@ class Shutdown:
         self.leave_output()
         try:
             self._endpoint.close_write()
-        except Exception:  # of a transport of the user's own
-            pass
+        except Exception as error:  # of a transport of the user's own
+            let_through(error)
 
     def close(self, timeout: float) -> None:
         """Close gracefully; return when it is done.
 
-        From a thread that the session itself needs for that (a handler's, a callback's),
-        return at once and let it happen.
+        From a thread that the session itself needs for that (a handler's, a callback's), or that
+        is in the midst of it and was interrupted by the caller, return at once and let it happen.
         """
         if self._lifecycle.is_forked():
             return
@@ -204,9 +205,7 @@ class Shutdown:
         end = time.monotonic() + timeout
         self._lifecycle.is_closing = True
         self._lifecycle.refuse("this side closed the session")
-        me = threading.get_ident()
-        # A signal handler that interrupts a wait is called by the very thread that must read.
-        here = self._pool.runs_here() or me in (self._finisher, self._leader.thread)
+        here = self.is_needed_here()
         try:
             if not self._claim():
                 self._wait_for_other(timeout, end, here)
@@ -217,6 +216,15 @@ class Shutdown:
         except BaseException:
             self._go_on_behind(self._close, end)
             raise
+
+    def is_needed_here(self) -> bool:
+        """Tell whether the calling thread must go on for the session to end."""
+        return (
+            self._pool.runs_here()
+            or self._reentry.is_inside()
+            or self._finisher == threading.get_ident()
+            or is_on_stack(_ENDING, self, 3)
+        )
 
     def _wait_for_other(self, timeout: float, end: float, here: bool) -> None:
         """Have the one who ends the session be done by ``end``, and wait for it."""
@@ -245,7 +253,7 @@ class Shutdown:
     def forget_after_fork(self) -> None:
         """Make a copy in a forked child count as closed."""
         self._claimed = -1
-        self._finishing = threading.Lock()  # whoever held it does not exist here
+        self._finisher = None  # does not exist here
         self.ended = Event()
         self.closed = Event()
         self.ended.set()
@@ -350,25 +358,24 @@ class Shutdown:
             end: :func:`time.monotonic` seconds until which to wait for handlers, and for
                 the peer; ``None``: the stream has ended, and handlers have all the time.
         """
-        me = threading.get_ident()
-        taken: list[bool] = []
+        me, entered = threading.get_ident(), False
         try:
-            # One call into C that also notes the result: see ``finally``.
-            taken.extend(map(self._finishing.acquire, _ONCE))
-            if not taken[0] or self.closed.is_set():
-                return
-            self._finisher = self._claimed = me
+            with self._lock:
+                if self._finisher is not None or self.closed.is_set():
+                    return  # another is at it: whoever was interrupted does not know
+                self._finisher, self._claimed, entered = me, me, True
             if self._by is None:
                 self._by = end
-            try:
-                if self._lifecycle.begun and not self._is_releasing:
-                    self._finish_gracefully()
-            finally:
-                self._release()
+            if self._lifecycle.begun and not self._is_releasing:
+                self._finish_gracefully()
         finally:
-            if taken and taken[0]:
-                self._finisher = None  # a later thread may get the same identifier
-                self._finishing.release()
+            if entered:
+                try:
+                    self._release()
+                finally:
+                    # A second signal may have kept us from it: then another is to do it. And a
+                    # later thread may get the same identifier.
+                    self._finisher = None
 
     def _finish_gracefully(self) -> None:
         self._wait_for_handlers()
@@ -542,6 +549,12 @@ class Shutdown:
         shutdown = self._adapter.shutdown
         if shutdown is not None:
             shutdown(max(0.0, end - time.monotonic()))
+
+
+_ENDING = {
+    function.__code__
+    for function in (Shutdown.close, Shutdown._end, Shutdown._force_end, Shutdown._finish)
+}
 
 
 def _nothing() -> None:

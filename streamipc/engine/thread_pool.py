@@ -79,6 +79,7 @@ class ThreadPool:
         flush_some: writes what tasks have queued, as far as there is room.
         is_above_high_water: tells whether the peer does not read what we write.
         crashed: called when a thread fails for a reason of nobody's foreseeing.
+        check_wait: see ``Leader``.
 
     Attributes:
         leader: of the session.
@@ -88,7 +89,7 @@ class ThreadPool:
 
     def __init__(
         self,
-        lock: threading.Lock,
+        lock: threading.RLock,
         reader: Reader,
         flow: Flow,
         deadlines: Deadlines,
@@ -102,6 +103,7 @@ class ThreadPool:
         flush_some: Callable[[], None],
         is_above_high_water: Callable[[], bool],
         crashed: Callable[[BaseException], None],
+        check_wait: Callable[[bool], object] = lambda leads: None,
     ) -> None:
         self._lock = lock
         self._flow = flow
@@ -122,6 +124,7 @@ class ThreadPool:
             expire,
             flush_some,
             is_above_high_water,
+            check_wait,
         )
         self.leader = self.io_thread.leader
         self._offloaded: deque[Task] = deque()
@@ -382,7 +385,7 @@ class ThreadPool:
         try:
             start_thread(thread.thread)
         except (RuntimeError, MemoryError):  # no new thread: those there are must do
-            del self._threads[thread]
+            self._threads.pop(thread, None)
             if not self._threads:
                 raise
             self.spawning_fails = True

@@ -64,11 +64,13 @@ class Waiters:
     def notify_all(self) -> None:
         """Wake all; each is forgotten behind its waking, as an interrupt may come between."""
         while self.sleeping:
-            wake(self.sleeping[-1])
-            self.sleeping.pop()
+            waiter = self.sleeping[-1]
+            wake(waiter)
+            self.remove(waiter)
 
     def notify(self) -> None:
         """Wake the one that has waited for longest."""
         if self.sleeping:
-            wake(self.sleeping[0])
-            del self.sleeping[0]
+            waiter = self.sleeping[0]
+            wake(waiter)
+            self.remove(waiter)

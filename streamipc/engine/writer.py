@@ -112,6 +112,7 @@ class Writer:
         on_backlog: called when bytes are left that there is no room for: somebody who may block
             must call :meth:`flush`.
         on_error: called once with the error that ended writing.
+        is_inside: tells whether the caller has interrupted what others need; see ``reentry.py``.
     """
 
     def __init__(
@@ -119,12 +120,14 @@ class Writer:
         channel: Channel,
         on_backlog: Callable[[], object],
         on_error: Callable[[Exception], object],
+        is_inside: Callable[[], bool] = lambda: False,
     ) -> None:
         self._channel = channel
         self._write_some = channel.write_some
         self._log: list[int] = channel.log
         self._on_backlog = on_backlog
         self._on_error = on_error
+        self._is_inside = is_inside
         self._queue: deque[Frame] = deque()
         self._turn: dict[int, list[object]] = {}  # to write: the claim of who has it
         self._room = threading.Lock()  # held by the one who waits for room
@@ -176,8 +179,8 @@ class Writer:
     ) -> None:
         """Queue a frame and return once it is with the operating system.
 
-        From code that has interrupted the writing of this very thread (a finalizer, the handler
-        of a signal) it returns at once: the thread goes on with it later.
+        From code that has interrupted the session's work on this very thread (a finalizer, the
+        handler of a signal) it returns without waiting for room: others go on with it.
 
         Args:
             frame: its buffers, which must not change until they are written.
@@ -316,9 +319,13 @@ class Writer:
                     raise
                 self.fail_with(error)
             finally:
-                # No call, and so no interrupt and no other thread, comes before it is done.
-                if turn and turn[_THE] is claim:
-                    del turn[_THE]
+                # No call, and so no interrupt and no other thread, comes before it is done; in
+                # Python 3.10 only because a block begins with it.
+                try:
+                    if turn and turn[_THE] is claim:
+                        del turn[_THE]
+                finally:
+                    pass
             if self._sleepers:
                 self._wake_sleepers()
             if not room:
@@ -384,7 +391,7 @@ class Writer:
                 log[:], first[:] = rest_of_log, ()
                 queue.popleft()
 
-    def _has_turn_here(self) -> bool:
+    def has_turn_here(self) -> bool:
         """Tell whether this thread has the turn: then we have interrupted it.
 
         The stack tells. A note of who has it would be there a moment too late.
@@ -404,6 +411,11 @@ class Writer:
         if tolerated and self.is_writing() and self.backlog <= tolerated:
             self._hand_over()  # if they have ended meanwhile
             return
+        if self._is_inside():
+            # Who waits here may wait for himself. What is the caller's may change meanwhile.
+            frame[:] = [bytes(part) for part in frame]
+            self._hand_over()
+            return
         if not self._wait_until_out(frame, deadline) and not self._broken:
             withdrawn = self._take_back(frame)
             if withdrawn is not None:
@@ -413,7 +425,7 @@ class Writer:
         """Wait until a frame is out, or nothing can be written; ``False``: time was over first."""
         if not frame:
             return True
-        if self._has_turn_here():
+        if self.has_turn_here():
             # We have interrupted our own writing, which goes on behind us. What is the caller's
             # may have changed by then.
             frame[:] = [bytes(part) for part in frame]
@@ -451,8 +463,11 @@ class Writer:
             self.fail_with(error)
             return True
         finally:
-            if taken and taken[0]:
-                self._room.release()
+            try:  # as in _write()
+                if taken and taken[0]:
+                    self._room.release()
+            finally:
+                pass
 
     def _wake_sleepers(self) -> None:
         """Wake those whose frames are out."""
@@ -474,7 +489,7 @@ class Writer:
 
     def withdraw(self, frame: Frame) -> bool:
         """Have nothing of a frame written; return ``False`` if it is out, or was begun."""
-        return bool(frame) and not self._has_turn_here() and self._take_back(frame) is True
+        return bool(frame) and not self.has_turn_here() and self._take_back(frame) is True
 
     def _take_back(self, frame: Frame) -> bool | None:
         """As :meth:`withdraw`, by its sender; return ``None`` if it is out.
@@ -499,12 +514,15 @@ class Writer:
                 self._queue.remove([])
             return True
         finally:
-            if turn and turn[_THE] is claim:
-                del turn[_THE]
+            try:  # as in _write()
+                if turn and turn[_THE] is claim:
+                    del turn[_THE]
+            finally:
+                pass
 
     def _abandon(self, frame: Frame, stays: bool) -> None:
         """See to a frame whose sender was interrupted, and to those of others."""
-        if frame and not (stays or self._has_turn_here()):
+        if frame and not (stays or self.has_turn_here()):
             self._take_back(frame)
         if self._queue:
             self._hand_over()

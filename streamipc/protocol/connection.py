@@ -59,7 +59,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._shown import reason, shown
-from .._signals import interrupt_in
+from .._signals import interrupt_in, let_through
 from ..exceptions import (
     IpcError,
     OverloadedError,
@@ -282,7 +282,8 @@ class Connection:
             return self._serializer.decode(memoryview(head))
         except SerializationError as error:
             return error.envelope
-        except Exception:  # a serializer of the user's own, given half a payload
+        except Exception as error:  # a serializer of the user's own, given half a payload
+            let_through(error)
             return None
 
     def _is_payload(self, head: bytes) -> bool:

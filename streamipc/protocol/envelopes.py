@@ -260,7 +260,7 @@ class PidHrtimeRequestIdGenerator:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _last
+        self._lock = threading.RLock()  # guards _last
         self._last = 0
 
     def __call__(self) -> str:

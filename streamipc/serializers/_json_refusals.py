@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._shown import escaped, reason, shown
+from .._signals import let_through
 from ..exceptions import SerializationError
 from ..messages import Message
 from ..protocol.envelopes import Envelope
@@ -42,7 +43,8 @@ def _where_it_holds_itself(value: Any) -> str:
     """Return what is told of a value that is nested without end, or too deeply."""
     try:
         found = find_fault(value, _parts, frozenset())
-    except Exception:  # it changes while it is looked at
+    except Exception as error:  # it changes while it is looked at
+        let_through(error)
         found = None
     if found is None:
         return "body: nested too deeply for JSON, or a container holds itself"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import messages
+from .._signals import let_through
 from ._json_codec import Bad, Codec, type_name
 
 __all__ = ["Scope", "Unresolved", "own_annotations"]
@@ -87,6 +88,7 @@ class Scope:
         try:
             return eval(text.strip(), {"__builtins__": builtins}, names)
         except Exception as error:
+            let_through(error)
             what = f"{error.name!r}" if isinstance(error, NameError) and error.name else repr(text)
             why = "" if isinstance(error, NameError) else f" ({type(error).__name__}: {error})"
             field = f".{self.field}" if self.field else ""

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 from .._shown import reason, shown
+from .._signals import let_through
 from ..exceptions import SerializationError
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import (
@@ -55,11 +56,12 @@ def encode(envelope: Envelope) -> bytes:
     except SerializationError:
         raise
     except Exception as error:
+        forget_attempts()
+        let_through(error)
         failure = error
     except BaseException:
         forget_attempts()
         raise
-    forget_attempts()
     try:
         # What happened inside is in the text; only a surprise needs its traceback. And not in
         # the except clause: one traceback is enough.
@@ -190,6 +192,7 @@ def decode(payload: memoryview) -> Envelope:
     try:
         data, text = read(payload)
     except Exception as error:
+        let_through(error)
         raise _unreadable(payload, error) from None
     kind = data.get("kind")
     reader = _READERS.get(kind) if type(kind) is str else None
@@ -202,6 +205,7 @@ def decode(payload: memoryview) -> Envelope:
         return reader(data, text)
     except Exception as error:
         forget_attempts()
+        let_through(error)
         raise _unfit(data, error) from None
     except BaseException:
         forget_attempts()

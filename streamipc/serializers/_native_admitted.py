@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakSet
 
 from .._shown import escaped, name_of_type, reason, shown
+from .._signals import let_through
 from ..exceptions import SerializationError
 from ..messages import Message, _registry, default_wire_name, names_beside
 from ._native_builders import ENUM, FLAG, NAMEDTUPLE, OBJECT, RECORD, need
@@ -83,7 +84,8 @@ class _Types:
         if not isinstance(named, type):
             try:
                 return [named.__value__], True
-            except Exception:  # a name in it is not defined (yet)
+            except Exception as error:  # a name in it is not defined (yet)
+                let_through(error)
                 return [], False
         kind = _kind(named)
         if kind and named not in self.by_class:
@@ -266,6 +268,7 @@ def _reduce_object(entry: _Type, obj: Any) -> Any:
     try:
         reduced = obj.__reduce_ex__(4)
     except Exception as error:
+        let_through(error)
         raise SerializationError(
             f"__reduce_ex__ of {_described(entry.cls)} failed: {reason(error)}"
         ) from error
@@ -349,8 +352,8 @@ def _hints(cls: type) -> tuple[list[Any], bool]:
     """Return the annotations of ``cls`` as types, and whether all could be resolved."""
     try:
         return list(typing.get_type_hints(cls).values()), True
-    except Exception:
-        pass  # one name that is not defined (yet) hides all others: try one by one
+    except Exception as error:
+        let_through(error)  # else one name that is not defined (yet) hides all others: one by one
     hints: list[Any] = []
     complete = True
     for base in cls.__mro__:
@@ -359,7 +362,8 @@ def _hints(cls: type) -> tuple[list[Any], bool]:
             alone: Any = SimpleNamespace(__annotations__={name: hint})
             try:
                 hints += typing.get_type_hints(alone, scope, dict(vars(base))).values()
-            except Exception:
+            except Exception as error:
+                let_through(error)
                 complete = False
     return hints, complete
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .._shown import escaped, reason, shown
+from .._signals import let_through
 from ..exceptions import SerializationError
 from ._native_admitted import NotAdmittedError
 from ._where import Step, find_fault, items_of
@@ -42,7 +43,8 @@ def located(
         found = find_fault(
             root, parts_of, _REMEMBERED if isinstance(error, RecursionError) else None
         )
-    except Exception:  # the value itself, or one that changes while it is looked at
+    except Exception as failure:  # the value itself, or one that changes while it is looked at
+        let_through(failure)
         return None
     if found is None:
         return None

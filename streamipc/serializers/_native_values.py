@@ -8,6 +8,7 @@ from struct import Struct
 from typing import Any
 
 from .._shown import escaped
+from .._signals import let_through
 from ..exceptions import SerializationError
 from ..messages import Message
 from ._native_admitted import Admitted
@@ -51,6 +52,7 @@ class ValueWriter:
         try:
             return self._write(_with_large_bytes_apart(state))
         except Exception as error:
+            let_through(error)
             failure = error
         try:
             # Not in the except clause: one traceback is enough.
@@ -67,6 +69,7 @@ class ValueWriter:
         try:
             return self._write(_apart(value))
         except Exception as error:
+            let_through(error)
             failure = error
         try:
             raise self._problem(failure, "", value)
@@ -108,6 +111,7 @@ class ValueWriter:
             try:
                 self._write(value)
             except Exception as error:
+                let_through(error)
                 return f"{owner}.{name}", error
         return owner, failure
 
@@ -116,7 +120,8 @@ class ValueWriter:
         try:
             admitted = self.admitted.with_type(cls)
             _Pickler(io.BytesIO(), 5, buffer_callback=lambda _: False, admitted=admitted).dump(obj)
-        except Exception:
+        except Exception as error:
+            let_through(error)
             return False
         return True
 

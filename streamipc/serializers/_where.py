@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from .._signals import let_through
 from ..exceptions import SerializationError
 
 __all__ = ["ATOMS", "find_fault", "items_of"]
@@ -53,6 +54,7 @@ def find_fault(
             try:
                 parts = iter(parts_of(value))
             except Exception as error:
+                let_through(error)
                 if isinstance(error, SerializationError):
                     # Its frames hold the value, and those that called them hold the error.
                     error.__traceback__ = None

@@ -10,10 +10,17 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from operator import itemgetter
 
 from .._signals import Ignoring
 
 __all__ = ["ExitStatus"]
+
+_MOMENT = 0.1
+"""Seconds: more than a thread needs that has seen its child dead and takes the status."""
+
+_PID = itemgetter(0)
+"""The first part of what waitpid() returns; 0: the child runs."""
 
 
 class ExitStatus:
@@ -93,8 +100,15 @@ class ExitStatus:
         if self._lock is None:
             self._process.wait()
             return
-        with self._lock:  # who waits in Popen.wait() lets go of it at once
+        taken: list[bool] = []
+        try:
+            # Who waits in Popen.wait() lets go of it now. It is not to be had if this code has
+            # interrupted its very holder, as a finalizer does: the child is dead, so we may ask.
+            taken.extend(map(self._lock.acquire, (True,), (_MOMENT,)))
             self._ask(0)
+        finally:
+            if taken and taken[0]:
+                self._lock.release()
         self._check()
 
     def wait(self) -> None:
@@ -117,7 +131,7 @@ class ExitStatus:
             self._keep(0, "lost")
 
     def _ask(self, options: int) -> None:
-        """Take the status, holding the lock of Popen."""
+        """Take the status, holding the lock of Popen, or coming from inside of who holds it."""
         process = self._process
         if process.returncode is not None:
             return
@@ -126,15 +140,13 @@ class ExitStatus:
             # There is one if an interrupt has kept somebody from telling it, such as another object
             # of this class. The kernel does not give it twice.
             if not answers:
-                answers.extend(map(os.waitpid, (process.pid,), (options,)))
+                answers.extend(filter(_PID, map(os.waitpid, (process.pid,), (options,))))
         except ChildProcessError:
-            self._keep(0, "lost")  # as Popen has it then, which takes None for "it runs"
-            return
-        pid, status = answers[0]
-        if pid:
-            self._keep(os.waitstatus_to_exitcode(status), "true")
-        else:
-            answers.clear()
+            if process.returncode is None and not answers:
+                self._keep(0, "lost")  # as Popen has it then, which takes None for "it runs"
+                return
+        if answers and process.returncode is None:
+            self._keep(os.waitstatus_to_exitcode(answers[0][1]), "true")
 
     def _keep(self, code: int, truth: str) -> None:
         # With the object itself, of which there is one, and first: who sees the code sees this.

@@ -106,7 +106,7 @@ class ChildWatcher:
         self._duties: list[_Duty] = []  # the last one is to watch
         self.started = False
         """Whether :meth:`start` has come to its end."""
-        self._lock = threading.Lock()  # guards the five below
+        self._lock = threading.RLock()  # guards the five below
         self._running = False
         self._close_stderr_at_end = False
         self._wake_fds: list[int] = []  # to poll, and to write to; may be the same
@@ -210,7 +210,7 @@ class ChildWatcher:
             release_after_fork(fd, owned=False)
         self._wake_fds.clear()
         self._pidfd.clear()
-        self._lock = threading.Lock()  # the thread that held it may not exist here
+        self._lock = threading.RLock()  # the thread that held it may not exist here
         self._running = False
         self._duties.clear()
         self.started = False

@@ -105,7 +105,7 @@ class FdTransport:
         self.prefix = {source: data for source, data in (prefix or {}).items() if data}
         self._owners = dict(owners or {})
         self._on_close = on_close
-        self._lock = threading.Lock()  # guards _open_fds
+        self._lock = threading.RLock()  # guards _open_fds
         self._write_end = write_fd
         # Those that are open, each under its number, so that pop() gives it to what closes it.
         self._open_fds = {fd: fd for fd in (*self.read_fds, write_fd)}
@@ -288,7 +288,7 @@ class FdTransport:
         The lock is replaced: the thread that held it may not exist here. Settings stay as
         they are: the parent shares them and goes on.
         """
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         fds, self._open_fds = self._open_fds, {}
         self.read_fds = (_CLOSED,) * len(self.read_fds)
         self.write_fd = _CLOSED

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NobodysTransport", "StdioTransport", "TerminalTransport", "open_stdio"]
 
-_lock = threading.Lock()  # guards _taken, and fds 0 and 1 while they are exchanged
+_lock = threading.RLock()  # guards _taken, and fds 0 and 1 while they are exchanged
 _taken = ""  # why there can be no session now
 
 _IN_USE = (
@@ -207,7 +207,7 @@ class StdioTransport(FdTransport):
     def close_after_fork(self) -> None:
         """Close the private copies; the forked process keeps fds 0 and 1 as they are."""
         global _lock
-        _lock = threading.Lock()  # the thread that held it may not exist here
+        _lock = threading.RLock()  # the thread that held it may not exist here
         self._copies = None
         super().close_after_fork()
 

@@ -338,7 +338,8 @@ def test_a_handler_that_waits_does_not_lift_the_pause_for_ever(
     assert left._engine.flow.paused
     # Nested requests can't be answered while their session does not read: they are cancelled.
     for call in list(left._engine.connection.calls.values()):
-        left._engine.outgoing._give_up(call)
+        left._engine.outgoing.unwanted.append(call)
+    left._engine.outgoing.give_up_unwanted()
     leave.set()
     flooder.join(20)
     assert not flooder.is_alive()

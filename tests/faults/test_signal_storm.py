@@ -2,8 +2,9 @@
 
 Nothing else is lost, and the session goes on.
 
-Short sweeps of ``python -m tests.faults.storm``: every so many points, each with the next kind of
-exception. Without a limit it tries every kind at every point.
+Short sweeps and barrages of ``python -m tests.faults.storm``: every so many points, each with the
+next kind of exception. Without a limit it tries every kind at every point, and it fires 10,000
+signals by default.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if not Path("/proc/self/fd").exists():
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from tests.faults.storm.barrage import Spec as Barrage
+from tests.faults.storm.barrage import barrage
 from tests.faults.storm.operations import SYNC_ONLY
 from tests.faults.storm.sweeps import Tally, sweep, table
 from tests.faults.storm.trials import Spec
@@ -39,7 +42,7 @@ STEPS = {
     "expire": 17,
     "wait": 17,
     "start": 83,
-    "close": 67,
+    "close": 97,
 }
 """Points from one that is tried to the next."""
 
@@ -62,6 +65,46 @@ def test_a_signal_comes_out_as_itself_wherever_it_hits(operation: str, session: 
     step = STEPS[operation]
     spec = Spec(operation, "signal", session, step=step, rotate=True, patience=PATIENCE)
     holds(sweep(spec, most_faults=3))
+
+
+SECOND = {
+    "call": 2,
+    "large": 7,
+    "stream_left": 17,
+    "notify": 3,
+    "cancel": 2,
+    "close": 97,
+}
+"""The same where a second signal follows, mostly in the ``finally:`` that the first one runs."""
+
+SURE = sys.version_info >= (3, 11)
+"""Python 3.10 looks for signals before the first step of a ``finally:`` too, and before a ``with``
+block releases its lock for an exception: a second signal may keep it from that."""
+
+PAIRS = [
+    (operation, session)
+    for operation in (SECOND if SURE else ("notify",))
+    for session in ("threads", "sync")
+]
+
+
+@pytest.mark.parametrize(("operation", "session"), PAIRS)
+def test_so_does_a_second_one_while_the_first_is_on_its_way(operation: str, session: str) -> None:
+    spec = Spec(operation, "signal", session, gaps=[1, 2, 3, 5, 8, 13], rotate=True)
+    spec.step, spec.patience = SECOND[operation], PATIENCE
+    holds(sweep(spec, most_faults=3))
+
+
+@pytest.mark.parametrize("switch", [0.0, 1e-6])
+@pytest.mark.parametrize("session", ["threads", "sync"])
+def test_signals_at_random_times_in_bursts_lose_nothing(session: str, switch: float) -> None:
+    spec = Barrage(300, session=session, switch=switch, patience=PATIENCE)
+    if not SURE:
+        spec.burst = 0.0
+    totals = barrage(spec, most_faults=3)
+
+    assert not any(totals.counts().values()), "\n".join([totals.verdict(), *totals.hangs[:1]])
+    assert totals.fired >= spec.signals
 
 
 @pytest.mark.parametrize("operation", ["call", "stream"])

@@ -22,7 +22,7 @@ class ReaderBench:
     def __init__(self) -> None:
         self.read_fd, self.write_fd = os.pipe()
         os.set_blocking(self.read_fd, False)
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.flow = Flow(self.lock)
         self.wakeup = Wakeup()
         self.log: list[int] = []

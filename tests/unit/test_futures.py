@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ class Owner:
     def __init__(self) -> None:
         self.waits: list[float | None] = []
         self.cancelled: list[Any] = []
+        self.unwanted: deque[Any] = deque()
         self.granted = 0
         self.on_wait: Any = lambda: None
 
@@ -43,6 +45,8 @@ class Owner:
 
     def cancel(self, call: Any) -> None:
         self.cancelled.append(call)
+
+    def give_up_unwanted(self) -> None: ...
 
     def credit(self, call: Any, count: int) -> None:
         self.granted += count

@@ -47,7 +47,7 @@ def main() -> int:
         else:
             command.add_argument("--action", action="append", choices=list(ACTIONS))
             command.add_argument("--by", choices=list(TRIGGERS), default="del")
-            command.add_argument("--lines", action="store_true", help="at each line, too")
+            command.add_argument("--everywhere", action="store_true", help="at each operation")
     barrage.add_arguments(commands.add_parser("barrage", help="real signals at random times"))
     arguments = parser.parse_args()
     if arguments.command == "barrage":
@@ -108,7 +108,7 @@ def _specs(arguments: argparse.Namespace) -> list[Spec]:
                         spec.rotate = arguments.rotate
                     else:
                         spec.kinds = ["SoftTimeLimit"]  # not raised
-                        spec.lines = arguments.lines
+                        spec.everywhere = arguments.everywhere
                     specs.append(spec)
     return specs
 

@@ -12,6 +12,7 @@ import faulthandler
 import json
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -210,6 +211,15 @@ def _ask_for_ever(bench: Bench) -> None:
             return
 
 
+_PROMISES: dict[str, Callable[[str], object]] = {
+    "swallowed": re.compile("swallowed|became |taken for ").match,
+    "futures that never end": re.compile(".*(for ever|hangs|RequestTimeoutError)").match,
+    "replies lost": re.compile("(next call|call in|another request|other thread|report)").match,
+    "sessions ended": re.compile("session ended").match,
+}
+"""What a fault breaks; the first one that fits."""
+
+
 @dataclasses.dataclass
 class Totals:
     """What a barrage has seen.
@@ -228,11 +238,28 @@ class Totals:
     faults: Counter[str] = dataclasses.field(default_factory=Counter)
     hangs: list[str] = dataclasses.field(default_factory=list)
 
+    def add(self, other: Totals) -> None:
+        """Add what another barrage has seen."""
+        self.fired += other.fired
+        self.dropped += other.dropped
+        self.torn += other.torn
+        self.faults += other.faults
+        self.hangs += other.hangs
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each promise was broken."""
+        counts = dict.fromkeys([*_PROMISES, "other faults"], 0)
+        for what, number in self.faults.items():
+            broken = (name for name, is_broken in _PROMISES.items() if is_broken(what))
+            counts[next(broken, "other faults")] += number
+        return {**counts, "hangs": len(self.hangs)}
+
     def verdict(self) -> str:
-        """Return one line of numbers, and one for each fault."""
+        """Return what was fired, how often each promise was broken, and each fault."""
+        said = ", ".join(f"{number} {name}" for name, number in self.counts().items())
         head = (
-            f"{self.fired} signals, {self.dropped} dropped by CPython, {self.torn} sessions ended "
-            f"for a torn frame, {len(self.hangs)} hangs, {sum(self.faults.values())} faults"
+            f"{self.fired} signals, {self.dropped} dropped by CPython in a finalizer, {self.torn} "
+            f"sessions ended for a torn frame: {said}"
         )
         return "\n".join([head, *(f"{n:6}  {what}" for what, n in self.faults.most_common())])
 
@@ -271,9 +298,9 @@ def _run(spec: Spec, totals: Totals, end: float) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add those of this command."""
     default = Spec()
-    parser.add_argument("--signals", type=int, default=default.signals)
+    parser.add_argument("--signals", type=int, default=default.signals, help="in all")
     parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--session", choices=["threads", "sync"], default=default.session)
+    parser.add_argument("--session", action="append", choices=["threads", "sync"])
     parser.add_argument("--serializer", choices=["native", "json"], default=default.serializer)
     parser.add_argument("--mode", action="append", choices=list(_OPERATIONS))
     parser.add_argument("--burst", type=float, default=default.burst, help="share of bursts")
@@ -287,22 +314,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Fire, print, and return the exit status."""
     print(f"seed {arguments.seed}", flush=True)
-    spec = Spec(
-        arguments.signals,
-        arguments.seed,
-        arguments.session,
-        arguments.serializer,
-        arguments.mode or list(_OPERATIONS),
-        arguments.burst,
-        arguments.others,
-        arguments.switch,
-        arguments.patience,
-    )
-    totals = barrage(spec, arguments.seconds)
-    print(totals.verdict())
+    sessions = arguments.session or ["threads", "sync"]
+    totals = Totals()
+    for session in sessions:
+        spec = Spec(
+            -(-arguments.signals // len(sessions)),
+            arguments.seed,
+            session,
+            arguments.serializer,
+            arguments.mode or list(_OPERATIONS),
+            arguments.burst,
+            arguments.others,
+            arguments.switch,
+            arguments.patience,
+        )
+        seen = barrage(spec, arguments.seconds / len(sessions))
+        print(f"{session}: {seen.verdict()}", flush=True)
+        totals.add(seen)
+    print(f"in all: {totals.verdict()}")
     for hang in totals.hangs[: arguments.details]:
         print(f"\nhang in {hang}")
-    return int(bool(totals.faults or totals.hangs))
+    return int(any(totals.counts().values()))
 
 
 if __name__ == "__main__":

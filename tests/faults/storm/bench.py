@@ -72,11 +72,11 @@ class Bench:
         """Sessions that had to end, for a frame was torn in the midst of its bytes."""
         self.handlers: set[CodeType] = set()
         """The code of our own handlers. What is raised in there is theirs, not the engine's."""
-        self.dropped: list[Any] = []
-        """What CPython has dropped, in a ``__del__`` or a callback of a weak reference."""
+        self._unraisable: list[Any] = []
         self.died: list[str] = []
         """Threads that an exception has ended."""
-        sys.unraisablehook = lambda args: self.dropped.append(args.exc_value)
+        # A function in C, in the midst of which no signal comes.
+        sys.unraisablehook = self._unraisable.append
         threading.excepthook = lambda args: self.died.append(
             f"{args.thread and args.thread.name}: {args.exc_type.__name__} {args.exc_value}"
         )
@@ -123,7 +123,7 @@ class Bench:
         self.posted: list[int] = []
         self._posts = 0
         self._waiters: list[threading.Thread] = []
-        self.dropped.clear()
+        self._unraisable.clear()
         self.died.clear()
 
     def _register(self) -> None:
@@ -142,6 +142,11 @@ class Bench:
         session.on_message(ticked)
         session.on_exception(reported)
         self.handlers = {back.__code__, ticked.__code__, reported.__code__}
+
+    @property
+    def dropped(self) -> list[BaseException]:
+        """What CPython has dropped, in a ``__del__`` or a callback of a weak reference."""
+        return [args.exc_value for args in self._unraisable]
 
     @property
     def spoiled(self) -> bool:

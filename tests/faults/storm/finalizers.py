@@ -1,16 +1,18 @@
 """What a finalizer does that interrupts an operation from inside.
 
-One that would have to wait for what it interrupts may be refused with a RuntimeError. Everything
-else it asks for must come about.
+One that would have to wait for what it interrupts may be refused with a RuntimeError that says so.
+Everything else it asks for must come about.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import signal
 import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from functools import partial
 from typing import Any
 
 from streamipc import RemoteError, SessionClosedError
@@ -20,6 +22,8 @@ from .messages import Ask, Never, Note
 
 __all__ = ["ACTIONS", "TRIGGERS", "Finalizer", "make"]
 
+_SAYS_SO = "it would wait for itself"
+
 
 class Finalizer:
     """An action, which is taken when :meth:`trigger` is called.
@@ -27,10 +31,14 @@ class Finalizer:
     Args:
         act: what the finalizer does.
         kept: what it may have the interrupted operation raise.
+        waits: for what it may have interrupted, and then it is refused.
     """
 
-    def __init__(self, act: Callable[[], Any], *kept: type[BaseException]) -> None:
+    def __init__(
+        self, act: Callable[[], Any], *kept: type[BaseException], waits: bool = False
+    ) -> None:
         self._act = act
+        self._waits = waits
         self._may_raise = kept
         self._faults: list[str] = []
         self._has_run = False
@@ -42,8 +50,7 @@ class Finalizer:
         try:
             self._act()
         except RuntimeError as refusal:
-            # It is to say so, which the one of a lock that nobody holds does not.
-            if type(refusal) is not RuntimeError or "lock" in str(refusal):
+            if not (self._waits and _SAYS_SO in str(refusal)):
                 self._faults.append(f"finalizer: {type(refusal).__name__}: {refusal}")
         except BaseException as error:
             if not isinstance(error, self._may_raise):
@@ -80,7 +87,15 @@ def _request(bench: Bench) -> Finalizer:
 
 def _call(bench: Bench) -> Finalizer:
     number = bench.next()
-    return Finalizer(lambda: bench.got(bench.session.call(Ask(number), None), number))
+    return Finalizer(lambda: bench.got(bench.session.call(Ask(number), None), number), waits=True)
+
+
+def _result(bench: Bench) -> Finalizer:
+    """Waits for a request that was made before."""
+    number = bench.next()
+    future = bench.session.request(Ask(number), None)
+    bench.futures.append((future, number))
+    return Finalizer(lambda: bench.got(future.result(), number), waits=True)
 
 
 def _cancel(bench: Bench) -> Finalizer:
@@ -105,6 +120,7 @@ ACTIONS: dict[str, Callable[[Bench], Finalizer]] = {
     "notify": _notify,
     "request": _request,
     "call": _call,
+    "result": _result,
     "cancel": _cancel,
     "close": _close,
 }
@@ -164,11 +180,18 @@ def _by_log(finalizer: Finalizer) -> None:
     finalizer.trigger = lambda: log.addHandler(handler)
 
 
+def _by_signal(finalizer: Finalizer) -> None:
+    """The handler of a signal, which does not raise."""
+    signal.signal(signal.SIGUSR2, finalizer.take_action)
+    finalizer.trigger = partial(signal.raise_signal, signal.SIGUSR2)
+
+
 TRIGGERS: dict[str, Callable[[Finalizer], None]] = {
     "del": _by_del,
     "weakref": _by_weakref,
     "gc": _by_gc,
     "log": _by_log,
+    "signal": _by_signal,
 }
 
 

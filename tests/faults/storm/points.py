@@ -48,11 +48,14 @@ class Tracer:
     """A trace function that counts points and does something at one of them.
 
     Args:
-        lines: beginnings of lines are points too.
+        everywhere: each operation is a point, and each beginning of a line: up to 3.11 the
+            collector may run wherever something is made, and what has no collector goes wherever
+            its last name does.
     """
 
-    def __init__(self, lines: bool = False) -> None:
-        self._lines = lines or not _SEES_OPERATIONS
+    def __init__(self, everywhere: bool = False) -> None:
+        self._everywhere = everywhere
+        self._lines = everywhere or not _SEES_OPERATIONS
         self._caller: FrameType | None = None
         self.count = 0
         self._target = 0
@@ -90,7 +93,7 @@ class Tracer:
             operations = _operations.get(code)
             if operations is None:
                 operations = _operations[code] = code.co_code
-            if operations[frame.f_lasti] not in _LOOKS:
+            if not (self._everywhere or operations[frame.f_lasti] in _LOOKS):
                 return self
             self._caller = frame
         elif event == "call":

@@ -65,7 +65,7 @@ class Spec:
         step: points to the next one.
         limit: points to try at the most.
         rotate: one kind and one gap a point.
-        lines: beginnings of lines are points too.
+        everywhere: each operation is a point.
         engine: the points are those of the threads of the session.
         crowd: another thread waits for a reply meanwhile.
         patience: seconds after which what has not happened counts as lost.
@@ -82,7 +82,7 @@ class Spec:
     step: int = 1
     limit: int = 1_000_000
     rotate: bool = False
-    lines: bool = False
+    everywhere: bool = False
     engine: bool = False
     crowd: bool = False
     patience: float = 3.0
@@ -124,16 +124,27 @@ class Signals:
         self._tracer = Tracer()
         self.places: list[str] = []
         self._raised: list[Raised] = []
+        self._is_armed = False
         signal.signal(_SIGNAL, self._handle)
 
     def run(self, case: Case, operation: Callable[[], Any]) -> BaseException | None:
         """Run it with the signals of a case; return what came out."""
         self.places, self._raised = [], []
         self._kind, self._gap = KINDS[case.kind], case.gap
-        self._tracer.signal_at(case.point, _SIGNAL)
-        return _outcome(self._tracer, operation)
+        self._tracer.signal_at(1 + case.point, _SIGNAL)  # the first one is that of our own call
+
+        def disarmed_behind() -> None:
+            try:
+                self._is_armed = True
+                operation()
+            finally:
+                self._is_armed = False  # a store: no signal comes between
+
+        return _outcome(self._tracer, disarmed_behind)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_armed:
+            return
         frames = list(_callers(frame))
         error = self._kind("raised by a signal handler")
         inside = any(frame.f_code in self._bench.handlers for frame in frames)
@@ -167,8 +178,8 @@ def _outcome(tracer: Tracer, operation: Callable[[], Any]) -> BaseException | No
 class Finalizers:
     """A finalizer that runs at a point, and what it was told."""
 
-    def __init__(self, bench: Bench, cause: str, lines: bool, engine: bool) -> None:
-        self._tracer = Tracer(lines)
+    def __init__(self, bench: Bench, cause: str, everywhere: bool, engine: bool) -> None:
+        self._tracer = Tracer(everywhere)
         self._bench = bench
         self._cause = cause
         self._engine = engine
@@ -240,7 +251,7 @@ def main() -> None:
     if spec.cause == "signal":
         cause = Signals(bench)
     else:
-        cause = Finalizers(bench, spec.cause, spec.lines, spec.engine)
+        cause = Finalizers(bench, spec.cause, spec.everywhere, spec.engine)
     prepare = OPERATIONS[spec.operation]
     ends = spec.operation in ENDING or spec.cause.startswith("close")
     starts = spec.operation in STARTING

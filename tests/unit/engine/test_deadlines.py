@@ -41,13 +41,17 @@ def test_the_earliest_is_that_of_a_pending_request(calls: Calls) -> None:
     assert len(deadlines) == 0
 
 
-def test_what_is_over_is_taken_out_in_order(calls: Calls) -> None:
+def test_what_is_over_is_returned_in_order_until_it_was_seen_to(calls: Calls) -> None:
     deadlines = Deadlines(calls)
     futures = {n: ask(deadlines, calls, n, float(n)) for n in (4, 2, 3, 1)}
     del calls[2]
 
     assert deadlines.expire(0.5) == []
     assert deadlines.expire(3.0) == [futures[1], futures[3]]
+    del calls[1]  # and whoever saw to them was interrupted
+    assert deadlines.earliest() == 3.0
+    assert deadlines.expire(3.0) == [futures[3]]
+    del calls[3]
     assert deadlines.expire(3.0) == []
     assert deadlines.expire(9.0) == [futures[4]]
 

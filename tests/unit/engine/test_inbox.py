@@ -50,7 +50,7 @@ class Reading:
     """What reads notifications, and keeps the numbers of those that were handled."""
 
     def __init__(self, has_threads: bool = True) -> None:
-        lock: Any = threading.Lock()
+        lock: Any = threading.RLock()
         self.seen: list[int] = []
         self.errors: list[BaseException] = []
         self.pool: Any = Pool()

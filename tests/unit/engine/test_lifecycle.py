@@ -72,7 +72,7 @@ class Host:
 def make_lifecycle(heard: list[object], ends: list[object]) -> tuple[Lifecycle, Host]:
     host: Any = Host()
     made = Lifecycle(
-        threading.Lock(), host, lambda: None, lambda: bool(heard), lambda: ends.append(1)
+        threading.RLock(), host, lambda: None, lambda: bool(heard), lambda: ends.append(1)
     )
     return made, host
 

@@ -20,14 +20,14 @@ class Engine:
     """Records what a ProgressCalls asks for; its pool runs tasks when told."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.pool = self
         self.tasks: deque[Any] = deque()
         self.credits: list[int] = []
         self.reported: list[BaseException] = []
 
     def submit_locked(self, task: Any) -> None:
-        assert self.lock.locked()
+        assert self.lock._is_owned()  # type: ignore[attr-defined]
         self.tasks.append(task)
 
     def credit(self, call: Any, count: int) -> None:

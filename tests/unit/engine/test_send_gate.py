@@ -32,7 +32,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> SendGate:
     """Return what is closed, and takes nobody for stuck."""
     monkeypatch.setattr(send_gate, "_NO_PROGRESS", LONG)
     monkeypatch.setattr(send_gate, "_LONGEST", LONG)
-    gate = SendGate(threading.Lock(), MOST)
+    gate = SendGate(threading.RLock(), MOST)
     gate.arrived_locked(CLOSES_AT)
     return gate
 
@@ -57,7 +57,7 @@ class Watched(SendGate):
         self.looks = 0
         self._changes = changes
         self._shown: IncomingRequest | None = None
-        super().__init__(threading.Lock(), MOST)
+        super().__init__(threading.RLock(), MOST)
 
     @property
     def handled(self) -> IncomingRequest | None:  # type: ignore[override]
@@ -100,7 +100,7 @@ class Waiters:
 
 @pytest.mark.parametrize(("waiting", "closed"), [(CLOSES_AT - 1, False), (CLOSES_AT, True)])
 def test_it_is_closed_by_the_number_that_wait(waiting: int, closed: bool) -> None:
-    gate = SendGate(threading.Lock(), MOST)
+    gate = SendGate(threading.RLock(), MOST)
     gate.arrived_locked(waiting)
     gate.arrived_locked(1)
     assert gate.closed is closed
@@ -117,7 +117,7 @@ def test_it_is_closed_until_half_of_them_are_handled(
 
 
 def test_nobody_gives_way_unless_it_is_closed() -> None:
-    gate = SendGate(threading.Lock(), MOST)
+    gate = SendGate(threading.RLock(), MOST)
     gate.wait()
     gate.handled = notification()
     gate.burst_handled_locked(CLOSES_AT)
@@ -276,7 +276,7 @@ def test_one_in_a_while_goes_on_where_very_many_wait_and_no_more_be_handlers_stu
     eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(send_gate, "_LONGEST", 0.05)
-    gate = Held(threading.Lock(), MOST)
+    gate = Held(threading.RLock(), MOST)
     gate._patience = 0.005
     gate.handled = gate._stuck = notification()
     gate.arrived_locked(STRICT_AT)
@@ -329,4 +329,4 @@ def test_an_interrupt_takes_the_bell_down(gate: SendGate, eventually: Callable[.
         gate.wait()
     thread.join(LONG)
     assert gate._waiters.sleeping == []
-    assert not gate._lock.locked()
+    assert not gate._lock._is_owned()

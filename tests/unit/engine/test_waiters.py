@@ -18,7 +18,7 @@ Connected = Callable[..., tuple[IpcSession, IpcSession]]
 
 
 def test_all_who_wait_are_woken_and_nobody_later() -> None:
-    waiters = Waiters(threading.Lock())
+    waiters = Waiters(threading.RLock())
     first, second = waiters.add(), waiters.add()
     waiters.notify_all()
     third = waiters.add()
@@ -30,7 +30,7 @@ def test_all_who_wait_are_woken_and_nobody_later() -> None:
 
 
 def test_who_has_waited_for_longest_is_woken_first() -> None:
-    waiters = Waiters(threading.Lock())
+    waiters = Waiters(threading.RLock())
     first, second = waiters.add(), waiters.add()
     waiters.notify()
 
@@ -44,7 +44,7 @@ def test_who_has_waited_for_longest_is_woken_first() -> None:
 
 
 def test_one_that_was_removed_is_not_woken() -> None:
-    waiters = Waiters(threading.Lock())
+    waiters = Waiters(threading.RLock())
     waiter = waiters.add()
     waiters.remove(waiter)
     waiters.remove(waiter)
@@ -84,7 +84,7 @@ def test_an_interrupt_of_who_waits_for_handlers_leaves_the_lock_to_its_owner(
             time.sleep(0.1)  # it wakes, and wants the lock
             signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.1)
-            locked.append(engine.lock.locked())
+            locked.append(engine.lock._is_owned())
 
     owner = threading.Thread(target=interrupt_with_the_lock_held)
     owner.start()
