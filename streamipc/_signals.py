@@ -8,8 +8,10 @@ of Celery) looks as if the code that was interrupted had raised it. Code that ex
 
 from __future__ import annotations
 
+# What the module signal wraps in enums, whose code takes what the handler of one more signal raises
+# for "no such member".
+import _signal  # type: ignore[import-not-found]
 import functools
-import signal
 import sys
 import threading
 from collections import deque
@@ -114,8 +116,8 @@ def _is_raised_by_handler(error: BaseException, here: FrameType) -> bool:
 
 def _codes_of_handlers() -> Iterator[Any]:
     """Yield the code of each handler that is installed now, as far as it is Python's."""
-    for number in signal.valid_signals():
-        handler: Any = signal.getsignal(number)
+    for number in _signal.valid_signals():
+        handler: Any = _signal.getsignal(number)
         while isinstance(handler, functools.partial):
             handler = handler.func
         handler = getattr(handler, "__func__", handler)  # of a bound method

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .deadlines import Deadlines
     from .flow import Flow
     from .incoming import IncomingRequest
-    from .poller import Ready, Wakeup
+    from .poller import Ready
     from .pool_thread import Task
     from .reader import Reader
 
@@ -82,10 +82,9 @@ class CallerRuns:
     Args:
         lock: the engine's.
         reader: the session's.
+        leader: the session's.
         flow: tells whether reading pauses.
         deadlines: of pending requests.
-        wakeup: ends the sleep of a thread that leads.
-        spin: seconds to look for input before sleeping.
         expire: called with the futures whose time is over.
         flush: writes out what tasks have queued.
         others: returns those of the peer's other sessions without threads.
@@ -95,10 +94,9 @@ class CallerRuns:
         self,
         lock: threading.RLock,
         reader: Reader,
+        leader: Leader,
         flow: Flow,
         deadlines: Deadlines,
-        wakeup: Wakeup,
-        spin: float,
         expire: Callable[[list[Any]], None],
         flush: Callable[[], None],
         others: Callable[[], Sequence[CallerRuns]] = tuple,
@@ -109,7 +107,8 @@ class CallerRuns:
         self._deadlines = deadlines
         self._expire = expire
         self._flush = flush
-        self.leader = Leader(reader, flow, wakeup, spin, self, self._wait_for_input)
+        self.leader = leader
+        leader.set_successor(self, self._wait_for_input)
         self._tasks: deque[Task] = deque()
         self._here = threading.local()
         self._due: float | None = None  # no pending deadline is earlier

@@ -48,7 +48,9 @@ from .errors import ErrorReports
 from .faults import Faults
 from .flow import Flow
 from .inbox import Inbox
+from .io_thread import IoThread
 from .junk import JunkLines
+from .leader import Leader
 from .lifecycle import Lifecycle
 from .lifetimes import park_at_exit
 from .notifier import Notifier
@@ -169,25 +171,33 @@ class Engine:
             lambda error: self.shutdown.write_failed(error),
             lambda: self.reentry.is_inside(),
         )
+        self.reentry = Reentry(lock, self.writer, lambda: self.leader.thread, lambda: self.pool)
+        self.leader = Leader(
+            self.reader, self.flow, self.leader_wakeup, options.spin, self.reentry.check_wait
+        )
         self.pool: ThreadPool | CallerRuns
         self.caller_runs: CallerRuns | None = None
         if threads:
-            self.pool = ThreadPool(
+            io_thread = IoThread(
                 lock,
                 self.reader,
-                self.flow,
+                self.leader,
                 self.deadlines,
                 Poller(fds, self.io_wakeup.fileno()),
                 self.io_wakeup,
-                self.leader_wakeup,
                 options.spin,
-                options.handler_threads,
-                name,
                 self._expire,
                 self.writer.flush_some,
                 self.writer.is_above_high_water,
+            )
+            self.pool = ThreadPool(
+                lock,
+                self.flow,
+                io_thread,
+                options.handler_threads,
+                name,
+                self.writer.flush_some,
                 lambda error: self.shutdown.failed(error),
-                lambda leads: self.reentry.check_wait(leads),
             )
         else:
             from .caller_runs import CallerRuns
@@ -195,16 +205,13 @@ class Engine:
             self.pool = self.caller_runs = CallerRuns(
                 lock,
                 self.reader,
+                self.leader,
                 self.flow,
                 self.deadlines,
-                self.leader_wakeup,
-                options.spin,
                 self._expire,
                 lambda: self.control.flush(),
                 self._other_caller_runs,
             )
-        self.leader = self.pool.leader
-        self.reentry = Reentry(lock, self.leader, self.pool, self.writer.has_turn_here)
         self.errors = ErrorReports(lock, host, self.pool, self.caller_runs, limits.waiting_errors)
         self.control = ControlSender(
             connection.encode,

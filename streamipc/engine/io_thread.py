@@ -38,7 +38,6 @@ from .waiters import wake
 
 if TYPE_CHECKING:
     from .deadlines import Deadlines
-    from .flow import Flow
     from .poller import Poller, Ready, Wakeup
     from .pool_thread import PoolThread, Task
     from .reader import Reader
@@ -105,21 +104,17 @@ class IoThread:
 
     Args:
         lock: the engine's.
-        pool: whose threads have them.
         reader: to be read.
-        flow: tells whether reading pauses.
+        leader: whose permanent leader it is.
         deadlines: of pending requests.
         poller: the I/O thread's own.
         wakeup: ends its sleep.
-        leader_wakeup: ends that of a client leader.
         spin: seconds to look for input before sleeping.
         expire: called with the futures whose time is over.
         flush_some: writes what tasks have queued, as far as there is room.
         is_above_high_water: tells whether the peer does not read what we write.
-        check_wait: see ``Leader``.
 
     Attributes:
-        leader: whose permanent leader it is.
         thread: which has the duty.
         standby: which looks at it; at most one.
         inline: tasks for the I/O thread. The leader appends to it without the lock.
@@ -129,21 +124,18 @@ class IoThread:
     def __init__(
         self,
         lock: threading.RLock,
-        pool: Pool,
         reader: Reader,
-        flow: Flow,
+        leader: Leader,
         deadlines: Deadlines,
         poller: Poller,
         wakeup: Wakeup,
-        leader_wakeup: Wakeup,
         spin: float,
         expire: Callable[[list[Any]], None],
         flush_some: Callable[[], None],
         is_above_high_water: Callable[[], bool],
-        check_wait: Callable[[bool], object],
     ) -> None:
         self._lock = lock
-        self._pool = pool
+        self._pool: Pool
         self._reader = reader
         self._deadlines = deadlines
         self._poller = poller
@@ -151,9 +143,8 @@ class IoThread:
         self._expire = expire
         self._flush_some = flush_some
         self._is_above_high_water = is_above_high_water
-        self.leader = Leader(
-            reader, flow, leader_wakeup, spin, self, reader.poller.wait, check_wait
-        )
+        self.leader = leader
+        leader.set_successor(self)
         self.thread: PoolThread | None = None
         self.standby: PoolThread | None = None
         self.inline: deque[Task] = deque()
@@ -165,6 +156,10 @@ class IoThread:
         self._look_at_clock = 0.0
         self._replies_only = 0  # reads in a row that brought nothing else, and for no crowd
         self._gives_way = False  # a caller leads, or is about to: look a TICK later
+
+    def set_pool(self, pool: Pool) -> None:
+        """Say, before anything starts, whose threads have the duties."""
+        self._pool = pool
 
     # From outside.
 

@@ -111,9 +111,6 @@ class Leader:
         flow: tells whether reading pauses.
         wakeup: ends a client leader's sleep.
         spin: seconds for which a client leader looks again and again before it sleeps.
-        successor: who leads when no caller does.
-        wait_for_input: waits until a source can be read, ``wakeup`` is set, or so many seconds
-            have passed; called by client leaders.
         check_wait: raises if a caller that is going to sleep would wait for what he has
             interrupted, given whether he leads; see ``reentry.py``.
 
@@ -129,8 +126,6 @@ class Leader:
         flow: Flow,
         wakeup: Wakeup,
         spin: float,
-        successor: Successor,
-        wait_for_input: Callable[[float | None], Ready],
         check_wait: Callable[[bool], object] = lambda leads: None,
     ) -> None:
         self._reader = reader
@@ -138,13 +133,28 @@ class Leader:
         self._wakeup = wakeup
         self._alarm = _Alarm(wakeup)
         self._spin = SpinPolicy(spin)
-        self._successor = successor
-        self._wait_for_input = wait_for_input
+        self._successor: Successor
+        self._wait_for_input: Callable[[float | None], Ready] = reader.poller.wait
         self._check_wait = check_wait
         self._claims: dict[int, tuple[int]] = {}
         self.followers: dict[Any, Awaited] = {}
         self.prefer_io_thread = False
         self.takes = 0
+
+    def set_successor(
+        self,
+        successor: Successor,
+        wait_for_input: Callable[[float | None], Ready] | None = None,
+    ) -> None:
+        """Say, before anybody leads, who does so when no caller does.
+
+        Args:
+            successor: that.
+            wait_for_input: waits until a source can be read, ``wakeup`` is set, or so many seconds
+                have passed; called by client leaders. The reader's poller does, if not given.
+        """
+        self._successor = successor
+        self._wait_for_input = wait_for_input or self._wait_for_input
 
     # Leading.
 

@@ -13,6 +13,7 @@ __all__ = [
     "current_pool_thread",
     "forget_others",
     "idle_pool_thread",
+    "is_pool_thread",
     "remove_current",
 ]
 
@@ -105,6 +106,11 @@ def forget_others() -> None:
     for ident in list(_threads):
         if ident != me:
             _threads.pop(ident, None)
+
+
+def is_pool_thread() -> bool:
+    """Tell whether the calling thread is one of a pool's."""
+    return threading.get_ident() in _threads
 
 
 def idle_pool_thread() -> PoolThread | None:

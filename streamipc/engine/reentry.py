@@ -19,10 +19,10 @@ from collections.abc import Callable, Collection
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
-from .pool_thread import idle_pool_thread
+from .pool_thread import idle_pool_thread, is_pool_thread
 
 if TYPE_CHECKING:
-    from .leader import Leader
+    from .writer import Writer
 
 __all__ = ["Reentry", "is_on_stack"]
 
@@ -32,22 +32,23 @@ class Reentry:
 
     Args:
         lock: the engine's.
-        leader: asked which thread leads.
-        pool: whose threads are the session's own while they have no task.
-        is_writing_here: tells whether the calling thread has the turn to write.
+        writer: tells whether the calling thread has the turn to write.
+        leader: returns the identifier of the thread that leads.
+        pool: returns that whose threads are the session's own while they have no task.
     """
 
     def __init__(
         self,
         lock: threading.RLock,
-        leader: Leader,
-        pool: object,
-        is_writing_here: Callable[[], bool],
+        writer: Writer,
+        leader: Callable[[], int | None],
+        pool: Callable[[], object],
     ) -> None:
         self._is_owned: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined]
+        self._turn = writer.turn
+        self._is_writing_here = writer.has_turn_here
         self._leader = leader
         self._pool = pool
-        self._is_writing_here = is_writing_here
 
     def interrupted(self, leads: bool = False) -> str:
         """Return what this code has interrupted; empty: nothing that others need.
@@ -59,10 +60,10 @@ class Reentry:
             return "is in the midst of the session's bookkeeping"
         if self._is_writing_here():
             return "writes a message"
-        if not leads and self._leader.thread == threading.get_ident():
+        if not leads and self._leader() == threading.get_ident():
             return "reads for the session"
         thread = idle_pool_thread()
-        if thread is not None and thread.pool is self._pool:
+        if thread is not None and thread.pool is self._pool():
             return "is one of the session's own"
         return ""
 
@@ -79,6 +80,10 @@ class Reentry:
         Raises:
             RuntimeError: it would wait for ever.
         """
+        if not (self._turn or self._is_owned() or is_pool_thread()) and (
+            leads or self._leader() != threading.get_ident()
+        ):
+            return  # mostly, and quickly told
         interrupted = self.interrupted(leads)
         if interrupted:
             raise RuntimeError(

@@ -35,7 +35,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._threads import make_thread, start_thread
 from .io_thread import IoThread
@@ -52,11 +52,8 @@ from .tasks import WriteTask
 from .waiters import Waiters, wake
 
 if TYPE_CHECKING:
-    from .deadlines import Deadlines
     from .flow import Flow
     from .incoming import IncomingRequest
-    from .poller import Poller, Wakeup
-    from .reader import Reader
 
 __all__ = ["ThreadPool"]
 
@@ -66,23 +63,14 @@ class ThreadPool:
 
     Args:
         lock: the engine's.
-        reader: of the session.
-        flow: tells whether reading pauses.
-        deadlines: of pending requests.
-        poller: the I/O thread's own.
-        wakeup: ends its sleep.
-        leader_wakeup: ends that of a caller that leads.
-        spin: seconds to look for input before sleeping.
+        flow: is told how many handlers wait.
+        io_thread: a duty of one of the threads.
         limit: handlers that run at the same time.
         name: of the threads.
-        expire: called with the futures whose time is over.
         flush_some: writes what tasks have queued, as far as there is room.
-        is_above_high_water: tells whether the peer does not read what we write.
         crashed: called when a thread fails for a reason of nobody's foreseeing.
-        check_wait: see ``Leader``.
 
     Attributes:
-        leader: of the session.
         running: tasks that run and are not blocked.
         blocked: tasks that wait for something of the session's.
     """
@@ -90,20 +78,12 @@ class ThreadPool:
     def __init__(
         self,
         lock: threading.RLock,
-        reader: Reader,
         flow: Flow,
-        deadlines: Deadlines,
-        poller: Poller,
-        wakeup: Wakeup,
-        leader_wakeup: Wakeup,
-        spin: float,
+        io_thread: IoThread,
         limit: int,
         name: str,
-        expire: Callable[[list[Any]], None],
         flush_some: Callable[[], None],
-        is_above_high_water: Callable[[], bool],
         crashed: Callable[[BaseException], None],
-        check_wait: Callable[[bool], object] = lambda leads: None,
     ) -> None:
         self._lock = lock
         self._flow = flow
@@ -111,22 +91,8 @@ class ThreadPool:
         self._name = name
         self._flush_some = flush_some
         self._crashed = crashed
-        self.io_thread = IoThread(
-            lock,
-            self,
-            reader,
-            flow,
-            deadlines,
-            poller,
-            wakeup,
-            leader_wakeup,
-            spin,
-            expire,
-            flush_some,
-            is_above_high_water,
-            check_wait,
-        )
-        self.leader = self.io_thread.leader
+        self.io_thread = io_thread
+        io_thread.set_pool(self)
         self._offloaded: deque[Task] = deque()
         self._background: deque[Task] = deque()
         self._threads: dict[PoolThread, bool] = {}  # whether they have begun to run our code

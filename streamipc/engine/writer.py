@@ -129,7 +129,7 @@ class Writer:
         self._on_error = on_error
         self._is_inside = is_inside
         self._queue: deque[Frame] = deque()
-        self._turn: dict[int, list[object]] = {}  # to write: the claim of who has it
+        self.turn: dict[int, list[object]] = {}  # to write: the claim of who has it
         self._room = threading.Lock()  # held by the one who waits for room
         self._sleepers: list[_Sleeper] = []
         self._begun: Frame | None = None  # the first in the queue, if a part of it is out
@@ -158,7 +158,7 @@ class Writer:
 
     def is_writing(self) -> bool:
         """Tell whether a thread is inside a write, or waits for room."""
-        return bool(self._turn) or self._room.locked()
+        return bool(self.turn) or self._room.locked()
 
     def holds(self, frame: Frame) -> bool:
         """Tell whether a frame is in the queue."""
@@ -281,7 +281,7 @@ class Writer:
 
     def forget_after_fork(self) -> None:
         """Write nothing more, in a forked child: what is queued is the parent's to write."""
-        self._turn.clear()
+        self.turn.clear()
         renew(self._room)
         self._log = []  # of a write that the parent goes on with
         self.fail()
@@ -295,7 +295,7 @@ class Writer:
             ``False`` if there is no room, so that somebody must wait for it. Also if another thread
             is at it: it may not have room either, and may look away before it sees our frame.
         """
-        queue, log, turn = self._queue, self._log, self._turn
+        queue, log, turn = self._queue, self._log, self.turn
         while queue:
             claim: list[object] = []
             room = True
@@ -396,7 +396,7 @@ class Writer:
 
         The stack tells. A note of who has it would be there a moment too late.
         """
-        turn = self._turn.get(_THE)
+        turn = self.turn.get(_THE)
         frame = None if turn is None else sys._getframe(1)
         while frame is not None:
             if frame.f_code in _IN_TURN and frame.f_locals.get("claim") is turn:
@@ -439,7 +439,7 @@ class Writer:
                     if left == 0:
                         return False
                     # Who has the turn, for an instant, wakes us, or one of us to wait for room.
-                    if self._turn or not self._wait_for_room(frame, left):
+                    if self.turn or not self._wait_for_room(frame, left):
                         sleeper.lock.acquire(timeout=_LOOK if left is None else min(left, _LOOK))
                     self._write()
             return True
@@ -477,7 +477,7 @@ class Writer:
 
     def _hand_over(self) -> None:
         """Have somebody wait for room, if nobody does."""
-        if not self._queue or self._room.locked() or self._turn or self._broken:
+        if not self._queue or self._room.locked() or self.turn or self._broken:
             return
         for sleeper in tuple(self._sleepers):
             if sleeper.frame:
@@ -496,7 +496,7 @@ class Writer:
 
         One that was begun is finished by others, from a copy, for its buffers are its sender's.
         """
-        turn, claim = self._turn, list[object]()
+        turn, claim = self.turn, list[object]()
         try:
             while turn.setdefault(_THE, claim) is not claim:  # another has it for an instant
                 time.sleep(_MOMENT)

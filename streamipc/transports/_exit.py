@@ -7,6 +7,7 @@ program that waits for every child (an init, a web server's master) takes it bef
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import subprocess
@@ -159,7 +160,7 @@ class ExitStatus:
             return
         code = self._process.returncode
         # The kernel keeps no status where the signal is ignored: the 0 is Popen's guess.
-        lost = code == 0 and signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+        lost = code == 0 and _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN
         self._keep(code, "lost" if lost else "true")
 
 

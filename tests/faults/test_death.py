@@ -54,7 +54,7 @@ def test_the_error_of_a_request_that_meets_the_end_is_made_without_a_lock() -> N
     class Telling(FdTransport):
         def closed_error(self, what: str) -> SessionClosedError:
             # With a child this waits for its exit status.
-            locked.append(session._engine.lock.locked())
+            locked.append(session._engine.lock._is_owned())
             return SessionClosedError(what)
 
     def close_and_count() -> int:

@@ -238,11 +238,11 @@ def test_an_answer_is_left_to_the_thread_that_writes(
     assert begun.acquire(timeout=10)
     assert begun.acquire(timeout=10)
     writer = answering._engine.writer
-    writer._turn[0] = []  # as of a thread that is held up in the midst of writing
+    writer.turn[0] = []  # as of a thread that is held up in the midst of writing
     may_return.set()
     eventually(lambda: len(ran) == 8 and not answering.stats.running)
     assert not any(reply.done() for reply in replies)
-    writer._turn.clear()
+    writer.turn.clear()
     writer.flush_some()
 
     assert [reply.result() for reply in replies] == list(range(8))

@@ -120,7 +120,7 @@ def test_the_collector_may_drop_a_stream_while_locks_are_held(session: IpcSessio
     stream = session.stream(Count(10**9, name="collected"))
     next(stream)
     engine = session._engine
-    turn = engine.writer._turn
+    turn = engine.writer.turn
     with engine.lock:
         turn[0] = []  # as of another thread
         del stream

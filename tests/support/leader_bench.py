@@ -95,9 +95,8 @@ class Bench(ReaderBench):
 
     def __init__(self) -> None:
         super().__init__()
-        self.leader = Leader(
-            self.reader, self.flow, self.wakeup, 0.0, self, self.reader.poller.wait
-        )
+        self.leader = Leader(self.reader, self.flow, self.wakeup, 0.0)
+        self.leader.set_successor(self)
         self.taken_over = threading.Semaphore(0)
         self.on_read: Callable[[], None] | None = None
         self.callers: dict[str, Caller] = {}

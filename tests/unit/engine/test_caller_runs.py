@@ -15,6 +15,7 @@ from streamipc.engine.caller_runs import CallerRuns
 from streamipc.engine.calls import Call
 from streamipc.engine.deadlines import Deadlines
 from streamipc.engine.flow import Reason
+from streamipc.engine.leader import Leader
 
 
 class Awaited:
@@ -48,10 +49,9 @@ class Bench(ReaderBench):
         self.runs = CallerRuns(
             self.lock,
             self.reader,
+            Leader(self.reader, self.flow, self.wakeup, 0.0),
             self.flow,
             self.deadlines,
-            self.wakeup,
-            0.0,
             self.expire,
             self.flush,
         )

@@ -29,6 +29,7 @@ from handover import (
 
 from streamipc import RequestTimeoutError
 from streamipc.engine import io_thread
+from streamipc.engine.calls import Call
 
 Sides = tuple[Any, Any, Held]
 
@@ -155,7 +156,11 @@ def test_what_an_interrupted_caller_has_read_is_answered_although_the_next_one_r
 @pytest.mark.parametrize("timeout", [LONG, None])
 @pytest.mark.parametrize("waits_already", [True, False])
 def test_a_reply_on_its_way_to_another_outlives_an_interrupt_of_the_one_who_reads(
-    sides: Sides, eventually: Eventually, timeout: float | None, waits_already: bool
+    sides: Sides,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout: float | None,
+    waits_already: bool,
 ) -> None:
     left, _, held = sides
     first = reads(left, "first", eventually)
@@ -163,15 +168,16 @@ def test_a_reply_on_its_way_to_another_outlives_an_interrupt_of_the_one_who_read
     if waits_already:
         caller = Caller(second, None)
         eventually(lambda: waiting(left) == 1)
-    connection = left._engine.connection
-    receive = connection.receive
+    settle = Call.settle
 
-    def interrupt(decoded: Any) -> None:  # Ctrl-C, behind taking the request off the table
-        connection.receive = receive
-        receive(decoded)
+    def interrupt(call: Call, value: Any, error: Any) -> bool:
+        """Ctrl-C, between taking the request off the table and giving it its outcome."""
+        monkeypatch.setattr(Call, "settle", settle)
+        assert call is second._call
+        assert call.id not in left._engine.connection.calls
         raise KeyboardInterrupt
 
-    connection.receive = interrupt
+    monkeypatch.setattr(Call, "settle", interrupt)
     held.release("second")
     assert isinstance(first.returned(), KeyboardInterrupt)
     if not waits_already:
