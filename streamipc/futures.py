@@ -79,12 +79,14 @@ class ResponseFuture(Future[R], Generic[R]):
             made = self._made_condition
             if made is None:
                 made = self.__dict__.setdefault("_made_condition", threading.Condition())
+            call = self._call
             if self._state == _PENDING:
-                # In this order: whoever settles the call sees us, or we see the outcome.
-                self._call.future = self
-                if self._call.outcome:
+                # In this order: whoever settles the call sees us, or we see the outcome. He also
+                # lets go of us, for only he knows when the callbacks are on their way.
+                if not call.outcome:
+                    call.future = self
+                if call.outcome:
                     self.mirror()
-                    self._call.future = None
             return made
 
     def result(self, timeout: float | None = None) -> R:

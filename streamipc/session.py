@@ -180,7 +180,12 @@ class IpcSession(Registering):
     ) -> Any:
         """Ask, wait, and return the reply: ``request(message, timeout).result()``."""
         if self._request_is_overridden:
-            return self.request(message, timeout, metadata=metadata).result()
+            future = self.request(message, timeout, metadata=metadata)
+            try:
+                return future.result()
+            except BaseException:
+                future.cancel()  # does nothing unless it was the wait that failed
+                raise
         if not isinstance(message, Message):
             check_message(message, "call")
         timeout = self._seconds(timeout)

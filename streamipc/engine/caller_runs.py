@@ -283,11 +283,15 @@ class CallerRuns:
         return found
 
     def _run_queued(self) -> None:
+        me = threading.get_ident()
         self._here.depth = getattr(self._here, "depth", 0) + 1
         try:
             while self._run_next():
                 if self._interrupts:
                     self.raise_interrupt()
+        except BaseException:
+            self._interrupts.pop(me, None)  # a second signal has taken the place of that one
+            raise
         finally:
             self._here.depth -= 1
         self._flush()

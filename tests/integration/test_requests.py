@@ -215,6 +215,37 @@ def test_what_a_request_leaves_is_no_work_for_the_garbage_collector(
         gc.enable()
 
 
+def test_a_callback_is_called_though_others_look_as_the_reply_comes(
+    connected: Connected, eventually: Callable[..., None]
+) -> None:
+    asking, answering = connected()
+    entered, may_answer = threading.Event(), threading.Event()
+
+    @answering.on_request
+    def greet(msg: SayHello) -> Greeting:
+        entered.set()
+        assert may_answer.wait(10)
+        return Greeting(msg.name)
+
+    class Watched(list[Any]):
+        """The outcome; somebody looks at the future right behind its coming."""
+
+        def append(self, outcome: Any) -> None:
+            super().append(outcome)
+            assert future.done()
+
+    answering.start()
+    future = asking.request(SayHello("x"))
+    assert entered.wait(10)
+    future._call.outcome = Watched()
+    called: list[Any] = []
+    future.add_done_callback(called.append)
+    may_answer.set()
+
+    eventually(lambda: called)
+    assert called == [future]
+
+
 # Handlers
 
 

@@ -155,15 +155,20 @@ class Volley:
         """Repeat an action until a signal has come; return what came out."""
         self.raised = []
         try:
-            try:
-                self.armed = True
-                while not self.raised:
-                    action()
-            finally:
-                self.armed = False  # a store: no signal comes between
+            self._repeat(action)
         except BaseException as error:
+            self.armed = False  # a store: no signal comes between
             return error
         return None
+
+    def _repeat(self, action: Callable[[], object]) -> None:
+        # By itself: in Python 3.13 a jump at the end of a loop may be outside of its ``try``.
+        try:
+            self.armed = True
+            while not self.raised:
+                action()
+        finally:
+            self.armed = False
 
 
 def _serve(spec: Spec) -> None:
