@@ -258,9 +258,7 @@ class FdTransport:
             for fd in self._open_fds.keys() & self._sockets:
                 self._shut_down(fd, both=True)
             self._restore_settings()
-            self.read_fds = (_CLOSED,) * len(self.read_fds)
-            self.write_fd = _CLOSED
-            self._prepare_calls()
+            self._forget_fds()
             for fd in tuple(self._open_fds):
                 self._close_fd(fd)
         if self._on_close is not None:
@@ -290,12 +288,17 @@ class FdTransport:
         """
         self._lock = threading.RLock()
         fds, self._open_fds = self._open_fds, {}
-        self.read_fds = (_CLOSED,) * len(self.read_fds)
-        self.write_fd = _CLOSED
+        self._forget_fds()
         self._on_close = None
         self._restores.clear()
         for fd in fds:
             release_after_fork(fd, owned=bool(self._owners.get(fd)))
+
+    def _forget_fds(self) -> None:
+        """Have nothing read or written any more: the numbers may become those of other files."""
+        self.read_fds = (_CLOSED,) * len(self.read_fds)
+        self.write_fd = _CLOSED
+        self._prepare_calls()
 
     def _restore_settings(self) -> None:
         """Give back blocking mode and terminal settings to others who have these files."""

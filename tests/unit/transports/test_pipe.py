@@ -429,6 +429,26 @@ def test_a_descriptor_that_somebody_else_has_closed_is_let_go_of():
     os.close(theirs_write)
 
 
+def test_after_a_fork_nothing_is_read_or_written_under_an_old_number():
+    (read_fd, theirs_write), (theirs_read, write_fd) = os.pipe(), os.pipe()
+    copy = FdTransport(read_fd, write_fd)
+    copy.close_after_fork()
+    other_read, other_write = os.pipe()
+    os.dup2(other_read, read_fd)  # the numbers are those of another file now
+    os.dup2(other_write, write_fd)
+    try:
+        os.write(other_write, b"for another")
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            copy.read_into(memoryview(bytearray(64)))
+        for buffers in ([b"x"], [b"x", b"y"]):
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                copy.write_some(buffers)
+        assert os.read(other_read, 64) == b"for another"
+    finally:
+        for fd in {read_fd, write_fd, theirs_read, theirs_write, other_read, other_write}:
+            os.close(fd)
+
+
 def test_a_forked_copy_that_was_closed_already_is_let_go_of():
     read, write = os.pipe()
     os.close(write)
