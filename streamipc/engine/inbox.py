@@ -147,17 +147,17 @@ class Inbox:
         connection = self._connection
         served: IncomingRequest | None = connection.step
         if served is None:
-            handlers = self._host.message_handlers(type(notification.message))
-            served = IncomingRequest(self._responder, notification, handlers)
-            connection.step = served
+            connection.step = served = self._served(notification)
         self._enter(served, notification, connection.items[0])
 
     def take(self, message: Message) -> None:
         """Take one that was made here."""
         notification = Notification(message)
-        handlers = self._host.message_handlers(type(message))
-        served = IncomingRequest(self._responder, notification, handlers)
-        self._enter(served, notification, None)
+        self._enter(self._served(notification), notification, None)
+
+    def _served(self, notification: Notification) -> IncomingRequest:
+        handlers = self._host.message_handlers(type(notification.message))
+        return IncomingRequest(self._responder, notification, handlers)
 
     def _enter(
         self, served: IncomingRequest, notification: Notification, payload: Item | None

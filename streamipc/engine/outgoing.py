@@ -287,9 +287,7 @@ class Outgoing:
             return False
         self._replied = call
         self._calls.pop(id_, None)
-        call.settle(response.value, None)
-        if call.future is not None:
-            self._run_callbacks(call)
+        self.settle(call, response.value, None)
         self._replied = None
         return True
 

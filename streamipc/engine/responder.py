@@ -117,6 +117,7 @@ class Responder:
             return None
         payload = self._connection.items[0]
         held = None
+        # What hold() looks at first, without the call: nearly always.
         if count >= FEW or type(payload) is not memoryview or len(payload) >= SMALL:
             held = flow.hold(Kind.REQUEST, request, payload, count)
         handlers = self._host.request_handlers(type(request.message))
