@@ -268,7 +268,13 @@ class Engine:
             has_threads=threads,
         )
         self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox)
-        short_cuts.update({Response: self.outgoing.reply, Notification: self.inbox.notification})
+        short_cuts.update(
+            {
+                Response: self.outgoing.reply,
+                Notification: self.inbox.notification,
+                Progress: self.outgoing.item,
+            }
+        )
         actions.update(
             {
                 Request: self.responder.request_received,

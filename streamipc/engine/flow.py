@@ -78,6 +78,9 @@ _WORST = 224
 _LOOKED_AT = 1 << 16
 """Bytes of a payload that are looked at when it comes, which takes a microsecond or some ten."""
 
+_FEW_OBJECTS = 1 << 10
+"""Objects of a large message that are measured one by one rather than told from its bytes."""
+
 _FOLDS_FROM = 16
 """Bytes of memory for one on the wire from which on a message is folded."""
 
@@ -318,7 +321,7 @@ class Flow:
         if few and payload is not None and size < (SMALL if waiting >= _HANDFUL else _MEDIUM):
             return None
         if type(payload) is memoryview and self._is_known and size <= _LOOKED_AT:
-            charge = _OVERHEAD + densest(bytes(payload))
+            charge = _OVERHEAD + densest(payload)
             if charge <= _PLAIN and waiting < _MANY and kind is not _ITEM:
                 return None
         elif payload is not None:
@@ -357,7 +360,7 @@ class Flow:
         elif (
             held not in self._rough
             or held.bytes <= self.bound
-            or self._estimate(held, payload) <= self.bound
+            or self._estimate(held, envelope, payload) <= self.bound
         ):
             return envelope
         self._measure(held, envelope, self.bound)
@@ -431,18 +434,20 @@ class Flow:
         # One that is no frame stays as it is: there is nothing to decode it from once more.
         if envelope is None or newest.payload is None or newest.bytes <= room:
             return
-        if self._estimate(newest, newest.payload) > room:
+        if self._estimate(newest, envelope, newest.payload) > room:
             self._measure(newest, envelope, max(0, room), folds=True)
 
-    def _estimate(self, held: Held, payload: Item | None) -> int:
-        """Charge less roughly what is large, if its serializer is known; return the charge."""
-        if self._is_known and payload is not None:
+    def _estimate(self, held: Held, envelope: Envelope, payload: Item | None) -> int:
+        """Charge less roughly what is large, if that takes little time; return the charge."""
+        taken = footprint(_carried(envelope), self.bound, _FEW_OBJECTS)
+        if taken > self.bound and self._is_known and payload is not None:
             head = payload.head if isinstance(payload, Apart) else payload
             tail = held.size - len(head)  # type: ignore[arg-type]  # not Junk
-            charge = _OVERHEAD + densest(bytes(head)) + tail  # type: ignore[arg-type]
-            with self._lock:
-                if held in self._rough and charge < held.bytes:
-                    self._charge_locked(held, charge)
+            taken = densest(head) + tail  # type: ignore[arg-type]
+        charge = _OVERHEAD + taken
+        with self._lock:
+            if held in self._rough and charge < held.bytes:
+                self._charge_locked(held, charge)
         return held.bytes
 
     def _measure(self, held: Held, envelope: Envelope, limit: int, folds: bool = False) -> None:

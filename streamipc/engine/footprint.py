@@ -7,9 +7,9 @@ import sys
 from itertools import filterfalse
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 
-__all__ = ["densest", "footprint"]
+__all__ = ["ATOMS", "densest", "footprint"]
 
-_ATOMS = frozenset((str, bytes, bytearray, int, float, complex, bool, type(None)))
+ATOMS = frozenset((str, bytes, bytearray, int, float, complex, bool, type(None)))
 """They hold nothing else."""
 
 _PLAIN = frozenset((list, dict, set, tuple, frozenset))
@@ -22,7 +22,7 @@ _CHUNK = 1 << 12
 """Objects looked at before the limit is, and among which one that occurs twice counts once."""
 
 
-def footprint(value: object, limit: int) -> int:
+def footprint(value: object, limit: int, most_objects: int = sys.maxsize) -> int:
     """Return the bytes that ``value`` takes; stop once they are more than ``limit``.
 
     A list, a dict or the like that is referred to twice counts once. The rest may count again.
@@ -31,6 +31,7 @@ def footprint(value: object, limit: int) -> int:
     Args:
         value: what to measure.
         limit: bytes from which on it does not matter how many.
+        most_objects: for which to look, in rounds; where there are more, ``limit`` + 1 is returned.
     """
     total = 0
     seen: set[int] = set()
@@ -41,16 +42,19 @@ def footprint(value: object, limit: int) -> int:
         fresh = dict(zip(map(id, chunk), chunk, strict=True))
         kinds = set(map(type, chunk))
         compound: list[object] = []
-        if not kinds <= _ATOMS:
+        if not kinds <= ATOMS:
             for known in filter(seen.__contains__, tuple(fresh)):
                 del fresh[known]
-            compound = [one for one in fresh.values() if type(one) not in _ATOMS]
+            compound = [one for one in fresh.values() if type(one) not in ATOMS]
             seen.update(map(id, compound))
         total += sum(map(sys.getsizeof, fresh.values()))
-        if not kinds - _ATOMS <= _PLAIN:
+        if not kinds - ATOMS <= _PLAIN:
             total += _others(compound)
             compound = [one for one in compound if not _is_leaf(one)]
         found = gc.get_referents(*compound)
+        most_objects -= len(found)
+        if most_objects < 0:
+            return limit + 1
         chunks += [found[i : i + _CHUNK] for i in range(0, len(found), _CHUNK)]
     return total
 
@@ -77,15 +81,20 @@ opcodes that make something (``t``, ``l``, ``d``, ``FROZENSET``) need one of the
 
 _OTHERS = bytes(sorted({*range(256)} - {*_DENSE}))
 
+_PIECE = 1 << 18
+"""Bytes of a payload that are looked at together."""
+
 _BY_DENSE, _BY_OTHER = 400, 24
 """Bytes of memory that come of one such byte, and of one other, at the most. Two of the former make
 a deque (760); four of the latter a string with one letter that is not Latin (88)."""
 
 
-def densest(payload: bytes) -> int:
+def densest(payload: memoryview) -> int:
     """Return as how much memory a payload of JSON, or a pickle, can come out at the most.
 
     That takes a hundredth of the time to measure it, and is mostly a few times too much.
     """
-    dense = len(payload.translate(None, _OTHERS))
-    return _BY_DENSE * dense + _BY_OTHER * (len(payload) - dense)
+    dense, size = 0, len(payload)
+    for start in range(0, size, _PIECE):  # a copy of each, for memoryviews have no translate()
+        dense += len(bytes(payload[start : start + _PIECE]).translate(None, _OTHERS))
+    return _BY_DENSE * dense + _BY_OTHER * (size - dense)

@@ -210,8 +210,6 @@ class IoThread:
         """A task of the calling thread is going to wait for input; with the lock held."""
         if self.thread is not None and self.thread.thread is threading.current_thread():
             self.leader.prefer(io_thread=False)  # it is the one to read, for its own reply
-        else:
-            self.wake()
 
     def expire_due(self) -> None:
         """Fail requests whose time is over; also for the leader, in the midst of a burst."""

@@ -34,7 +34,8 @@ from ..protocol.connection import error_from
 from ..protocol.envelopes import Cancel, Credit, Request
 from ..protocol.framing import HEADER_SIZE
 from .calls import CANCELLED, Call
-from .flow import Held, Kind
+from .flow import FEW, SMALL, Held, Kind
+from .footprint import ATOMS
 from .lifetimes import park_at_exit
 from .tasks import CallbacksTask
 from .writer import HIGH_WATER, WriteTimeoutError
@@ -60,6 +61,9 @@ _MOMENT = 0.01
 
 _ALWAYS_TAKEN = 1 << 10
 """Bytes: the least ``max_frame_size``, so that no smaller frame is too large for a peer."""
+
+_FEW_ITEMS = 256
+"""Small items that wait and are not charged, of all streams that are open."""
 
 _NOT_READ = 1 << 20
 """Bytes that wait for room from which on the peer is no longer told what it will see itself."""
@@ -290,6 +294,27 @@ class Outgoing:
         self.settle(call, response.value, None)
         self._replied = None
         return True
+
+    def item(self, progress: Progress) -> bool:
+        """Take an item as most are, small, where few wait; tell whether it is one."""
+        connection = self._connection
+        call = self._calls.get(progress.id)
+        items = None if call is None else call.items
+        payload = connection.items[0]
+        if (
+            items is None
+            or connection.step is not None  # somebody was interrupted
+            or type(payload) is not memoryview
+            or len(payload) >= SMALL
+        ):
+            return False
+        item = progress.item
+        # Those of all streams share what is for others than texts and numbers.
+        few = FEW if type(item) in ATOMS else _FEW_ITEMS // len(self._calls)
+        if len(items.waiting) >= few:
+            return False
+        connection.step = progress
+        return items.arrived(item, progress)
 
     def response_received(self, response: Response) -> None:
         """The reply of another, whose call has left the table."""
