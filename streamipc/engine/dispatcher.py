@@ -90,7 +90,9 @@ class Dispatcher:
                 # whatever one frame does, the next ones are read.
                 self._report_soon(with_traceback_as_text(error))
             self._count = count = self._count + 1
-            connection.applied()
+            # As Connection.applied() does: this is run for each frame.
+            connection.current = connection.step = None
+            items.popleft()
             if not count % _BURST:
                 self._look_at_clock()
 

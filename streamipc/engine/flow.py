@@ -62,9 +62,10 @@ SMALL, FEW = 128, 1 << 10
 _MEDIUM, _HANDFUL = 2 << 10, 8
 """The same for somewhat larger ones; most sessions never have more at a time."""
 
-_PLAIN, _MANY = 4 << 10, 1 << 12
-"""Bytes of memory of a small frame, at the most, that is not charged while no more than so many
-wait: a flood of small notifications, of which a read brings some hundreds at a time."""
+_PLAIN = 6 << 10
+"""Bytes of memory of a small message, at the most, that is not charged while all that are not come
+to no more than a quarter of the bound: a flood of small notifications, of which a read brings some
+hundreds at a time, or thousands of requests that wait."""
 
 _ITEMS = 4
 """Items of one stream that are not charged, if they are small."""
@@ -174,6 +175,7 @@ class Flow:
         self.handlers_full = False
         self.bound = max(limits.held_bytes, max_frame_size + (1 << 20))
         self._fold_at = limits.held_bytes // 16
+        self._many = limits.held_bytes // (4 * _PLAIN)
         self.total = 0
         self.held = dict.fromkeys(Kind, 0)
         self._rough: dict[Held, None] = {}
@@ -322,7 +324,7 @@ class Flow:
             return None
         if type(payload) is memoryview and self._is_known and size <= _LOOKED_AT:
             charge = _OVERHEAD + densest(payload)
-            if charge <= _PLAIN and waiting < _MANY and kind is not _ITEM:
+            if charge <= _PLAIN and waiting < self._many and kind is not _ITEM:
                 return None
         elif payload is not None:
             charge = _OVERHEAD + (_WORST + 1) * size

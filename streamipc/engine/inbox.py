@@ -124,14 +124,14 @@ class Inbox:
 
     def notification(self, notification: Notification) -> bool:
         """Take a notification as most are, small and with a handler; tell whether it is one."""
-        connection = self._connection
+        connection, flow, waiting = self._connection, self._flow, self._waiting
         payload = connection.items[0]
         if (
             notification.metadata
             or connection.step is not None  # somebody was interrupted
             or type(payload) is not memoryview
             or len(payload) >= SMALL
-            or len(self._waiting) >= FEW
+            or len(waiting) >= FEW
         ):
             return False
         handlers = self._host.message_handlers(type(notification.message))
@@ -139,6 +139,12 @@ class Inbox:
             return False
         served = IncomingRequest(self._responder, notification, handlers)
         connection.step = served
+        with self._lock:
+            if self._is_handling and self._has_threads and not flow.total:
+                served.entered = True  # noted in the step that does it
+                waiting.append(served)
+                if len(waiting) < self._many:
+                    return True
         self._queue(served)
         return True
 
@@ -185,8 +191,7 @@ class Inbox:
             if not served.entered:
                 served.entered = True
                 self._waiting.append(served)
-            lost = not (self._has_threads or self._runs or self._pool.waiting_tasks())
-            if lost or not self._is_handling:
+            if not self._is_handling or (not self._has_threads and self._is_lost()):
                 # In this order: who is interrupted in between submits it once more.
                 self._pool.submit_locked(self._task)
                 self._is_handling = True
@@ -197,6 +202,10 @@ class Inbox:
                 flow.too_many_wait_locked(waiting, for_peer)
                 if self._has_threads:
                     self._send_gate.arrived_locked(flow.level_locked(waiting))
+
+    def _is_lost(self) -> bool:
+        """Tell whether the task neither runs nor waits, where the user's threads run it."""
+        return not (self._runs or self._pool.waiting_tasks())
 
     def room_is_awaited(self) -> None:
         """Have reading go on: a handler waits for room, perhaps for a peer that waits for us."""

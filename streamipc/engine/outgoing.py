@@ -298,7 +298,7 @@ class Outgoing:
     def item(self, progress: Progress) -> bool:
         """Take an item as most are, small, where few wait; tell whether it is one."""
         connection = self._connection
-        call = self._calls.get(progress.id)
+        call: Call | None = self._calls.get(progress.id)
         items = None if call is None else call.items
         payload = connection.items[0]
         if (

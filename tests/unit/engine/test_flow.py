@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -74,6 +75,11 @@ def bench() -> Bench:
     return Bench()
 
 
+def test_with_a_small_bound_fewer_are_few(bench: Bench) -> None:
+    assert bench.hold("x" * 20, waiting=1000) is None
+    assert bench.hold("x" * 20, waiting=1100) is not None
+
+
 def sets(count: int) -> list[Any]:
     return [set() for _ in range(count)]
 
@@ -85,15 +91,15 @@ def sets(count: int) -> list[Any]:
         ("x" * 1000, 0, False),
         ("x" * 1000, 100, True),
         ("x" * 20, 100, False),
-        ("x" * 20, 2000, False),
-        ("x" * 20, 5000, True),
-        ([set()] * 30, 2000, True),
+        ("x" * 20, 10_000, False),
+        ("x" * 20, 20_000, True),
+        ([set() for _ in range(30)], 2000, True),
         ("x" * 5000, 0, True),
     ],
 )
-def test_what_is_small_among_few_counts_nothing(
-    bench: Bench, value: Any, waiting: int, counts: bool
-) -> None:
+def test_what_is_small_among_few_counts_nothing(value: Any, waiting: int, counts: bool) -> None:
+    bench = Bench(Limits().held_bytes)
+
     assert (bench.hold(value, waiting=waiting) is not None) is counts
     assert (bench.flow.total > 0) is counts
 
@@ -401,16 +407,32 @@ def test_what_a_serializer_of_the_users_own_has_decoded_is_charged_by_its_size()
     assert bench.flow.total == 0
 
 
+def test_a_large_message_of_few_objects_is_charged_exactly_and_without_a_copy(
+    bench: Bench,
+) -> None:
+    payload = memoryview(bytes(4 << 20))
+    envelope = Request(1, Echo([payload[1 << 20 :], "text"]), None)
+    tracemalloc.start()
+    try:
+        held = bench.charge(bench.flow.hold(Kind.REQUEST, envelope, payload, 0))
+        assert held is not None
+        assert bench.flow.begin(held) is envelope
+        assert tracemalloc.get_traced_memory()[1] < 1 << 18
+    finally:
+        tracemalloc.stop()
+    assert 3 << 20 < held.bytes < (3 << 20) + 10_000
+
+
 @pytest.mark.parametrize("overtaken_by", ["begin", "release"])
 def test_one_that_begins_or_ends_while_it_is_measured_is_not_folded(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, overtaken_by: str
 ) -> None:
     first = bench.held(sets(10_000))
 
-    def overtaken(carried: Any, limit: int) -> int:
+    def overtaken(carried: Any, limit: int, *most: int) -> int:
         monkeypatch.undo()
         getattr(bench.flow, overtaken_by)(first)  # by the thread of its handler
-        return footprint(carried, limit)
+        return footprint(carried, limit, *most)
 
     monkeypatch.setattr("streamipc.engine.flow.footprint", overtaken)
     second = bench.held("x" * 100_000)

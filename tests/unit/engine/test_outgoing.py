@@ -429,20 +429,68 @@ def test_an_item_more_than_was_granted_ends_the_request_and_is_held_no_more(
     assert flow.held[Kind.ITEM] < 50_000
 
 
+@pytest.mark.parametrize(
+    ("item", "few"), [("text", 1024), (7, 1024), ((), 256), (Echo("text"), 256)]
+)
+def test_small_items_that_few_wait_for_cost_no_accounting(
+    raw: RawPeer, eventually: Eventually, item: Any, few: int
+) -> None:
+    session = raw.session
+    stream = session.stream(Echo(), window=2000)
+    id_ = raw.read_until(Request, 1)[0].id
+    flow = session._engine.flow
+    raw.write(b"".join([raw.frame(Progress(id_, item))] * few))
+    eventually(lambda: len(stream._items.waiting) == few)
+    assert flow.total == 0
+
+    raw.write(b"".join([raw.frame(Progress(id_, item))] * 10))
+    eventually(lambda: len(stream._items.waiting) == few + 10)
+    assert flow.total > 0
+
+    raw.write(raw.frame(Response(id_, None)))
+    assert list(stream) == [item] * (few + 10)
+    assert flow.total == 0
+
+
+def test_the_items_of_several_streams_that_cost_no_accounting_are_no_more_than_of_one(
+    raw: RawPeer, eventually: Eventually
+) -> None:
+    session = raw.session
+    streams = [session.stream(Echo(), window=2000) for _ in range(4)]
+    first, *_ = raw.read_until(Request, 4)
+    raw.write(b"".join([raw.frame(Progress(first.id, ()))] * 64))
+    eventually(lambda: len(streams[0]._items.waiting) == 64)
+    assert session._engine.flow.total == 0
+
+    raw.write(raw.frame(Progress(first.id, ())))
+    eventually(lambda: session._engine.flow.total > 0)
+
+
 def test_an_item_that_is_applied_twice_comes_once(raw: RawPeer) -> None:
     """By one who was interrupted behind it, and by whoever comes next."""
     session = raw.session
     stream = session.stream(Echo(), window=8)
     id_ = raw.read_until(Request, 1)[0].id
-    received = session._engine.outgoing.progress_received
+    take, received = session._engine.outgoing.item, session._engine.outgoing.progress_received
     seen: list[Any] = []
 
-    def twice(progress: Any) -> None:
-        received(progress)
+    def again(progress: Any) -> None:
         received(session._engine.connection.receive(progress))
         seen.append(progress.item)
 
+    def twice(progress: Any) -> None:
+        received(progress)
+        again(progress)
+
+    def small_twice(progress: Any) -> bool:
+        if not take(progress):
+            return False
+        assert not take(progress)
+        again(progress)
+        return True
+
     session._engine.dispatcher._actions[Progress] = twice
+    session._engine.dispatcher._short_cuts[Progress] = small_twice
     for item in ("small", "x" * 100_000):
         raw.write(raw.frame(Progress(id_, item)))
     raw.write(raw.frame(Response(id_, "end")))
