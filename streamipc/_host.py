@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ._forks import forgets
 from ._log import LogLimit, log_error, log_warning
 from ._registering import Registering, Registries
+from ._signals import interrupt_in
 from .engine.lifetimes import is_exiting
 from .exceptions import SessionClosedError, text_of
 from .handlers import Handler, positional_of, signature_of
@@ -91,6 +92,8 @@ class SessionHost:
                 if taken is not NotImplemented:
                     return
         except BaseException as failure:
+            if interrupt_in(failure) is not None:
+                raise
             log_error("an on_exception handler failed", failure)
         if getattr(error, "_ended", None) is self._unsaid:
             # Hundreds of notifications may wait whose handlers notify back.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
-__all__ = ["Ignoring", "consume", "interrupt_in", "is_interrupt", "let_through"]
+__all__ = ["Ignoring", "begin_with", "consume", "interrupt_in", "is_interrupt", "let_through"]
 
 consume = deque[Any](maxlen=0).extend
 """Takes all that an iterator gives, in one call into C. So ``consume(map(os.close, map(fds.pop,
@@ -61,6 +61,14 @@ def is_interrupt(error: BaseException) -> bool:
     Not so if it has made another error of it. A ``KeyboardInterrupt`` is one in any thread.
     """
     return isinstance(error, KeyboardInterrupt) or interrupt_in(error) is error
+
+
+def begin_with(earlier: BaseException, error: BaseException) -> None:
+    """Have ``error`` tell of one that came before, and that it has taken the place of."""
+    while error is not earlier and error.__context__ is not None:
+        error = error.__context__
+    if error is not earlier:
+        error.__context__ = earlier
 
 
 def let_through(error: BaseException) -> None:

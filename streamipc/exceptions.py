@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import streamipc
 
+from ._signals import let_through
+
 __all__ = [
     "IpcError",
     "MessageDefinitionError",
@@ -208,4 +210,5 @@ def text_of(error: BaseException) -> str:
     try:
         return str(error)
     except Exception as failure:
+        let_through(failure)
         return f"<str() of the exception failed: {type(failure).__name__}>"

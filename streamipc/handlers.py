@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, Union
 import streamipc
 
 from ._forks import look_for_fork, renew
+from ._signals import let_through
 from .exceptions import RequestCancelledError
 from .messages import Message
 from .protocol.envelopes import RequestId
@@ -454,6 +455,7 @@ def _resolve(annotation: Any, names: dict[str, Any], local_names: dict[str, Any]
     try:
         hint = typing.get_type_hints(alone, names, local_names)["it"]
     except Exception as error:
+        let_through(error)
         raise NameError(f"{type(error).__name__}: {error}") from error
     if isinstance(hint, TypeVar) and hint.__bound__ is not None:
         return _resolve(hint.__bound__, names, local_names)

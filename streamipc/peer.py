@@ -18,6 +18,7 @@ from ._arguments import check_message, check_notification, checked_timeout
 from ._forks import forgets, look_for_fork, renew
 from ._patches import check_patches
 from ._registering import Registering
+from ._signals import let_through
 from ._threads import make_thread, start_thread
 from .engine.lifetimes import track
 from .engine.options import Options
@@ -467,6 +468,7 @@ class IpcPeer(Registering):
                 else:  # a session type of the user's own
                     steps.append((session, partial(_notify, session.notify, message)))
             except Exception as error:
+                let_through(error)
                 failures[session] = error
         for number, (session, finish) in enumerate(steps):
             # A share for each: those that take none of it leave theirs to the next ones, and one
@@ -476,6 +478,7 @@ class IpcPeer(Registering):
             try:
                 finish(now + share)
             except Exception as error:
+                let_through(error)
                 failures[session] = error
         return failures
 
@@ -503,7 +506,8 @@ class IpcPeer(Registering):
             thread = make_thread(session.close, timeout, name="streamipc-closing", daemon=False)
             try:
                 start_thread(thread)
-            except RuntimeError:  # can't start new thread: one after the other, then
+            except RuntimeError as error:  # can't start new thread: one after the other, then
+                let_through(error)
                 here.append(session)
             else:
                 threads.append(thread)

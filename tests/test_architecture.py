@@ -55,6 +55,44 @@ UPWARDS = {
 """What a file names in annotations though it stands above it. ``typing.get_type_hints()`` finds it
 by way of the package, which imports it then."""
 
+WIDE = {"BaseException", "Exception", "OSError", "RuntimeError", "TimeoutError"}
+"""What the handler of a signal may raise as well."""
+
+TELLS = {
+    "_frame_of_failure",
+    "_report",
+    "interrupt_in",
+    "interrupted",
+    "is_interrupt",
+    "let_through",
+    "report",
+}
+"""They let that through, or see to it that it comes out of the call that waits."""
+
+TAKE_ALL = {
+    "a process that was forked just now, or a module that is imported": {
+        "_forks.py _wiped_page",
+        "_forks.py _forget_all",
+        "transports/pipe.py release_after_fork",
+    },
+    "the exit, which closes all others too": {"engine/lifetimes.py close_all"},
+    "threads of ours, where no signal's handler runs": {
+        "engine/thread_pool.py _work",
+        "transports/_stderr.py _call",
+        "transports/_stderr.py _write_waiting",
+        "transports/_watch.py _read_stderr",
+        "transports/pump.py _copy",
+        "transports/pump.py _run",
+    },
+    "looks at what was raised": {
+        "futures.py _awaited",
+        "protocol/connection.py _decode",
+        "protocol/connection.py decode",
+        "serializers/native.py decode",
+        "transports/pipe.py read_into",
+    },
+}
+
 IO_MODULES = {
     "asyncio",
     "concurrent",
@@ -77,7 +115,7 @@ ID_GENERATORS = {"os", "threading", "time"}
 the process id and a clock. The connection calls a generator and knows nothing of it."""
 
 STORES = {
-    "caller_runs.py": {"self._here.depth", "task.entered"},
+    "caller_runs.py": {"error.__context__", "self._here.depth", "task.entered"},
     "io_thread.py": {"task.by_io_thread"},
     "thread_pool.py": {"task.entered", "thread.task", "thread.thread"},
 }
@@ -333,6 +371,44 @@ def test_the_engine_is_composed_not_inherited() -> None:
     mixed = {name: bases & (classes.keys() - protocols) for name, bases in classes.items()}
 
     assert {name: bases for name, bases in mixed.items() if bases} == SUBCLASSES
+
+
+def takes_more_than_it_names(handler: ast.ExceptHandler) -> bool:
+    """Tell whether what the handler of a signal has raised may be taken for what is expected."""
+    names = {"BaseException"} if handler.type is None else names_in(handler.type)
+    if not names & WIDE:
+        return False
+    if isinstance(handler.body[-1], ast.Raise) and handler.body[-1].exc is None:
+        return False
+    calls = [node.func for node in ast.walk(handler) if isinstance(node, ast.Call)]
+    return not any(names_in(called) & TELLS for called in calls)
+
+
+def names_in(node: ast.AST) -> set[str]:
+    names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+    return names | {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
+
+
+def functions_that_take_too_much(file: Path) -> set[str]:
+    found: set[str] = set()
+
+    def visit(node: ast.AST, function: str) -> None:
+        if isinstance(node, ast.FunctionDef):
+            function = node.name
+        if isinstance(node, ast.ExceptHandler) and takes_more_than_it_names(node):
+            found.add(f"{file.relative_to(PACKAGE).as_posix()} {function}")
+        for child in ast.iter_child_nodes(node):
+            visit(child, function)
+
+    visit(ast.parse(file.read_text(encoding="utf-8")), "")
+    return found
+
+
+def test_what_a_signals_handler_raises_is_taken_for_nothing_else() -> None:
+    """A ``TimeoutError`` is an ``OSError``, and may come at any line."""
+    found = set[str]().union(*map(functions_that_take_too_much, FILES))
+
+    assert found == set().union(*TAKE_ALL.values())
 
 
 @pytest.mark.filterwarnings("default:files past:UserWarning")

@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._signals import interrupt_in
+from .._signals import begin_with, interrupt_in
 from .leader import Awaited, Leader
 from .waiters import Waiters
 
@@ -289,8 +289,14 @@ class CallerRuns:
             while self._run_next():
                 if self._interrupts:
                     self.raise_interrupt()
-        except BaseException:
-            self._interrupts.pop(me, None)  # a second signal has taken the place of that one
+        except BaseException as error:
+            if me in self._interrupts:  # a second signal has taken the place of that one
+                first = self._interrupts[me]
+                if error.__context__ is None:  # nearly always; no call, behind which a third comes
+                    error.__context__ = first
+                else:
+                    begin_with(first, error)
+                del self._interrupts[me]
             raise
         finally:
             self._here.depth -= 1
@@ -324,16 +330,26 @@ class CallerRuns:
 
     def interrupted(self, error: BaseException) -> None:
         """Note what a signal has raised inside a task: it comes out of the wait of this thread."""
-        self._interrupts[threading.get_ident()] = error
+        me = threading.get_ident()
+        first = self._interrupts.get(me)
+        if first is not None:
+            begin_with(first, error)
+        self._interrupts[me] = error
 
     def raise_interrupt(self) -> None:
         """Raise what a signal has raised inside a task that this thread has run, if one has."""
-        error = self._interrupts.pop(threading.get_ident(), None)
+        me = threading.get_ident()
+        error = self._interrupts.get(me)
         if error is not None:
             try:
                 self._flush()
             finally:
-                raise error
+                # An interrupt may come behind the call, and not before: it has the error as its
+                # context then.
+                try:
+                    self._interrupts.pop(me, None)
+                finally:
+                    raise error
 
     def wait(self, awaited: Awaited, end: float | None) -> bool:
         """Wait as ``Leader.wait`` does, and work meanwhile."""

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from .._forks import renew
+from .._signals import let_through
 from ..handlers import current
 from .poller import POLLIN, POLLOUT, Wakeup, make_poller, milliseconds
 from .pool_thread import current_pool_thread
@@ -155,7 +156,8 @@ class Channel:
         if self._wakeup is None:
             try:
                 self._wakeup = Wakeup()
-            except OSError:  # EMFILE, for one, which is no reason to end a session that has all
+            except OSError as error:  # EMFILE: no reason to end a session that has all it needs
+                let_through(error)
                 return -1
         return self._wakeup.fileno()
 

@@ -49,10 +49,18 @@ class ErrorReports:
 
     def report(self, error: BaseException) -> None:
         """Hand an error to the session."""
-        if self._caller_runs is not None and is_interrupt(error):
-            self._caller_runs.interrupted(error)  # it is meant for the thread that waits
+        runs = self._caller_runs
+        if runs is None:
+            self._host.report(error)
             return
-        self._host.report(error)
+        # What a signal has raised is meant for the thread that waits.
+        if is_interrupt(error):
+            runs.interrupted(error)
+            return
+        try:
+            self._host.report(error)
+        except BaseException as interrupt:
+            runs.interrupted(interrupt)
 
     def report_soon(self, error: Exception) -> None:
         """As :meth:`report`, for the thread that reads: the user's code runs elsewhere."""

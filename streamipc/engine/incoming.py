@@ -313,7 +313,7 @@ class IncomingRequest:
             if not self.has_begun:
                 raise
             self._responder.report(error)
-            frame = self._error_frame(error, "handler")
+            frame = self._error_frame(error, "handler", traceback=False)
         try:
             if self.held is not None:  # before the caller sends the next one
                 self._responder.flow.release(self.held)
@@ -368,7 +368,8 @@ class IncomingRequest:
         if not self.has_begun and interrupt_in(error) is not None:
             self.over = False
             raise error  # whoever comes next runs it
-        if is_interrupt(error):  # in the main thread: it is meant for whoever waits there
+        interrupted = is_interrupt(error)  # in the main thread: it is meant for whoever waits there
+        if interrupted:
             self._responder.report(error)
         if self.cancelled:
             return []  # as above
@@ -376,7 +377,7 @@ class IncomingRequest:
             return self._late_frame("its time was over while the handler ran")
         if self._stalled:
             return self._error_frame(self._stall_error(), "cancelled")
-        return self._error_frame(error, "handler")
+        return self._error_frame(error, "handler", traceback=not interrupted)
 
     def run_notification(self) -> None:
         """Run all handlers, whatever one of them raises; note whether one took the message."""
@@ -482,10 +483,15 @@ class IncomingRequest:
     def _late_frame(self, text: str) -> list[Buffer]:
         return self._error_frame(RequestTimeoutError(text), "timeout")
 
-    def _error_frame(self, error: BaseException, code: str) -> list[Buffer]:
-        """Return the frame of an error; empty if there is no way to send it."""
+    def _error_frame(self, error: BaseException, code: str, traceback: bool = True) -> list[Buffer]:
+        """Return the frame of an error; empty if there is no way to send it.
+
+        Without a traceback if a signal has raised it: it says nothing about the handler, and the
+        standard library, which ignores errors while it formats one, would ignore a second signal.
+        """
         assert self.id is not None
-        answer = ErrorResponse(self.id, error_message_from(error, self._responder.tracebacks), code)
+        traceback = traceback and self._responder.tracebacks
+        answer = ErrorResponse(self.id, error_message_from(error, traceback), code)
         try:
             return error_frame(self._responder.encode, answer)
         except IpcError as failure:  # a serializer of the user's own

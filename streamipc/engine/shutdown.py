@@ -341,7 +341,8 @@ class Shutdown:
             return
         try:
             start_thread(make_thread(target, *args, name="streamipc-closing"))
-        except (RuntimeError, MemoryError):  # no thread to be had, or the interpreter ends
+        except (RuntimeError, MemoryError) as error:  # none to be had, or the interpreter ends
+            let_through(error)
             target(*args)
 
     def _close(self, end: float) -> None:

@@ -10,6 +10,8 @@ import functools
 import io
 from typing import Any
 
+from .._signals import let_through
+
 __all__ = ["ReservedBytes", "reserve"]
 
 _RESERVE_LIMIT = 1 << 20
@@ -47,8 +49,8 @@ def reserve(size: int) -> memoryview:
     if size >= _HUGE_PAGES_FROM and hasattr(mmap, "MADV_HUGEPAGE"):
         try:
             memory.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # a kernel without them
+        except OSError as error:
+            let_through(error)  # or it is a kernel without them
     return memoryview(memory)
 
 
@@ -95,8 +97,9 @@ def _ask_for_huge_pages(view: memoryview) -> None:
             ctypes.c_size_t(start + len(view) - first),
             ctypes.c_int(mmap.MADV_HUGEPAGE),
         )
-    except Exception:
-        pass  # a Python without ctypes, or one that forbids it: slower, and nothing else
+    except Exception as error:
+        # Or it is a Python without ctypes, or one that forbids it: slower, and nothing else.
+        let_through(error)
 
 
 @functools.cache

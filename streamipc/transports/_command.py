@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable
 from typing import IO, Any, Literal, Union
 
+from .._signals import let_through
+
 __all__ = ["Path", "StderrOption", "check_stderr", "checked_command", "explained"]
 
 Path = Union[str, bytes, os.PathLike[str], os.PathLike[bytes]]
@@ -71,6 +73,7 @@ def check_stderr(stderr: Any) -> None:
     try:
         file.fileno()
     except Exception as error:
+        let_through(error)
         raise TypeError(
             f"stderr is {_STDERR}; {type(stderr).__name__} has no file descriptor that a child "
             "could write to"

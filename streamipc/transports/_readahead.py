@@ -36,7 +36,8 @@ def take_read_ahead(file: object) -> bytes:
     # is; so the file must not block meanwhile.
     try:
         restore = _stop_blocking(raw)
-    except (AttributeError, OSError):  # pragma: no cover - Windows
+    except (AttributeError, OSError) as error:  # pragma: no cover - Windows
+        let_through(error)
         return b""
     try:
         return file.read(len(file.peek()))

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from .._signals import Ignoring
+from .._signals import Ignoring, let_through
 from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
 
 __all__ = ["FileReader", "FileTransport", "FileWriter"]
@@ -91,6 +91,7 @@ class _Half:
         except (OSError, EOFError):
             raise
         except Exception as error:
+            let_through(error)
             # The contract of a transport knows OSError alone.
             raise OSError(f"{self._file!r} failed: {type(error).__name__}: {error}") from error
         finally:

@@ -413,5 +413,5 @@ def _grow_pipe(fd: int) -> None:
         import fcntl
 
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-    except (ImportError, AttributeError, OSError):
-        pass
+    except (ImportError, AttributeError, OSError) as error:
+        let_through(error)

@@ -101,10 +101,6 @@ def test_signals_at_random_times_in_bursts_lose_nothing(session: str, switch: fl
     spec = Barrage(300, session=session, switch=switch, patience=PATIENCE)
     if not SURE:
         spec.burst = 0.0
-    if session == "sync":
-        # Of 2,400 signals, two at a time in the handler of a request inside a request, one or two
-        # still are swallowed, or leave that request without its answer.
-        spec.modes = [mode for mode in spec.modes if mode != "nested"]
     totals = barrage(spec, most_faults=3)
 
     assert not any(totals.counts().values()), "\n".join([totals.verdict(), *totals.hangs[:1]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import signal
 import socket
 import threading
 import time
@@ -13,6 +14,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from interrupting import signals_raise
 from shared_messages import Echo, Note
 
 from streamipc import (
@@ -471,6 +473,23 @@ def test_a_session_that_fails_does_not_hide_a_broadcast_from_the_others(
     assert [s.receive(timeout=10) for s in (first, second)] == [Note("x"), Note("x")]
     assert {one, two, broken} == set(peer.sessions)
     assert theirs.stats.frames_received == 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+@pytest.mark.parametrize("step", ["begin", "finish"])
+def test_what_a_signals_handler_raises_in_a_broadcast_comes_out(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It is no failure of the session whose turn it is."""
+    peer = IpcPeer()
+    left, _ = connected(peer)
+    with signals_raise(TimeoutError) as interrupt:
+        notifier = left._engine.notifier
+        monkeypatch.setattr(notifier, "begin", lambda message: interrupt())
+        if step != "begin":
+            monkeypatch.setattr(notifier, "begin", lambda message: lambda deadline: interrupt())
+        with pytest.raises(TimeoutError, match="of a signal's handler"):
+            peer.broadcast(Note("x"))
 
 
 def test_a_session_that_does_not_read_does_not_keep_a_broadcast_from_the_others(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from calls import make_future
-from interrupting import interrupted_at
+from interrupting import interrupted_at, signals_raise
 from shared_messages import Add, Echo, Fail, Note
 
 from streamipc import (
@@ -369,6 +370,59 @@ def test_a_handler_that_makes_an_error_of_its_own_of_it_has_dealt_with_it(worked
         signal.signal(signal.SIGALRM, before)
 
     assert "too slow" in str(worked.answered[0].exception(0))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+@pytest.mark.parametrize("where", ["on_exception", "logging"])
+def test_what_a_signals_handler_raises_while_an_error_is_reported_comes_out(
+    worked: Worked, where: str
+) -> None:
+    with signals_raise(SoftTimeLimit) as interrupt:
+        if where == "on_exception":
+            worked.session.on_exception(lambda error: interrupt())
+        else:
+            handler = logging.Handler()
+            handler.emit = lambda record: interrupt()  # type: ignore[method-assign]
+            logging.getLogger("streamipc").addHandler(handler)
+        worked.session.on_message(Note)(lambda msg: 1 / 0)
+        worked.other.notify(Note())
+        try:
+            with pytest.raises(SoftTimeLimit):
+                worked.session.serve_forever()
+        finally:
+            if where == "logging":
+                logging.getLogger("streamipc").removeHandler(handler)
+
+    worked.answered.append(worked.other.request(Echo(1), timeout=20))
+    worked.work([1])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
+def test_of_two_that_come_within_one_request_the_first_is_told_by_the_second(
+    worked: Worked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One ends the handler, the other the answer that says so."""
+    responder = worked.session._engine.responder
+    answer = responder.answer
+    with signals_raise(SoftTimeLimit) as interrupt:
+
+        def interrupted(*arguments: Any) -> None:
+            monkeypatch.undo()
+            interrupt()
+            answer(*arguments)
+
+        monkeypatch.setattr(responder, "answer", interrupted)
+        worked.session.on_request(Fail)(lambda msg: interrupt())
+        worked.answered.append(worked.other.request(Fail(), timeout=20))
+        with pytest.raises(SoftTimeLimit) as caught:
+            worked.work([])
+
+    assert isinstance(caught.value.__context__, SoftTimeLimit)
+    assert caught.value.__context__ is not caught.value
+    worked.work([])
+    failure = worked.answered[0].exception(0)
+    assert isinstance(failure, RemoteError)
+    assert not failure.remote_traceback
 
 
 ENDING = tuple(
