@@ -53,18 +53,6 @@ class _Ended:
         self.ready = ended
 
 
-class _Once:
-    """Ready after one read."""
-
-    def __init__(self, reader: Reader) -> None:
-        self.wakers: list[Any] = []
-        self._reader = reader
-        self._reads = reader.reads
-
-    def ready(self) -> bool:
-        return self._reader.reads != self._reads or self._reader.ended
-
-
 class _AnyRead:
     """Ready after a read in one of several sessions, or the end of one."""
 
@@ -73,7 +61,8 @@ class _AnyRead:
         self._before = [(reader, reader.reads) for reader in readers]
 
     def ready(self) -> bool:
-        return any(reader.reads != reads or reader.ended for reader, reads in self._before)
+        # No generator: what a signal's handler raises as that is closed would be lost.
+        return any([reader.reads != reads or reader.ended for reader, reads in self._before])
 
 
 class CallerRuns:
@@ -454,7 +443,7 @@ class CallerRuns:
             self.look()
             self.run_tasks()
             return True
-        self.wait(_Once(self._reader), end)
+        self.tick_any([self], end)
         self.run_tasks()
         return self._reader.reads != reads
 
@@ -470,7 +459,7 @@ class CallerRuns:
         # Takes no lock: followers are asked while another thread leads.
         if self._others_have_input or self._has_own_work():
             return True
-        return any(other._has_own_work() for other in self._others())
+        return any([other._has_own_work() for other in self._others()])
 
     def _has_own_work(self) -> bool:
         due = self._due

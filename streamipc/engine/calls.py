@@ -3,7 +3,7 @@
 A call has one outcome, the first that anybody gives it: the reply, its deadline, a cancellation,
 the end of the session. ``outcome`` is a list to which each of them appends, in one step that
 neither another thread nor an interrupt can divide; what stands first counts. All that follows
-(:meth:`Call.announce`) reads it from there, and may be done by anybody, twice as well as once.
+(in :meth:`Call.settle`) reads it from there, and may be done by anybody, twice as well as once.
 """
 
 from __future__ import annotations
@@ -185,35 +185,16 @@ class Call:
         The callbacks of its future are the user's code, and are left to whoever may call that.
         """
         mine = (value, error)
-        outcome = self.outcome
-        outcome.append(mine)
-        if outcome[0] is not mine:
-            self.announce()  # whoever was first may have been interrupted before he had
-            return False
+        self.outcome.append(mine)
+        # Also if it had one: whoever gave it that may have been interrupted before he had told all.
         self.keeps = None
         if self.future is not None:
             self.future.mirror()
         if self.items is not None:
             self.items.ended()
-        if self.wakers:
-            self._wake()
-        return True
-
-    def announce(self) -> None:
-        """Tell everybody who wants to know that it is over, once more.
-
-        Whoever has settled it may have been interrupted before he had told all.
-        """
-        self.keeps = None
-        if self.future is not None:
-            self.future.mirror()
-        if self.items is not None:
-            self.items.ended()
-        self._wake()
-
-    def _wake(self) -> None:
         for lock in tuple(self.wakers):
             wake(lock)
+        return self.outcome[0] is mine
 
     def abandon_after_fork(self, error: BaseException) -> None:
         """Fail in a forked child, where nobody will read the reply."""

@@ -172,9 +172,7 @@ class Engine:
             lambda: self.reentry.is_inside(),
         )
         self.reentry = Reentry(lock, self.writer, lambda: self.leader.thread, lambda: self.pool)
-        self.leader = Leader(
-            self.reader, self.flow, self.leader_wakeup, options.spin, self.reentry.check_wait
-        )
+        self.leader = Leader(self.reader, self.leader_wakeup, options.spin, self.reentry.check_wait)
         self.pool: ThreadPool | CallerRuns
         self.caller_runs: CallerRuns | None = None
         if threads:

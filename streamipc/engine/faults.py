@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .._shown import escaped
-from ..exceptions import ProtocolError, SerializationError
+from ..exceptions import SerializationError
 
 if TYPE_CHECKING:
     from ..protocol import events
@@ -66,12 +66,8 @@ class Faults:
     def skipped_ours(self, event: events.PeerSkipped) -> None:
         """Fail the request that was too large for the peer."""
         message: Any = event.notification.message
-        why = escaped(str(message.message))  # before they leave the table, for it may fail
-        calls = self._outgoing.take_skipped(event.length)
-        for call in calls:
-            error = ProtocolError(f"{call.name} was not read by the peer: {why}")
-            self._outgoing.end(call, None, error)
-        if not calls:
+        why = escaped(str(message.message))
+        if not self._outgoing.fail_skipped(event.length, why):
             self._inbox.notification_received(event.notification)
 
     def was_rejected(self, event: events.Rejected) -> None:

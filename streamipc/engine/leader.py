@@ -49,7 +49,6 @@ from .poller import Ready, SpinPolicy, Wakeup
 from .waiters import wake
 
 if TYPE_CHECKING:
-    from .flow import Flow
     from .reader import Reader
 
 __all__ = ["TICK", "Awaited", "Leader", "Successor"]
@@ -108,7 +107,6 @@ class Leader:
 
     Args:
         reader: to be read by the leader.
-        flow: tells whether reading pauses.
         wakeup: ends a client leader's sleep.
         spin: seconds for which a client leader looks again and again before it sleeps.
         check_wait: raises if a caller that is going to sleep would wait for what he has
@@ -123,13 +121,11 @@ class Leader:
     def __init__(
         self,
         reader: Reader,
-        flow: Flow,
         wakeup: Wakeup,
         spin: float,
         check_wait: Callable[[bool], object] = lambda leads: None,
     ) -> None:
         self._reader = reader
-        self._flow = flow
         self._wakeup = wakeup
         self._alarm = _Alarm(wakeup)
         self._spin = SpinPolicy(spin)

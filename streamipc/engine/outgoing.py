@@ -153,7 +153,7 @@ class Outgoing:
         call = self._send(message, timeout, metadata, None, 0, None, False)
         outcome = call.outcome
         try:
-            while not (outcome or self.wait(call, call.deadline) or outcome):
+            while not (outcome or self.wait(call, call.deadline)):
                 self.expire(call)
                 if not outcome:  # another thread has the reply, and is about to say so
                     self.wait(call, time.monotonic() + _MOMENT)
@@ -247,20 +247,27 @@ class Outgoing:
 
     def expire(self, call: Call, known_to_peer: bool = True) -> None:
         """Fail a request whose time is over, and tell the peer if it will have heard of it."""
-        known = self._forget(call)
-        if not (known or call.lingers):
+        if not (self._calls.get(call.id) is call or call.lingers):
             return
         assert call.timeout is not None
         error = RequestTimeoutError(
             f"no reply to {call.name} (request {call.id!r}) "
             f"within {call.timeout:g} s{self._came_instead(call.timeout)}"
         )
-        # Where the peer has not read for long, cancels would pile up. It knows the
-        # deadlines of what it has read, and will see those of what it is going to read.
-        heard = known and known_to_peer and not self._writer.withdraw(call.frame)
-        if heard and self._writer.backlog <= _NOT_READ:
-            self._control.send(Cancel(call.id))
-        self.settle(call, None, error)
+        try:
+            known = self._forget(call)
+            if not (known or call.lingers):
+                return  # the reply was faster
+            # Where the peer has not read for long, cancels would pile up. It knows the
+            # deadlines of what it has read, and will see those of what it is going to read.
+            heard = known and known_to_peer and not self._writer.withdraw(call.frame)
+            if heard and self._writer.backlog <= _NOT_READ:
+                self._control.send(Cancel(call.id))
+            self.settle(call, None, error)
+        except BaseException:  # an interrupt: nobody else would find the call
+            call.outcome.append((None, error))  # comes before a second one could
+            self.settle(call, None, error)
+            raise
 
     def _forget(self, call: Call) -> bool:
         """Take a request off the table; tell whether it stood there, and has no reply yet."""
@@ -310,7 +317,7 @@ class Outgoing:
             return False
         item = progress.item
         # Those of all streams share what is for others than texts and numbers.
-        few = FEW if type(item) in ATOMS else _FEW_ITEMS // len(self._calls)
+        few = FEW if type(item) in ATOMS else _FEW_ITEMS // (len(self._calls) or 1)
         if len(items.waiting) >= few:
             return False
         connection.step = progress
@@ -363,23 +370,23 @@ class Outgoing:
             error = ProtocolError(
                 f"the peer sent more items for request {call.id!r} than it was granted"
             )
-        self.cancel(call)
         self.settle(call, None, error)
+        self.cancel(call)
 
     def item_failed(self, event: events.ItemFailed) -> None:
         """The same, if it can't be read."""
         release_frames(event.error)
-        self.cancel(event.call)  # or its handler would wait for credit that nobody grants
         self.end(event.call, None, event.error)
+        self.cancel(event.call)  # or its handler would wait for credit that nobody grants
 
-    def take_skipped(self, length: str) -> list[Call]:
-        """Take off the table, and return, the requests of so many bytes, as the peer says it."""
-        with self.lock:
-            # One without a size is small, and no peer skips that.
-            calls = [c for c in list(self._calls.values()) if c.size and str(c.size) == length]
-            for call in calls:
-                del self._calls[call.id]
-        return calls
+    def fail_skipped(self, length: str, why: str) -> bool:
+        """Fail the requests of so many bytes, as the peer says it; tell whether there were any."""
+        # One without a size is small, and no peer skips that.
+        calls = [c for c in self._calls.copy().values() if c.size and str(c.size) == length]
+        for call in calls:
+            self.end(call, None, ProtocolError(f"{call.name} was not read by the peer: {why}"))
+            self._forget(call)
+        return bool(calls)
 
     # Outcomes.
 

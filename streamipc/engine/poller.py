@@ -232,7 +232,7 @@ class Poller:
             for fd in others:
                 self._wait.unregister(fd)
         ours = [one for one in found if one[0] != self._wakeup and one[0] not in others]
-        return ours, any(fd in others for fd, _ in found)
+        return ours, any([fd in others for fd, _ in found])
 
     def spin(self, policy: SpinPolicy) -> Ready:
         """Return the descriptors that can be read now, or after a spin of an active policy."""

@@ -428,9 +428,9 @@ class Shutdown:
             over = until is not None and time.monotonic() >= until
             left = [stream for stream in streams if over or not self._is_taken_from(stream)]
             for stream in left:
-                outgoing.cancel(stream)
                 text = f"{stream.name} was cut off; this side closed the session"
                 outgoing.end(stream, None, self._lifecycle.closed_error(text))
+                outgoing.cancel(stream)
             if len(left) == len(streams):
                 return
             if self._caller_runs is None:

@@ -162,7 +162,7 @@ class Writer:
 
     def holds(self, frame: Frame) -> bool:
         """Tell whether a frame is in the queue."""
-        return any(one is frame for one in self._queue.copy())
+        return any([one is frame for one in self._queue.copy()])
 
     def is_broken(self) -> bool:
         """Tell whether nothing more can be written."""

@@ -95,7 +95,7 @@ class Bench(ReaderBench):
 
     def __init__(self) -> None:
         super().__init__()
-        self.leader = Leader(self.reader, self.flow, self.wakeup, 0.0)
+        self.leader = Leader(self.reader, self.wakeup, 0.0)
         self.leader.set_successor(self)
         self.taken_over = threading.Semaphore(0)
         self.on_read: Callable[[], None] | None = None

@@ -49,7 +49,7 @@ class Bench(ReaderBench):
         self.runs = CallerRuns(
             self.lock,
             self.reader,
-            Leader(self.reader, self.flow, self.wakeup, 0.0),
+            Leader(self.reader, self.wakeup, 0.0),
             self.flow,
             self.deadlines,
             self.expire,

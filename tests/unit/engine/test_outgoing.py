@@ -7,11 +7,13 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from handover import LONG, Eventually
+from interrupting import interrupted_at
 from shared_messages import Echo, Note
 
 from streamipc import (
@@ -21,6 +23,7 @@ from streamipc import (
     ProtocolError,
     RequestContext,
     RequestTimeoutError,
+    SerializationError,
     SessionClosedError,
     SyncIpcSession,
 )
@@ -34,6 +37,7 @@ from streamipc.protocol.envelopes import (
     Request,
     Response,
 )
+from streamipc.protocol.events import ItemFailed
 from streamipc.serializers.native import NativeMessageSerializer
 
 MOST = Limits().waiting_notifications
@@ -499,6 +503,41 @@ def test_an_item_that_is_applied_twice_comes_once(raw: RawPeer) -> None:
     assert stream.result(LONG) == "end"
     assert seen == ["small", "x" * 100_000]
     assert session._engine.flow.total == 0
+
+
+ENDS: dict[str, Callable[[Any, Any], object]] = {
+    "late": lambda outgoing, future: outgoing.expire(future._call),
+    "cancelled": lambda outgoing, future: future.cancel(),
+    "unreadable item": lambda outgoing, future: outgoing.item_failed(
+        ItemFailed(future._call, SerializationError("unreadable"))
+    ),
+    "too large": lambda outgoing, future: outgoing.fail_skipped("2000", "too large"),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_a_call_has_an_outcome_or_stands_in_the_table_wherever_an_interrupt_comes(
+    raw: RawPeer, way: str
+) -> None:
+    """Or nobody would ever end it: a call is found by way of the table."""
+    session = raw.session
+    session.start()
+    outgoing = session._engine.outgoing
+    k, interrupted = 0, True
+    while interrupted:
+        k += 1
+        stream = session.stream(Echo(), timeout=LONG)
+        future = stream.future
+        future.add_done_callback(lambda future: None)
+        call = future._call
+        call.size = 2000
+        files = ("engine/outgoing.py", "engine/calls.py", "engine/control.py", "futures.py")
+        interrupted = interrupted_at(k, files, partial(ENDS[way], outgoing, future))
+        assert call.outcome or outgoing._calls.get(call.id) is call, f"interrupted at {k}"
+        ENDS[way](outgoing, future)  # whoever comes next
+        assert future.done()
+    assert k > 3
+    assert outgoing.pending == 0
 
 
 def test_an_interrupt_of_one_who_sends_the_request_of_a_stream_leaves_none_pending(
