@@ -163,8 +163,8 @@ def has_returned(handled: RequestContext | Handled) -> bool:
 
 
 SLOW_SECONDS = 0.001
-"""A handler that took longer than this is given to a worker the next time. Half of the
-engine's ``TICK``: what is quicker would hardly be noticed by the standby either."""
+"""A handler that took longer than this runs on another thread than the I/O thread the next time.
+Half of the engine's ``TICK``: what is quicker would hardly be noticed by the standby either."""
 
 QUICK_RUNS = 32
 """Runs in a row below :data:`SLOW_SECONDS` after which a slow handler counts as quick again."""

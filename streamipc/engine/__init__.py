@@ -1,1 +1,1 @@
-"""The engine: the only place that starts a thread or takes a lock."""
+"""Who reads, who writes, who runs the handlers, and how it ends. ``engine.py`` shows the ways."""

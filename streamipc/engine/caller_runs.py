@@ -343,8 +343,8 @@ class CallerRuns:
     def wait(self, awaited: Awaited, end: float | None) -> bool:
         """Wait as ``Leader.wait`` does, and work meanwhile."""
         flow = self._flow
-        in_job = self.runs_here()
-        if in_job:
+        in_task = self.runs_here()
+        if in_task:
             with self._lock:
                 self.running -= 1
                 self.blocked += 1
@@ -352,7 +352,7 @@ class CallerRuns:
                 flow.handler_waits_locked()
         try:
             while True:
-                if in_job and awaited.ready():
+                if in_task and awaited.ready():
                     return True  # what else there is to run need not run on top of us
                 self.run_tasks()
                 if awaited.ready():
@@ -366,7 +366,7 @@ class CallerRuns:
                 self.leader.wait(_Work(awaited, self._has_work), end)
         finally:
             with self._lock:
-                if in_job:
+                if in_task:
                     self.running += 1
                     self.blocked -= 1
                     flow.blocked_locked(self.blocked)

@@ -87,7 +87,7 @@ class Channel:
         waits: Callable[[float | None], bool] | None = None,
     ) -> None:
         self.write_some: Callable[[Sequence[Buffer]], int] = endpoint.write_some
-        self.log: list[int] = endpoint.written  # what the last write took
+        self.log: list[int] = endpoint.write_log  # what the last write took
         self._endpoint = endpoint
         self._lock = threading.RLock()  # guards _wakeup, _aborted and waiting
         self._wakeup: Wakeup | None = None  # most sessions never wait for room

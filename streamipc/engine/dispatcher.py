@@ -4,7 +4,7 @@ Owns the count of what has come. The leader calls :meth:`Dispatcher.apply`, so
 there is one thread at a time, and no lock. None of the actions may block or call the user's code:
 what would is queued as a task.
 
-Invariant: a frame stays first in ``Connection.items`` until its action is done. An interrupt, such
+Invariant: a frame stays first in ``Connection.frames`` until its action is done. An interrupt, such
 as Ctrl-C, may come out at any call in here; whoever comes next applies the frame once more.
 """
 
@@ -63,15 +63,15 @@ class Dispatcher:
         self._count = 0  # of frames, and of pieces of junk
 
     @property
-    def frames(self) -> int:
+    def frames_received(self) -> int:
         """How many have come."""
         return self._count - self._junk.pieces
 
     def apply(self) -> None:
         """Apply what was read, frame by frame; as the leader."""
         connection, junk, actions = self._connection, self._junk, self._actions
-        items, receive, short_cut = connection.items, connection.receive, self._short_cuts.get
-        while items:
+        frames, receive, short_cut = connection.frames, connection.receive, self._short_cuts.get
+        while frames:
             decoded = connection.current
             if decoded is None:
                 decoded = connection.decode()
@@ -91,13 +91,13 @@ class Dispatcher:
                 self._report_soon(with_traceback_as_text(error))
             self._count = count = self._count + 1
             # As Connection.applied() does: this is run for each frame.
-            connection.current = connection.step = None
-            items.popleft()
+            connection.current = connection.note = None
+            frames.popleft()
             if not count % _BURST:
                 self._look_at_clock()
 
     def came_instead(self, seconds: float) -> str:
         """Return what to say of the junk that has come in so many seconds, to a late request."""
         # Where nothing else has come at all, what stood there before the request counts too.
-        since = time.monotonic() - seconds - _LATE if self.frames else 0.0
+        since = time.monotonic() - seconds - _LATE if self.frames_received else 0.0
         return self._junk.seen.text(since, self._connection.unfinished())

@@ -5,14 +5,21 @@ again. What else changes belongs to a part: each opens with what it owns, under 
 is true of it at any moment. A part gets what it needs when it is made. Where two need each other,
 the one that is made first gets a function of this file that asks the other.
 
-The lock (``Engine.lock``) guards the deadlines, the thread pool, the engine's own
-state, and who enters a table of the connection. Leaving a table takes no lock: it is one
-step on a dict, and of several who would, for a reply, a cancellation or a deadline, one gets
-the entry. The lock is held for a few microseconds at a time, never during input, output,
-encoding, decoding, a handler or a callback. The writer has a lock of its own and never takes
-this one while it holds it; nor the other way round. Each lock that guards anything may be taken
-again by its holder: a finalizer may come at any moment. So no step under one trusts what it saw
-before its last call; and who holds one waits for nothing (``reentry.py``).
+A call out: ``Outgoing.call`` encodes it and enters it in the table, ``Writer.send`` writes it. Then
+``Engine.wait`` and ``Leader.wait`` lead, or follow: ``Reader.read``, ``Dispatcher.apply``,
+``Outgoing.try_reply``, ``Call.settle``.
+
+A call in: whoever leads does ``Reader.read``, ``Dispatcher.apply``, ``Responder.request_received``
+and ``submit_read`` of the pool. Then the I/O thread, or another one of the pool, does
+``IncomingRequest.run``: the handler, ``Responder.answer``, ``Writer.offer`` or ``Writer.send``.
+
+The lock (``Engine.lock``) guards the deadlines, the thread pool, the engine's own state, and who
+enters the table of our calls. It is held for a few microseconds at a time, but while a thread is
+started; never during input, output, encoding, decoding, a handler or a callback. The writer has a
+lock of its own and never takes this one while it holds it; nor the other way round. Each lock that
+guards anything may be taken again by its holder: a finalizer may come at any moment. So no step
+under one trusts what it saw before its last call; and who holds one waits for nothing
+(``reentry.py``).
 """
 
 from __future__ import annotations
@@ -155,7 +162,7 @@ class Engine:
             endpoint.read_into,
             fds,
             self.leader_wakeup,
-            endpoint.arrived,
+            endpoint.read_logs,
             self.dispatcher.apply,
             lambda error: self.shutdown.stream_ended(error),
             self.flow,
@@ -186,7 +193,7 @@ class Engine:
                 options.spin,
                 self._expire,
                 self.writer.flush_some,
-                self.writer.is_above_high_water,
+                self.writer.is_congested,
             )
             self.pool = ThreadPool(
                 lock,
@@ -268,9 +275,9 @@ class Engine:
         self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox)
         short_cuts.update(
             {
-                Response: self.outgoing.reply,
-                Notification: self.inbox.notification,
-                Progress: self.outgoing.item,
+                Response: self.outgoing.try_reply,
+                Notification: self.inbox.try_notification,
+                Progress: self.outgoing.try_item,
             }
         )
         actions.update(
@@ -404,7 +411,7 @@ class Engine:
             if lifecycle.is_forked():
                 raise lifecycle.error()
         if threading.Lock is not lifecycle.patches.lock:
-            lifecycle.patches.check_lock()
+            lifecycle.patches.check_lock()  # gevent has patched it since
         if self.caller_runs is not None:
             self.reentry.check_wait()
             ready = self.caller_runs.wait(awaited, end)
@@ -473,7 +480,7 @@ class Engine:
             running = self.pool.handlers_running()
         return Stats(
             frames_sent=self.writer.frames_sent,
-            frames_received=self.dispatcher.frames,
+            frames_received=self.dispatcher.frames_received,
             bytes_sent=self.writer.bytes_sent,
             bytes_received=self.reader.bytes_received,
             pending=self.outgoing.pending,

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import threading
 
     from ..protocol.envelopes import Envelope
-    from ..protocol.framing import Item
+    from ..protocol.framing import Frame
     from ..serializers.base import Buffer
 
 __all__ = ["FEW", "REACH", "SMALL", "Flow", "Held", "Kind", "Reason"]
@@ -124,7 +124,7 @@ class Held:
     __slots__ = ("bytes", "due", "envelope", "kind", "payload", "released", "size", "waits")
 
     def __init__(
-        self, kind: Kind, envelope: Envelope, payload: Item | None, size: int, charge: int
+        self, kind: Kind, envelope: Envelope, payload: Frame | None, size: int, charge: int
     ) -> None:
         self.kind = kind
         self.envelope: Envelope | None = envelope
@@ -306,7 +306,7 @@ class Flow:
         return self.total > self.bound and self.total > held.bytes
 
     def hold(
-        self, kind: Kind, envelope: Envelope, payload: Item | None, waiting: int
+        self, kind: Kind, envelope: Envelope, payload: Frame | None, waiting: int
     ) -> Held | None:
         """Return what has come and is to be held; ``None``: it counts nothing.
 
@@ -439,7 +439,7 @@ class Flow:
         if self._estimate(newest, envelope, newest.payload) > room:
             self._measure(newest, envelope, max(0, room), folds=True)
 
-    def _estimate(self, held: Held, envelope: Envelope, payload: Item | None) -> int:
+    def _estimate(self, held: Held, envelope: Envelope, payload: Frame | None) -> int:
         """Charge less roughly what is large, if that takes little time; return the charge."""
         taken = footprint(_carried(envelope), self.bound, _FEW_OBJECTS)
         if taken > self.bound and self._is_known and payload is not None:
@@ -469,7 +469,7 @@ class Flow:
             self._charge_locked(held, _OVERHEAD + taken)
 
 
-def size_of(payload: Item | None) -> int:
+def size_of(payload: Frame | None) -> int:
     """Return the bytes of a payload; 0 for what is none."""
     if type(payload) is memoryview:
         return len(payload)

@@ -30,7 +30,7 @@ from .waiters import wake
 if TYPE_CHECKING:
     from ..messages import Message
     from ..protocol.connection import Connection
-    from ..protocol.framing import Item
+    from ..protocol.framing import Frame
     from .caller_runs import CallerRuns
     from .channel import Channel
     from .contracts import Host
@@ -122,13 +122,13 @@ class Inbox:
 
     # What is read, by whoever reads: see ``dispatcher.py``.
 
-    def notification(self, notification: Notification) -> bool:
+    def try_notification(self, notification: Notification) -> bool:
         """Take a notification as most are, small and with a handler; tell whether it is one."""
         connection, flow, waiting = self._connection, self._flow, self._waiting
-        payload = connection.items[0]
+        payload = connection.frames[0]
         if (
             notification.metadata
-            or connection.step is not None  # somebody was interrupted
+            or connection.note is not None  # somebody was interrupted
             or type(payload) is not memoryview
             or len(payload) >= SMALL
             or len(waiting) >= FEW
@@ -138,7 +138,7 @@ class Inbox:
         if not handlers:
             return False
         served = IncomingRequest(self._responder, notification, handlers)
-        connection.step = served
+        connection.note = served
         with self._lock:
             if self._is_handling and self._has_threads and not flow.total:
                 served.entered = True  # noted in the step that does it
@@ -149,12 +149,12 @@ class Inbox:
         return True
 
     def notification_received(self, notification: Notification) -> None:
-        """Another, for which ``Connection.step`` notes how far it has come."""
+        """Another, for which ``Connection.note`` notes how far it has come."""
         connection = self._connection
-        served: IncomingRequest | None = connection.step
+        served: IncomingRequest | None = connection.note
         if served is None:
-            connection.step = served = self._served(notification)
-        self._enter(served, notification, connection.items[0])
+            connection.note = served = self._served(notification)
+        self._enter(served, notification, connection.frames[0])
 
     def take(self, message: Message) -> None:
         """Take one that was made here."""
@@ -166,7 +166,7 @@ class Inbox:
         return IncomingRequest(self._responder, notification, handlers)
 
     def _enter(
-        self, served: IncomingRequest, notification: Notification, payload: Item | None
+        self, served: IncomingRequest, notification: Notification, payload: Frame | None
     ) -> None:
         flow = self._flow
         # One without a handler must not overtake those in work.

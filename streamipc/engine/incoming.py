@@ -71,7 +71,7 @@ class Answering(Protocol):
         ...
 
     def wait(self, awaited: Any, end: float | None, /) -> bool:
-        """Wait; see ``Reader.wait``."""
+        """Wait; see ``Leader.wait``."""
         ...
 
     def look(self) -> None:

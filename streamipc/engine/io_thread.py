@@ -112,7 +112,7 @@ class IoThread:
         spin: seconds to look for input before sleeping.
         expire: called with the futures whose time is over.
         flush_some: writes what tasks have queued, as far as there is room.
-        is_above_high_water: tells whether the peer does not read what we write.
+        is_congested: tells whether the peer does not read what we write.
 
     Attributes:
         thread: which has the duty.
@@ -132,7 +132,7 @@ class IoThread:
         spin: float,
         expire: Callable[[list[Any]], None],
         flush_some: Callable[[], None],
-        is_above_high_water: Callable[[], bool],
+        is_congested: Callable[[], bool],
     ) -> None:
         self._lock = lock
         self._pool: Pool
@@ -142,7 +142,7 @@ class IoThread:
         self._wakeup = wakeup
         self._expire = expire
         self._flush_some = flush_some
-        self._is_above_high_water = is_above_high_water
+        self._is_congested = is_congested
         self.leader = leader
         leader.set_successor(self)
         self.thread: PoolThread | None = None
@@ -451,7 +451,7 @@ class IoThread:
             task = self.inline.popleft()
             if pool.spawning_fails or (
                 self.standby is not None
-                and not (task.is_offloaded or self._is_above_high_water())
+                and not (task.is_offloaded or self._is_congested())
                 and pool.may_run(task)
             ):
                 break

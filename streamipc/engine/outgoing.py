@@ -141,7 +141,7 @@ class Outgoing:
             window: items that the peer may send before it is granted more.
             prepare: called with the call before a reply can come.
         """
-        return self._send(message, timeout, metadata, keeps, window, prepare, True)
+        return self._send(message, timeout, metadata, keeps, window, prepare)
 
     def call(
         self, message: Message, timeout: float | None, metadata: Mapping[str, str] | None = None
@@ -150,7 +150,7 @@ class Outgoing:
 
         It needs no future, and whoever waits sees to the deadline himself.
         """
-        call = self._send(message, timeout, metadata, None, 0, None, False)
+        call = self._send(message, timeout, metadata, timed=False)
         outcome = call.outcome
         try:
             while not (outcome or self.wait(call, call.deadline)):
@@ -175,15 +175,15 @@ class Outgoing:
         message: Message,
         timeout: float | None,
         metadata: Mapping[str, str] | None,
-        keeps: object,
-        window: int,
-        prepare: Callable[[Call], Any] | None,
-        timed: bool,
+        keeps: object = None,
+        window: int = 0,
+        prepare: Callable[[Call], Any] | None = None,
+        timed: bool = True,
     ) -> Call:
         """Enter a request, and send it; with ``timed`` we see to its deadline."""
         lifecycle = self._lifecycle
         if not (at_home[0] and lifecycle.is_open):
-            lifecycle.enter(message)
+            lifecycle.enter(message)  # starts the session, or raises
         if self.unwanted:
             self.give_up_unwanted()
         id = self._next_id()  # noqa: A001
@@ -283,7 +283,7 @@ class Outgoing:
 
     # What is read, by whoever reads: see ``dispatcher.py``.
 
-    def reply(self, response: Response) -> bool:
+    def try_reply(self, response: Response) -> bool:
         """Take the reply of a call without items, as most are; tell whether it is one.
 
         Whoever is interrupted in here does it again: see ``Dispatcher.apply``.
@@ -302,15 +302,15 @@ class Outgoing:
         self._replied = None
         return True
 
-    def item(self, progress: Progress) -> bool:
+    def try_item(self, progress: Progress) -> bool:
         """Take an item as most are, small, where few wait; tell whether it is one."""
         connection = self._connection
         call: Call | None = self._calls.get(progress.id)
         items = None if call is None else call.items
-        payload = connection.items[0]
+        payload = connection.frames[0]
         if (
             items is None
-            or connection.step is not None  # somebody was interrupted
+            or connection.note is not None  # somebody was interrupted
             or type(payload) is not memoryview
             or len(payload) >= SMALL
         ):
@@ -320,7 +320,7 @@ class Outgoing:
         few = FEW if type(item) in ATOMS else _FEW_ITEMS // (len(self._calls) or 1)
         if len(items.waiting) >= few:
             return False
-        connection.step = progress
+        connection.note = progress
         return items.arrived(item, progress)
 
     def response_received(self, response: Response) -> None:
@@ -343,11 +343,11 @@ class Outgoing:
         flow, connection = self.flow, self._connection
         # What the item is known by if it comes once more. Nothing but ``held`` is to keep a large
         # one: that folds it.
-        mark: Progress | Held | None = connection.step
+        mark: Progress | Held | None = connection.note
         if mark is None:
             waiting = len(call.items.waiting)
-            held = flow.hold(Kind.ITEM, progress, connection.items[0], waiting)
-            mark = connection.step = progress if held is None else held
+            held = flow.hold(Kind.ITEM, progress, connection.frames[0], waiting)
+            mark = connection.note = progress if held is None else held
         held = mark if isinstance(mark, Held) else None
         kept = progress.item if held is None else held
         if held is not None:

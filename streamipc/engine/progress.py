@@ -30,7 +30,7 @@ __all__ = ["ProgressCalls"]
 class ProgressCalls:
     """The task, which is queued whenever there are items to pass on.
 
-    The thread that reads adds items, and in the end the reply; one worker at a time takes them off.
+    The thread that reads adds items, and in the end the reply; one other at a time takes them off.
 
     Args:
         outgoing: whose request it is.
@@ -103,7 +103,7 @@ class ProgressCalls:
         """Do nothing: the items that are left are not passed on."""
 
     def took(self, seconds: float) -> None:
-        """Learn nothing: the callback is the user's, and always gets a worker."""
+        """Learn nothing: the callback is the user's, and is always offloaded."""
 
     def run(self) -> None:
         """Pass on what is there."""

@@ -3,10 +3,9 @@
 All but :meth:`Reader.is_open`, :meth:`Reader.drain_only` and :meth:`Reader.end` is for the leader
 alone: it is called by way of ``Leader.lead``.
 
-Reading pauses (``flow.paused``, see ``flow.py``) while more notifications wait for their handlers
-than the session is willing to hold: the stream fills, and the sender blocks. It goes on when half
-of them are handled, or when a handler itself waits for something that must be read, or to
-write to a peer that may do the same; the latter two no more when very many wait.
+Owns the counts of what was read, which sources have ended, and ``is_busy``.
+
+Invariant: what was read and not applied, or only in part, is applied before anything more is read.
 """
 
 from __future__ import annotations
@@ -107,10 +106,10 @@ class Reader:
         self.is_busy = True
         try:
             if not log:
-                self._read_into(connection.buffers[source](), source)
+                self._read_into(connection.get_buffers[source](), source)
             if log[0]:
                 self.bytes_received += log[0]
-                connection.arrived[source](log)
+                connection.buffer_updated[source](log)
             else:
                 self._source_ended(source, None)
         except (BlockingIOError, InterruptedError) as error:
@@ -122,7 +121,7 @@ class Reader:
             if interrupt_in(error) is not None:
                 raise
             self._source_ended(source, error)
-        if connection.items:
+        if connection.frames:
             self._apply()
         self.is_busy = False
 
@@ -132,7 +131,7 @@ class Reader:
         for source, log in enumerate(self._logs):
             if log:
                 self.read_source(source)
-        if self._connection.items:
+        if self._connection.frames:
             self._apply()
         self.is_busy = False
 
@@ -154,7 +153,7 @@ class Reader:
 
     def _source_ended(self, source: int, error: Exception | None) -> None:
         self._connection.end(source)
-        if self._connection.items:
+        if self._connection.frames:
             self._apply()
         if source == 0:
             self._on_end(error)

@@ -1,9 +1,9 @@
 """Requests of the peer's, from their arrival to their answer.
 
-Owns the table of them (``Connection.served``), in which nobody else enters anything: an id stands
-there with the envelope, and a moment later with what handles it. The leader
-enters them, one at a time. Leaving the table takes no lock: it is one step on a dict, so of several
-who would answer a request one does. The engine's lock is taken to look at all of them.
+Owns what stands in the table of them (``Connection.served``): the connection enters the envelope
+under its id, and we put what handles it in its place. The leader does so, one at a time. Leaving
+the table takes no lock: it is one step on a dict, so of several who would answer a request one
+does. The engine's lock is taken to look at all of them.
 
 Invariant: a request that stands in the table is answered, or nobody waits for its answer any more.
 """
@@ -92,9 +92,9 @@ class Responder:
     def request_received(self, request: Request) -> None:
         """A request, whose envelope stands in the table."""
         connection = self._connection
-        served: IncomingRequest | None = connection.step
+        served: IncomingRequest | None = connection.note
         if served is None:
-            served = connection.step = self._admit(request)
+            served = connection.note = self._admit(request)
         if served is None or served.entered:
             return
         if served.held is not None and not self._has_room_for(served.held, request):
@@ -115,7 +115,7 @@ class Responder:
             error = OverloadedError(f"the peer has {most:,} requests waiting; try again later")
             self._refuse(request, refusal_of(request.id, error, "overloaded"))
             return None
-        payload = self._connection.items[0]
+        payload = self._connection.frames[0]
         held = None
         # What hold() looks at first, without the call: nearly always.
         if count >= FEW or type(payload) is not memoryview or len(payload) >= SMALL:

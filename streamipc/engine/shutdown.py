@@ -530,12 +530,12 @@ class Shutdown:
         leftovers = self._leftovers
         leftovers.extend(self._pool.drop_tasks())
         while leftovers:
-            job = leftovers[0]
+            task = leftovers[0]
             in_time = until is None or time.monotonic() < until
-            if not (isinstance(job, IncomingRequest) or job.has_begun) and (
-                in_time or not getattr(job, "may_be_left", False)
+            if not (isinstance(task, IncomingRequest) or task.has_begun) and (
+                in_time or not getattr(task, "may_be_left", False)
             ):
-                job.run()
+                task.run()
             if self._caller_runs is not None:
                 self._caller_runs.raise_interrupt()
             leftovers.popleft()

@@ -21,9 +21,9 @@ class Endpoint(Protocol):
 
     read_fds: tuple[int, ...]
     write_fd: int
-    written: list[int]
+    write_log: list[int]
     """The result of the last :meth:`write_some`, also of one that was interrupted."""
-    arrived: tuple[list[int], ...]
+    read_logs: tuple[list[int], ...]
     """For each source, the result of the last :meth:`read_into`, likewise."""
     prefix: dict[int, bytes]
     """What was read ahead, by source: no poll reports it."""

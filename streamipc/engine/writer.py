@@ -52,8 +52,8 @@ HIGH_WATER = 1 << 18
 """Bytes in the queue beyond which a request waits for its turn to be written. Below
 them it leaves its frame to whoever writes and goes on."""
 
-_CLOGGED_AT = 1 << 16
-"""Bytes that may wait for room before the thread that reads leaves requests to workers, each of
+_CONGESTED_AT = 1 << 16
+"""Bytes that may wait for room before the thread that reads leaves requests to others, each of
 which waits for room with its answer."""
 
 _MANY = 1 << 12
@@ -107,6 +107,10 @@ class _Sleeper:
 class Writer:
     """Queues frames and writes them.
 
+    :meth:`send` waits until its frame is out: for callers, and handlers on other threads.
+    :meth:`offer` never waits: for whoever reads. :meth:`queue` leaves it to the next :meth:`flush`,
+    or :meth:`flush_some`, which does not wait: for the answers to a burst.
+
     Args:
         channel: where bytes go.
         on_backlog: called when bytes are left that there is no room for: somebody who may block
@@ -152,9 +156,9 @@ class Writer:
         """Tell whether nothing waits to be written."""
         return not self._queue
 
-    def is_above_high_water(self) -> bool:
+    def is_congested(self) -> bool:
         """Tell whether much waits for room: the peer does not read what we write."""
-        return self._is_full and self.backlog > _CLOGGED_AT
+        return self._is_full and self.backlog > _CONGESTED_AT
 
     def is_writing(self) -> bool:
         """Tell whether a thread is inside a write, or waits for room."""

@@ -38,17 +38,17 @@ serializer of the user's own: then its length is told, and the other side knows 
 Two kinds of methods
 --------------------
 
-``encode`` may be called from anywhere, for it touches no state. All others belong to whoever
-reads: one thread at a time.
+``encode`` and ``decode_again`` may be called from anywhere, for they touch no state, and so may
+``unfinished``. All others belong to whoever reads: one thread at a time.
 
 Nothing is taken before it is done
 ----------------------------------
 
 Whoever reads may be interrupted, by the handler of a signal, behind any call. What was read stays
-in the buffer until it is cut, a frame stays first in ``items`` until it was applied, and
+in the buffer until it is cut, a frame stays first in ``frames`` until it was applied, and
 ``current`` says how it was decoded. Whoever comes next goes on there; so a frame may be applied
 twice, from the beginning. What must not happen twice is noted until then: :meth:`receive` notes
-which request it has taken off the table, in the very step that takes it; ``step`` is for whatever
+which request it has taken off the table, in the very step that takes it; ``note`` is for whatever
 the caller has to note.
 """
 
@@ -103,7 +103,7 @@ from .mismatch import format_of, is_request, notice, own_formats
 if TYPE_CHECKING:
     from ..serializers.base import Buffer, MessageSerializer
     from .events import Decoded, Event
-    from .framing import Item
+    from .framing import Frame
 
 __all__ = ["Connection"]
 
@@ -132,21 +132,21 @@ class Connection:
         # Not one that is passed on by __getattr__: it belongs to another decode().
         if hasattr(type(serializer), "tail_size"):
             tail_size = serializer.tail_size  # type: ignore[attr-defined]
-        self.items: deque[Item] = deque()
+        self.frames: deque[Frame] = deque()
         """What was read and is not applied; the first may be in work."""
         self.current: Decoded | None = None
-        """The first of ``items``, decoded."""
-        self.step: Any = None
+        """The first of ``frames``, decoded."""
+        self.note: Any = None
         """What has been done of it."""
         self._ends: Envelope | None = None  # the last that has ended a request of ours
         self._ended: list[Any] = []  # that request; or None, if there was none
         self._decoders = [
-            FrameDecoder(max_frame_size, self._is_payload, tail_size, self.items)
+            FrameDecoder(max_frame_size, self._is_payload, tail_size, self.frames)
             for _ in range(sources)
         ]
-        self.buffers = [decoder.buffer for decoder in self._decoders]
+        self.get_buffers = [decoder.get_buffer for decoder in self._decoders]
         """What :meth:`buffer` calls for each source; also for who reads very often."""
-        self.arrived = [decoder.arrived for decoder in self._decoders]
+        self.buffer_updated = [decoder.buffer_updated for decoder in self._decoders]
         """To be called, for each source, with the log of what was put into the buffer."""
         self.calls: dict[RequestId, Any] = {}
         """Our requests: id -> the caller's object. Its ``items`` are ``None`` if it wants none."""
@@ -155,9 +155,9 @@ class Connection:
 
     # Reading: by one thread at a time.
 
-    def buffer(self, source: int = 0) -> memoryview:
+    def get_buffer(self, source: int = 0) -> memoryview:
         """Return the memory into which the next bytes of a source are to be read."""
-        return self.buffers[source]()
+        return self.get_buffers[source]()
 
     def cut_rest(self) -> None:
         """Cut what has arrived and was not cut: somebody was interrupted."""
@@ -166,8 +166,8 @@ class Connection:
                 decoder.cut()
 
     def decode(self) -> Decoded:
-        """Return the first of ``items``, decoded."""
-        item = self.items[0]
+        """Return the first of ``frames``, decoded."""
+        item = self.frames[0]
         if type(item) is memoryview:  # nearly always
             try:
                 decoded: Decoded = self._decode_payload(item)
@@ -179,11 +179,11 @@ class Connection:
         return decoded
 
     def applied(self) -> None:
-        """Be done with the first of ``items``."""
-        self.current = self.step = None
-        self.items.popleft()
+        """Be done with the first of ``frames``."""
+        self.current = self.note = None
+        self.frames.popleft()
 
-    def decode_again(self, payload: Item) -> Envelope:
+    def decode_again(self, payload: Frame) -> Envelope:
         """Decode once more what was decoded before; from anywhere.
 
         Raises:
@@ -198,11 +198,11 @@ class Connection:
         decoded: list[Decoded] = []
         view = memoryview(data)
         while view:
-            buffer = self.buffer(source)
+            buffer = self.get_buffer(source)
             count = min(len(buffer), len(view))
             buffer[:count] = view[:count]
             view = view[count:]
-            self.arrived[source]([count])
+            self.buffer_updated[source]([count])
             decoded += self._decode_all()
         return decoded
 
@@ -212,12 +212,12 @@ class Connection:
         return self._decode_all()
 
     def end(self, source: int = 0) -> None:
-        """Add what the end of a source leaves behind to ``items``."""
+        """Add what the end of a source leaves behind to ``frames``."""
         self._decoders[source].finish()
 
     def _decode_all(self) -> list[Decoded]:
         decoded = []
-        while self.items:
+        while self.frames:
             decoded.append(self.decode())
             self.applied()
         return decoded
@@ -226,7 +226,7 @@ class Connection:
         """Return what waits for more and is no frame, most likely; from any thread."""
         return b"".join(decoder.unfinished() for decoder in self._decoders)
 
-    def _decode(self, item: Item) -> Decoded:
+    def _decode(self, item: Frame) -> Decoded:
         try:
             if isinstance(item, Apart):
                 # Only where tail_size says so, which comes with it.
@@ -348,7 +348,7 @@ class Connection:
         return self._ended[0]
 
     def _request(self, envelope: Request) -> Event:
-        if self.step is not None:
+        if self.note is not None:
             return envelope  # it has entered, and somebody was interrupted
         known: object = self.served.get(envelope.id)
         if known is not None and known is not envelope:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HEADER_SIZE", "MAGIC", "Apart", "FrameDecoder", "Junk", "Oversized", "encode_frame"]
 
-Item = Union[memoryview, "Apart", "Junk", "Oversized"]
+Frame = Union[memoryview, "Apart", "Junk", "Oversized"]
 """What a stream of bytes is cut into; a memoryview is a whole payload."""
 
 MAGIC = b"\xf3\x4a\x9d\xe2"
@@ -125,10 +125,10 @@ def encode_frame(payload: Sequence[Buffer], max_frame_size: int) -> list[Buffer]
 class FrameDecoder:
     """Cuts a stream of bytes into frames.
 
-    Call :meth:`buffer`, read into it, call :meth:`arrived`.
+    Call :meth:`get_buffer`, read into it, call :meth:`buffer_updated`.
 
     An interrupt, such as Ctrl-C, may come behind any call in here. So each step changes all that
-    it changes at once: by stores, of which the last may be one call that adds to ``items``. What
+    it changes at once: by stores, of which the last may be one call that adds to ``frames``. What
     has arrived and is not cut yet, ``is_uncut`` says, is cut by the next :meth:`cut`.
 
     Args:
@@ -138,7 +138,7 @@ class FrameDecoder:
             announces would swallow good frames.
         tail_size: tells from the beginning and the length of a large payload how many
             bytes at its end are to be a ``bytes`` object.
-        items: what is found is added here.
+        frames: what is found is added here.
     """
 
     def __init__(
@@ -146,13 +146,13 @@ class FrameDecoder:
         max_frame_size: int,
         is_payload: Callable[[bytes], bool],
         tail_size: Callable[[memoryview, int], int],
-        items: deque[Item],
+        frames: deque[Frame],
     ) -> None:
         self._max_frame_size = max_frame_size
         self._max_small = max_frame_size + HEADER_SIZE
         self._is_payload = is_payload
         self._tail_size = tail_size
-        self._items = items
+        self._frames = frames
         self.is_uncut = False
         self._size = _FIRST_BUFFER
         self._memory = bytearray(self._size)
@@ -167,7 +167,7 @@ class FrameDecoder:
         self._tail: ReservedBytes | None = None
         self._skip = 0  # bytes of an oversized frame still to come
 
-    def buffer(self) -> memoryview:
+    def get_buffer(self) -> memoryview:
         """Return the memory for the next bytes; it is never empty."""
         if self._large is not None:
             self._unfilled = self._large[self._filled :]
@@ -183,7 +183,7 @@ class FrameDecoder:
             self._move_to_front()
         return self._view[self._end :]
 
-    def arrived(self, log: list[int]) -> None:
+    def buffer_updated(self, log: list[int]) -> None:
         """Cut what was put into the buffer.
 
         Args:
@@ -200,13 +200,13 @@ class FrameDecoder:
         self.cut()
 
     def cut(self) -> None:
-        """Add what is complete to ``items``."""
+        """Add what is complete to ``frames``."""
         if self._large is not None:
             if self._filled == self._large_size:
                 self._end_large(self._large)
             self.is_uncut = False
             return
-        items = self._items
+        frames = self._frames
         end = self._end
         if not self._skip:
             memory = self._memory
@@ -218,13 +218,13 @@ class FrameDecoder:
                     payload = memoryview(memory[HEADER_SIZE:end])
                     self.is_uncut = False
                     if end < self._size:
-                        self._end = 0  # nothing is left, and buffer() need not look
+                        self._end = 0  # nothing is left, and get_buffer() need not look
                     else:
                         self._start = end
-                    items.append(payload)
+                    frames.append(payload)
                     return
             # Whole small frames, one behind the other: a burst.
-            found: list[Item] = []
+            found: list[Frame] = []
             while end - start >= HEADER_SIZE:
                 magic, length = _unpack_header(memory, start)
                 stop = start + HEADER_SIZE + length
@@ -235,8 +235,8 @@ class FrameDecoder:
                 start = stop
             if found:
                 self._start = start
-                items.extend(found)
-        before = len(items)
+                frames.extend(found)
+        before = len(frames)
         while self._start < end and self._decode_one(before):
             pass
         self.is_uncut = False
@@ -253,7 +253,7 @@ class FrameDecoder:
         self._large = self._unfilled = self._head = self._tail = None
         self._start = self._end = 0
         if junk is not None:
-            self._items.append(junk)
+            self._frames.append(junk)
 
     def unfinished(self) -> bytes:
         """Return what waits for more and announces a frame that is larger than allowed.
@@ -270,7 +270,7 @@ class FrameDecoder:
         """Decode what stands first; return whether to go on.
 
         Args:
-            before: how many items were there before this read.
+            before: how many frames were there before this read.
         """
         start = self._start
         available = self._end - start
@@ -292,7 +292,7 @@ class FrameDecoder:
         if end <= self._end:
             payload = memoryview(self._memory[start:end])
             self._start = end
-            self._items.append(payload)
+            self._frames.append(payload)
             return True
         if length > _LARGEST_BUFFER - HEADER_SIZE:
             self._start_large(start, length)
@@ -315,7 +315,7 @@ class FrameDecoder:
             head = bytes(self._memory[start : self._end][:_HEAD_SIZE])
             oversized = Oversized(length, head, reason)
             self._skip, self._start = length - (self._end - start), self._end
-            self._items.append(oversized)
+            self._frames.append(oversized)
             return
         begins = None
         if tail_size:
@@ -327,14 +327,14 @@ class FrameDecoder:
         self._large, self._start = large, self._end
 
     def _end_large(self, large: memoryview) -> None:
-        item: Item = large
+        item: Frame = large
         if self._tail is not None:
             assert self._head is not None
             if self._unfilled is not None:
                 self._unfilled.release()  # our reader may still hold it
             item = Apart(self._head, self._tail.take())
         self._large = self._unfilled = self._head = self._tail = None
-        self._items.append(item)
+        self._frames.append(item)
 
     def _skip_oversized(self, length: int, before: int) -> bool:
         start = self._start + HEADER_SIZE
@@ -347,7 +347,7 @@ class FrameDecoder:
             return self._resynchronise(before)
         oversized = Oversized(length, head)
         self._start, self._skip = start, length
-        self._items.append(oversized)
+        self._frames.append(oversized)
         return True
 
     def _move_to_front(self) -> None:
@@ -379,13 +379,13 @@ class FrameDecoder:
                     following = self._end - len(tail)
                     break
         data = bytes(self._memory[start:following])
-        items = self._items
-        last = items[-1] if len(items) > before else None
+        frames = self._frames
+        last = frames[-1] if len(frames) > before else None
         if isinstance(last, Junk):
             junk = Junk(last.data + data)
-            self._start, items[-1] = following, junk
+            self._start, frames[-1] = following, junk
             return True
         junk = Junk(data)
         self._start = following
-        items.append(junk)
+        frames.append(junk)
         return True

@@ -119,8 +119,8 @@ class FdTransport:
                 self._take_terminal(fd)
             elif stat.S_ISFIFO(mode):
                 _grow_pipe(fd)
-        self.written: list[int] = []
-        self.arrived: tuple[list[int], ...] = tuple([] for _ in self.read_fds)
+        self.write_log: list[int] = []
+        self.read_logs: tuple[list[int], ...] = tuple([] for _ in self.read_fds)
         self._buffers: tuple[list[Any], ...] = tuple([None] for _ in self.read_fds)
         self._to_write: list[Any] = [None]
         self._many_to_write: list[Any] = [()]
@@ -138,9 +138,9 @@ class FdTransport:
         """
         self._reads = tuple(
             map(log.append, map(_read_fd, repeat(fd), repeat(buffers)))
-            for log, fd, buffers in zip(self.arrived, self.read_fds, self._buffers, strict=True)
+            for log, fd, buffers in zip(self.read_logs, self.read_fds, self._buffers, strict=True)
         )
-        fd, log = repeat(self.write_fd), self.written.append
+        fd, log = repeat(self.write_fd), self.write_log.append
         self._writes = map(log, map(os.write, fd, map(_first, repeat(self._to_write))))
         self._writes_many = map(log, map(_write_fd, fd, map(_first, repeat(self._many_to_write))))
 
@@ -165,7 +165,7 @@ class FdTransport:
         Raises:
             BlockingIOError: nothing is there, and the descriptor does not block.
         """
-        log = self.arrived[source]
+        log = self.read_logs[source]
         log.clear()
         if source in self.prefix:
             return self._read_prefix(buffer, source)
@@ -190,7 +190,7 @@ class FdTransport:
         if count == len(data):
             del rest[source]
         self.prefix = rest
-        self.arrived[source].append(count)
+        self.read_logs[source].append(count)
         return count
 
     def write_some(self, buffers: Sequence[memoryview], _held: bool = False) -> int:
@@ -202,7 +202,7 @@ class FdTransport:
         if not disposition_of(SIGPIPE) and not _held:
             with SigpipeHeldBack():
                 return self.write_some(buffers, True)
-        done = self.written
+        done = self.write_log
         done.clear()
         try:
             if self._most:
@@ -224,8 +224,8 @@ class FdTransport:
         """Write to a descriptor that blocks as much as it takes without blocking."""
         if not _wait_writable(self.write_fd, 0):
             return 0
-        self.written.extend(map(os.write, (self.write_fd,), (data[: self._most],)))
-        return self.written[0]
+        self.write_log.extend(map(os.write, (self.write_fd,), (data[: self._most],)))
+        return self.write_log[0]
 
     def write(self, data: memoryview) -> int:
         """Block until some bytes are written; see :meth:`Transport.write`."""

@@ -268,9 +268,9 @@ class TerminalTransport(StdioTransport):
             os.killpg(os.getpgrp(), key)
             # What was typed is nobody's message. (To hand it out would run code made of a text, as
             # that of a dataclass is; then CPython forgets that it was Ctrl-C that ended it.)
-            self.arrived[source].clear()
+            self.read_logs[source].clear()
             raise BlockingIOError
-        self.arrived[source][:] = [0]
+        self.read_logs[source][:] = [0]
         return 0
 
 

@@ -25,7 +25,7 @@ class Decoder(FrameDecoder):
 
     def received(self, count: int) -> list[Any]:
         """Return what ``count`` bytes in the buffer complete."""
-        self.arrived([count])
+        self.buffer_updated([count])
         return self._taken()
 
     def finished(self) -> list[Any]:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from decoding import Decoder
 
 if TYPE_CHECKING:
-    from streamipc.protocol.framing import Item
+    from streamipc.protocol.framing import Frame
 
 __all__ = ["feed"]
 
 
-def feed(frames: Decoder, data: bytes, step: int) -> list[Item]:
+def feed(frames: Decoder, data: bytes, step: int) -> list[Frame]:
     """Feed ``data``, at most ``step`` bytes at a time; return what that completes."""
-    found: list[Item] = []
+    found: list[Frame] = []
     while data:
-        buffer = frames.buffer()
+        buffer = frames.get_buffer()
         count = min(len(buffer), len(data), step)
         buffer[:count] = data[:count]
         data = data[count:]

@@ -55,7 +55,7 @@ class ReaderBench:
         self.end_stream()
 
     def apply(self) -> None:
-        while self.connection.items:
+        while self.connection.frames:
             told: Any = self.connection.decode()
             self.take(told.message.message)
             self.connection.applied()

@@ -78,7 +78,7 @@ class Reading:
         )
         junk = JunkLines(lock, lambda line: None, lambda due, lines: None)
         actions = {Notification: self.inbox.notification_received}
-        short_cuts = {Notification: self.inbox.notification}
+        short_cuts = {Notification: self.inbox.try_notification}
         self.dispatcher = Dispatcher(
             self.connection, actions, short_cuts, junk, self.errors.append, lambda: None
         )
@@ -90,10 +90,10 @@ class Reading:
     def read_message(self, message: Message) -> None:
         frame = b"".join(self.connection.encode(Notification(message)))
         while frame:
-            buffer = self.connection.buffer()
+            buffer = self.connection.get_buffer()
             count = min(len(buffer), len(frame))
             buffer[:count], frame = frame[:count], frame[count:]
-            self.connection.arrived[0]([count])
+            self.connection.buffer_updated[0]([count])
 
 
 def test_an_interrupt_of_one_who_reads_loses_no_notification_and_repeats_none() -> None:

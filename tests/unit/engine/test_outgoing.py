@@ -475,7 +475,7 @@ def test_an_item_that_is_applied_twice_comes_once(raw: RawPeer) -> None:
     session = raw.session
     stream = session.stream(Echo(), window=8)
     id_ = raw.read_until(Request, 1)[0].id
-    take, received = session._engine.outgoing.item, session._engine.outgoing.progress_received
+    take, received = session._engine.outgoing.try_item, session._engine.outgoing.progress_received
     seen: list[Any] = []
 
     def again(progress: Any) -> None:

@@ -54,7 +54,7 @@ def test_what_came_as_bytes_can_not_be_written_any_more() -> None:
     frames = decoder()
     data = frame(LARGE)
     feed(frames, data[:-1], 1000)
-    buffer = frames.buffer()  # as a reader holds it
+    buffer = frames.get_buffer()  # as a reader holds it
     buffer[:] = data[-1:]
 
     (item,) = frames.received(1)

@@ -470,10 +470,10 @@ class Careless:
 def test_a_serializer_that_fails_on_half_a_payload_has_its_length_told() -> None:
     connection = Connection(Careless(), 1024, 1)
     data = MAGIC + (5000).to_bytes(4, "big") + bytes(5000) + frame(b"whole")
-    buffer = connection.buffer(0)
+    buffer = connection.get_buffer(0)
     buffer[: len(data)] = data
 
-    connection.arrived[0]([len(data)])
+    connection.buffer_updated[0]([len(data)])
     found = [connection.receive(item) for item in connection._decode_all()]
 
     assert isinstance(found[0], Skipped)
@@ -565,10 +565,10 @@ def test_what_one_read_brings_is_decoded_one_by_one_and_in_order() -> None:
     connection = Connection(JsonMessageSerializer(), 1 << 20)
     told = [b'{"kind":"cancel","id":%d}' % number for number in range(1000)]
     data = b"".join(MAGIC + len(text).to_bytes(4, "big") + text for text in told)
-    connection.buffer()[: 1 << 13] = data[: 1 << 13]
-    connection.arrived[0]([1 << 13])
+    connection.get_buffer()[: 1 << 13] = data[: 1 << 13]
+    connection.buffer_updated[0]([1 << 13])
 
-    assert len(connection.items) > 200
+    assert len(connection.frames) > 200
     decoded = [connection.decode()]
     assert connection.decode() == decoded[0], "it stands there until it is applied"
     connection.applied()

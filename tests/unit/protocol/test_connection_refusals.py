@@ -73,9 +73,9 @@ def test_what_both_sides_count_on_stays_as_it_is() -> None:
 def test_a_connection_reads_as_many_streams_as_it_was_made_for() -> None:
     one, two = (Connection(JsonMessageSerializer(), 4096, *sources) for sources in ((), (2,)))
 
-    assert len(two.buffer(1)) > 0
+    assert len(two.get_buffer(1)) > 0
     with pytest.raises(IndexError):
-        one.buffer(1)
+        one.get_buffer(1)
 
 
 def test_a_request_with_too_much_metadata_is_told_so_on_both_sides(connection: Connection) -> None:
@@ -199,7 +199,7 @@ def test_a_request_that_has_entered_is_passed_on_once_more_and_is_no_duplicate(
 ) -> None:
     """By whoever goes on for one who was interrupted, with what that one has made of it."""
     request = only(connection, Request(7, MESSAGE))
-    connection.step = connection.served[7] = object()
+    connection.note = connection.served[7] = object()
 
     assert connection.receive(request) is request
 

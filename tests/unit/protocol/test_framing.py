@@ -140,7 +140,7 @@ def test_an_oversized_frame_is_skipped_and_the_next_one_is_read() -> None:
 def test_an_oversized_frame_shows_its_first_bytes() -> None:
     frames = decoder(1024)
     data = MAGIC + (5_000).to_bytes(4, "big") + bytes(range(256)) * 4
-    frames.buffer()[: len(data)] = data
+    frames.get_buffer()[: len(data)] = data
 
     (item,) = frames.received(len(data))
     assert isinstance(item, Oversized)
@@ -185,7 +185,7 @@ def test_of_a_large_frame_that_is_cut_off_the_beginning_is_shown() -> None:
 
 def test_a_payload_keeps_its_bytes_while_the_next_ones_arrive() -> None:
     frames = decoder()
-    frames.buffer()[: len(HELLO)] = HELLO
+    frames.get_buffer()[: len(HELLO)] = HELLO
     (payload,) = frames.received(len(HELLO))
 
     feed(frames, b"\0" * 60_000)
@@ -265,7 +265,7 @@ def test_junk_that_stands_side_by_side_is_reported_as_one() -> None:
     frames = decoder(is_payload=False)
     junk = b"print" + MAGIC + b"\xff" * 2000 + MAGIC + b"\xff" * 2000
     data = junk + HELLO
-    buffer = frames.buffer()
+    buffer = frames.get_buffer()
     buffer[: len(data)] = data
 
     found = [plain(item) for item in frames.received(len(data))]
@@ -321,7 +321,7 @@ def test_there_is_always_room_that_is_worth_a_read() -> None:
     frames = decoder()
     data = (HELLO * 9000)[:-1]
     while data:
-        buffer = frames.buffer()
+        buffer = frames.get_buffer()
         assert len(buffer) >= 4096
         count = min(len(data), 1021)
         buffer[:count], data = data[:count], data[count:]
@@ -351,18 +351,18 @@ def test_a_frame_inside_of_one_that_is_skipped_is_none_of_its_own() -> None:
 def test_the_buffer_is_small_until_a_read_fills_it() -> None:
     frames = decoder()
     assert feed(frames, HELLO * 600) == [b"hello"] * 600
-    assert len(frames.buffer()) == 1 << 13
+    assert len(frames.get_buffer()) == 1 << 13
 
     assert feed(frames, (HELLO * 631)[: 1 << 13]) == [b"hello"] * 630
-    assert len(frames.buffer()) >= 1 << 12
+    assert len(frames.get_buffer()) >= 1 << 12
     rest = (HELLO * 631)[1 << 13 :]
     assert feed(frames, rest) == [b"hello"]
-    assert len(frames.buffer()) == 1 << 13
+    assert len(frames.get_buffer()) == 1 << 13
 
     assert feed(frames, EMPTY * 1024) == [b""] * 1024
-    assert len(frames.buffer()) == 1 << 16
+    assert len(frames.get_buffer()) == 1 << 16
     assert feed(frames, EMPTY * 8192) == [b""] * 8192
-    assert len(frames.buffer()) == 1 << 16
+    assert len(frames.get_buffer()) == 1 << 16
 
 
 # What a terminal makes of a frame

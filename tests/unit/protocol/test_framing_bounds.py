@@ -24,7 +24,7 @@ def decoder(max_frame_size: int = 1 << 24) -> Decoder:
 
 def put(frames: Decoder, data: bytes) -> list[object]:
     """Have ``data`` read at one go; it must fit."""
-    frames.buffer()[: len(data)] = data
+    frames.get_buffer()[: len(data)] = data
     return [
         item if isinstance(item, (Junk, Oversized)) else bytes(item)
         for item in frames.received(len(data))
@@ -34,7 +34,7 @@ def put(frames: Decoder, data: bytes) -> list[object]:
 def feed(frames: Decoder, data: bytes) -> list[object]:
     found: list[object] = []
     while data:
-        count = min(len(frames.buffer()), len(data))
+        count = min(len(frames.get_buffer()), len(data))
         assert count, "there is always room for the next bytes"
         found += put(frames, data[:count])
         data = data[count:]
@@ -63,14 +63,14 @@ def test_the_buffer_grows_after_a_single_frame_that_has_filled_it(size: int, roo
     frames = decoder()
 
     assert put(frames, frame(size)) == [frame(size)[8:]]
-    assert len(frames.buffer()) == room
+    assert len(frames.get_buffer()) == room
 
 
 @pytest.mark.parametrize(("size", "room"), [(8184, FIRST), (8185, LARGEST), (65_528, LARGEST)])
 def test_the_buffer_grows_for_a_frame_that_it_has_no_room_for(size: int, room: int) -> None:
     frames = decoder()
     assert put(frames, frame(size)[:10]) == []
-    assert len(frames.buffer()) == room - 10
+    assert len(frames.get_buffer()) == room - 10
 
 
 @pytest.mark.parametrize(("size", "large"), [(65_528, False), (65_529, True)])
@@ -94,11 +94,11 @@ def test_a_frame_that_the_largest_buffer_has_no_room_for_gets_memory_of_its_own(
 def test_the_largest_buffer_is_used_again() -> None:
     frames = decoder()
     feed(frames, frame(60_000))
-    memory = frames.buffer().obj
+    memory = frames.get_buffer().obj
     for _ in range(3):
-        assert len(frames.buffer()) == LARGEST
+        assert len(frames.get_buffer()) == LARGEST
         feed(frames, MAGIC + (LARGEST - 8).to_bytes(4, "big") + bytes(LARGEST - 8))
-    assert frames.buffer().obj is memory
+    assert frames.get_buffer().obj is memory
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_what_is_left_moves_to_the_front_when_there_is_little_room_behind_it(
 ) -> None:
     frames = decoder()
     assert put(frames, HELLO[:start] + frame(8000)[:rest]) == ([b"hello"] if start else [])
-    assert len(frames.buffer()) == room
+    assert len(frames.get_buffer()) == room
     assert put(frames, frame(8000)[rest : rest + room]) == (
         [frame(8000)[8:]] if rest + room >= 8008 else []
     )
@@ -180,7 +180,7 @@ def test_what_a_signals_handler_raises_is_not_taken_for_a_lack_of_memory(
             raise AssertionError("the handler has raised")
 
         monkeypatch.setattr("streamipc.protocol.framing.reserve", interrupted)
-        begin = len(frames.buffer())
+        begin = len(frames.get_buffer())
         with pytest.raises(TimeoutError):
             put(frames, data[:begin])
     frames.cut()
