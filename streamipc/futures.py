@@ -18,7 +18,7 @@ from ._signals import let_through
 from .engine.calls import CANCELLED, Call
 from .engine.flow import Held
 from .engine.lifetimes import park_at_exit
-from .engine.waiters import wake
+from .engine.waiters import wake_all
 from .exceptions import RequestTimeoutError, fresh
 from .messages import Message
 from .protocol.envelopes import RequestId
@@ -303,8 +303,8 @@ class _Items:
             count = self._count + 1
             self._count, self._mark = count, mark
             self.waiting.append(item)
-        for lock in tuple(self._wakers):
-            wake(lock)
+        if self._wakers:
+            wake_all(self._wakers)
         self.ended()
         return True
 

@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..exceptions import RequestCancelledError
-from .waiters import wake
+from .waiters import wake_all
 
 if TYPE_CHECKING:
     from ..messages import Message
@@ -192,8 +192,8 @@ class Call:
             self.future.mirror()
         if self.items is not None:
             self.items.ended()
-        for lock in tuple(self.wakers):
-            wake(lock)
+        if self.wakers:
+            wake_all(self.wakers)
         return self.outcome[0] is mine
 
     def abandon_after_fork(self, error: BaseException) -> None:

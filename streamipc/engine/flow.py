@@ -291,15 +291,10 @@ class Flow:
     # Memory.
 
     @property
-    def is_over(self) -> bool:
-        """Whether more is held than may be."""
-        return self.total > self.bound
-
-    @property
     def has_too_much_received(self) -> bool:
         """Whether what waits for ``receive()`` is to be less."""
         taken = self.held[Kind.RECEIVED]
-        return bool(taken) and (taken * 4 > self.bound or self.is_over)
+        return bool(taken) and (taken * 4 > self.bound or self.total > self.bound)
 
     def is_too_much(self, held: Held) -> bool:
         """Tell whether what has just come does not fit beside the rest."""

@@ -25,7 +25,7 @@ from ..protocol.envelopes import Notification
 from .flow import FEW, SMALL, Held, Kind
 from .incoming import IncomingRequest
 from .lifetimes import is_exiting, park_at_exit
-from .waiters import wake
+from .waiters import wake_all
 
 if TYPE_CHECKING:
     from ..messages import Message
@@ -290,8 +290,7 @@ class Inbox:
                     "for receive() or a handler: the oldest are dropped (session.stats counts "
                     f"them); register a handler with @session.on_message, for one of {name}"
                 )
-        for lock in tuple(received.wakers):
-            wake(lock)
+        wake_all(received.wakers)
 
     def receive(self, timeout: float | None) -> Message:
         """Return the next notification that no handler took."""
@@ -325,8 +324,7 @@ class Inbox:
     def end_receiving(self) -> None:
         """Have ``receive()`` raise once what is there has been taken."""
         self._received.ended = True
-        for lock in tuple(self._received.wakers):
-            wake(lock)
+        wake_all(self._received.wakers)
 
     def drop_waiting(self) -> None:
         """Count those that no handler has taken when the session is over, and say so."""

@@ -31,7 +31,7 @@ from ..handlers import Handler, current, current_request
 from ..messages import ErrorMessage, Message
 from ..protocol.envelopes import ErrorResponse, Notification, Progress, Request, RequestId, Response
 from .error_answers import ErrorReturned, error_frame, error_message_from
-from .waiters import wake
+from .waiters import wake_all
 
 if TYPE_CHECKING:
     from ..serializers.base import Buffer
@@ -289,8 +289,7 @@ class IncomingRequest:
             renew(self._lock)
 
     def _wake(self) -> None:
-        for lock in tuple(self.wakers):
-            wake(lock)
+        wake_all(self.wakers)
 
     # Running, by the pool.
 

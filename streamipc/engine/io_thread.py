@@ -355,15 +355,12 @@ class IoThread:
             # Also one that a caller has read to its end: it was reported once more here.
             for fd in reader.take_ended():
                 poller.forget(fd)
-            if self._has_work():
+            has_work = self._has_work()
+            if has_work or callers >= _CROWD:
                 self._replies_only = 0
-                if not leader.prefer_io_thread:
-                    leader.prefer(io_thread=True)
-                return True
-            if callers >= _CROWD:
-                self._replies_only = 0
-                if not leader.prefer_io_thread:
-                    leader.prefer(io_thread=True)
+                leader.prefer(io_thread=True)
+                if has_work:
+                    return True
             elif leader.prefer_io_thread:
                 self._replies_only += 1
                 if self._replies_only == _REPLIES_ONLY:
@@ -371,12 +368,11 @@ class IoThread:
                     leader.prefer(io_thread=False)
             elif leader.followers:
                 break
-            self._look_around()
+            self._look_at_deadlines(time.monotonic())
         return False
 
-    def _look_around(self) -> None:
-        """Look at the clock, if that is a while ago."""
-        now = time.monotonic()
+    def _look_at_deadlines(self, now: float) -> None:
+        """Fail requests whose time is over, if we looked for them a while ago."""
         if now > self._look_at_clock:
             self._look_at_clock = now + TICK
             self.expire_due()
@@ -423,9 +419,8 @@ class IoThread:
             now = time.monotonic()
             if now - start > SLOW_SECONDS:
                 task.took(now - start)
-            if now > self._look_at_clock:
-                self._look_at_clock = now + TICK
-                self.expire_due()
+            if now > self._look_at_clock:  # the test is cheaper than the call
+                self._look_at_deadlines(now)
             start = now
             flushed = not self.inline
             if flushed:

@@ -126,7 +126,6 @@ class Shutdown:
     ) -> None:
         self._lock = lock
         self._lifecycle = lifecycle
-        self._host = host
         self._adapter = adapter
         self._endpoint = adapter.endpoint
         self._reader = reader

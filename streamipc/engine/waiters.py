@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from .._events import wake
 
-__all__ = ["Waiters", "wake"]
+__all__ = ["Waiters", "wake", "wake_all"]
+
+
+def wake_all(wakers: Collection[Any]) -> None:
+    """Release the locks on which threads sleep, whoever adds or removes one meanwhile."""
+    for lock in tuple(wakers):
+        wake(lock)
 
 
 class Waiters:
