@@ -18,6 +18,7 @@ from ._arguments import check_message, check_notification, checked_timeout
 from ._forks import forgets, look_for_fork, renew
 from ._patches import check_patches
 from ._registering import Registering
+from ._signals import let_through
 from ._threads import make_thread, start_thread
 from .engine.lifetimes import track
 from .engine.options import Options
@@ -503,7 +504,8 @@ class IpcPeer(Registering):
             thread = make_thread(session.close, timeout, name="streamipc-closing", daemon=False)
             try:
                 start_thread(thread)
-            except RuntimeError:  # can't start new thread: one after the other, then
+            except RuntimeError as error:  # can't start new thread: one after the other, then
+                let_through(error)
                 here.append(session)
             else:
                 threads.append(thread)

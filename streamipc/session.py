@@ -24,6 +24,7 @@ from ._arguments import (
 )
 from ._host import SessionHost
 from ._registering import Registering
+from ._signals import let_through
 from ._terminating import OnSigterm
 from ._threads import make_thread, start_thread
 from .engine.contracts import Stats
@@ -355,7 +356,8 @@ class IpcSession(Registering):
         self._engine.shutdown.leave_output()  # the peer did not ask for this
         try:
             start_thread(make_thread(self.close, name="streamipc-closing"))
-        except RuntimeError:  # can't start new thread
+        except RuntimeError as error:  # can't start new thread
+            let_through(error)
             return False
         return True
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .._forks import at_home, renew
-from .._signals import interrupt_in
+from .._signals import interrupt_in, let_through
 from ..messages import LogMessage
 from ..protocol import events
 from ..protocol.connection import Connection
@@ -495,8 +495,9 @@ def _drop(future: Any) -> None:
     """
     try:
         _thread.start_new_thread(future.cancel, ())
-    except (RuntimeError, MemoryError):
-        pass  # no thread to be had; its deadline ends it, or the interpreter does
+    except (RuntimeError, MemoryError) as error:
+        let_through(error)
+        # no thread to be had; its deadline ends it, or the interpreter does
 
 
 def _nothing() -> None:

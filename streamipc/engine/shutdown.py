@@ -341,7 +341,9 @@ class Shutdown:
             return
         try:
             start_thread(make_thread(target, *args, name="streamipc-closing"))
-        except (RuntimeError, MemoryError):  # no thread to be had, or the interpreter ends
+        except (RuntimeError, MemoryError) as error:
+            let_through(error)
+            # no thread to be had, or the interpreter ends
             target(*args)
 
     def _close(self, end: float) -> None:

@@ -37,6 +37,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .._signals import let_through
 from .._threads import make_thread, start_thread
 from .io_thread import IoThread
 from .pool_thread import (
@@ -350,7 +351,8 @@ class ThreadPool:
         self._threads[thread] = False
         try:
             start_thread(thread.thread)
-        except (RuntimeError, MemoryError):  # no new thread: those there are must do
+        except (RuntimeError, MemoryError) as error:  # no new thread: those there are must do
+            let_through(error)
             self._threads.pop(thread, None)
             if not self._threads:
                 raise
