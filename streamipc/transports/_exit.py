@@ -182,14 +182,13 @@ class ExitStatus:
 
 
 _HOLDERS = {
-    function.__code__
+    getattr(function, "__code__", None)
     for function in (
         ExitStatus.look,
         ExitStatus.reap,
         getattr(subprocess.Popen, "_internal_poll", None),
         getattr(subprocess.Popen, "_wait", None),
     )
-    if hasattr(function, "__code__")
 }
 """Who takes the lock of Popen."""
 
