@@ -71,14 +71,24 @@ def begin_with(earlier: BaseException, error: BaseException) -> None:
         error.__context__ = earlier
 
 
-def let_through(error: BaseException) -> None:
+def let_through(error: BaseException, depth: int = 1) -> None:
     """Raise what the handler of a signal has raised, if ``error`` is that, or was made from it.
 
     To be called first where an ``except`` takes an error for no more than a system call's answer.
+
+    Args:
+        error: that was caught.
+        depth: how many calls above this one it was caught.
     """
-    interrupt = interrupt_in(error, 2)
+    interrupt = interrupt_in(error, depth + 1)
     if interrupt is not None:
-        raise interrupt
+        context = interrupt.__context__
+        try:
+            raise interrupt
+        finally:
+            # It may be what another signal has raised, which would be lost: raising sets it to
+            # what is being handled here, and that was only made from the interrupt.
+            interrupt.__context__ = context
 
 
 class Ignoring(suppress):

@@ -23,6 +23,7 @@ the end, each after what its text says.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -440,15 +441,17 @@ class Shutdown:
     def _is_taken_from(self, stream: Any) -> bool:
         """Tell whether another thread takes the items of a stream, or a callback does.
 
-        :mod:`threading` does not know all: not those that C made, nor gevent's greenlets. Such a
-        one is seen while it waits.
+        The interpreter knows all threads, :mod:`threading` the greenlets that gevent has made of
+        them. Any other greenlet is seen while it waits.
         """
         items = stream.items
         if items.passes_on_reply:
             return True
         me = threading.get_ident()
         return items.taker not in (None, me) and (
-            bool(stream.wakers) or any(one.ident == items.taker for one in threading.enumerate())
+            bool(stream.wakers)
+            or items.taker in sys._current_frames()
+            or any(one.ident == items.taker for one in threading.enumerate())
         )
 
     def _wait_for_handlers(self) -> None:

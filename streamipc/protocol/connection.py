@@ -59,7 +59,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._shown import reason, shown
-from .._signals import interrupt_in, let_through
+from .._signals import let_through
 from ..exceptions import (
     IpcError,
     OverloadedError,
@@ -302,14 +302,10 @@ class Connection:
         try:
             payload = self._serializer.encode(envelope)
         except IpcError as error:
-            interrupt = interrupt_in(error)  # what it was made from
-            if interrupt is not None:
-                raise interrupt from None
+            let_through(error)  # what it was made from
             raise
         except Exception as error:  # a serializer of the user's own
-            interrupt = interrupt_in(error)
-            if interrupt is not None:
-                raise interrupt from None
+            let_through(error)
             raise SerializationError(
                 f"{type(error).__name__} while encoding {_name(envelope)}: {error}"
             ) from error
@@ -458,9 +454,7 @@ class _MismatchError(SerializationError):
 
 
 def _undecodable(error: Exception) -> Undecodable:
-    interrupt = interrupt_in(error, 2)
-    if interrupt is not None:
-        raise interrupt
+    let_through(error, 2)
     if isinstance(error, SerializationError):
         return Undecodable(error, error.envelope)
     wrapped = SerializationError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import io
+import sys
 from typing import Any
 
 from .._signals import let_through
@@ -23,10 +24,13 @@ pages of 4 KiB takes the kernel longer than copying them. What is backed is then
 more than has arrived."""
 
 _MAPPED_BEYOND = 32 << 20
-"""Bytes above which malloc(3) gives memory a mapping of its own, whatever went before
-(``DEFAULT_MMAP_THRESHOLD_MAX`` of glibc, mallopt(3), with 64 bits). Below, the memory may be
-part of the heap, which would keep the advice about huge pages when the object is long gone
-and grow by what nobody uses."""
+"""Bytes above which malloc(3) gives memory a mapping of its own, whatever was freed before
+(``DEFAULT_MMAP_THRESHOLD_MAX`` of glibc, mallopt(3), with 64 bits), unless the heap has room for
+it. Memory that is part of the heap gets no advice about huge pages: the heap would keep it when the
+object is long gone, and grow by what nobody uses."""
+
+_IS_MMAPPED = 2
+"""The bit that says so in the size that glibc's malloc(3) notes in front of what it returns."""
 
 
 def reserve(size: int) -> memoryview:
@@ -82,6 +86,10 @@ class ReservedBytes:
         return self._file.getvalue()
 
 
+_HEADER = sys.getsizeof(b"") - 1
+"""Bytes of a ``bytes`` object in front of what it holds; a null byte follows that."""
+
+
 def _ask_for_huge_pages(view: memoryview) -> None:
     """Advise the system about memory that Python has mapped, where there is a way to."""
     try:
@@ -91,6 +99,14 @@ def _ask_for_huge_pages(view: memoryview) -> None:
         if not hasattr(mmap, "MADV_HUGEPAGE"):  # pragma: no cover - Linux alone has it
             return
         start = ctypes.addressof(ctypes.c_char.from_buffer(view))
+        word = ctypes.sizeof(ctypes.c_size_t)
+        allocated = start - _HEADER
+        # Then two words, at the start of a page, are in front of it. Elsewhere, and in a Python
+        # that checks its memory, it is not to be told.
+        if allocated % mmap.PAGESIZE != 2 * word:
+            return
+        if not ctypes.c_size_t.from_address(allocated - word).value & _IS_MMAPPED:
+            return
         first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
         _libc().madvise(
             ctypes.c_void_p(first),

@@ -11,14 +11,17 @@ import _signal  # type: ignore[import-not-found]
 import os
 import signal
 import subprocess
+import sys
 from operator import itemgetter
+from types import FrameType
 
 from .._signals import Ignoring
 
 __all__ = ["ExitStatus"]
 
-_MOMENT = 0.1
-"""Seconds: more than a thread needs that has seen its child dead and takes the status."""
+_PATIENCE = 10.0
+"""Seconds for another thread to tell the status that it has taken from the kernel. It needs a few
+microseconds, once the system lets it run."""
 
 _PID = itemgetter(0)
 """The first part of what waitpid() returns; 0: the child runs."""
@@ -103,9 +106,11 @@ class ExitStatus:
             return
         taken: list[bool] = []
         try:
-            # Who waits in Popen.wait() lets go of it now. It is not to be had if this code has
-            # interrupted its very holder, as a finalizer does: the child is dead, so we may ask.
-            taken.extend(map(self._lock.acquire, (True,), (_MOMENT,)))
+            # Who waits in Popen.wait() lets go of it now, and may have the status already: asked
+            # without the lock, the kernel would say that there is none. It is not to be had if
+            # this code has interrupted its very holder, as a finalizer does: then we may ask.
+            patience = 0.0 if self._is_held_here() else _PATIENCE
+            taken.extend(map(self._lock.acquire, (True,), (patience,)))
             self._ask(0)
         finally:
             if taken and taken[0]:
@@ -130,6 +135,18 @@ class ExitStatus:
         if self._process.returncode is None:
             # It is no child of this process: Popen.__del__ must not warn about it.
             self._keep(0, "lost")
+
+    def _is_held_here(self) -> bool:
+        """Tell whether the caller of :meth:`reap` has interrupted who may hold the lock."""
+        process = self._process
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None:
+            if frame.f_code in _HOLDERS:
+                one = frame.f_locals.get("self")
+                if one is process or getattr(one, "_process", None) is process:
+                    return True
+            frame = frame.f_back
+        return False
 
     def _ask(self, options: int) -> None:
         """Take the status, holding the lock of Popen, or coming from inside of who holds it."""
@@ -162,6 +179,18 @@ class ExitStatus:
         # The kernel keeps no status where the signal is ignored: the 0 is Popen's guess.
         lost = code == 0 and _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN
         self._keep(code, "lost" if lost else "true")
+
+
+_HOLDERS = {
+    getattr(function, "__code__", None)
+    for function in (
+        ExitStatus.look,
+        ExitStatus.reap,
+        getattr(subprocess.Popen, "_internal_poll", None),
+        getattr(subprocess.Popen, "_wait", None),
+    )
+}
+"""Who takes the lock of Popen."""
 
 
 def _signal_name(number: int) -> str:

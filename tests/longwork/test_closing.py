@@ -128,6 +128,11 @@ def _take_in_coroutine(stream: Any, taken: list[Step]) -> None:
             lambda stream, taken: taken.extend(stream),
             id="a thread that threading knows not",
         ),
+        pytest.param(
+            lambda run: _thread.start_new_thread(run, ()),
+            _take,
+            id="such a one, which does not wait all the time",
+        ),
     ],
 )
 def test_a_stream_of_which_little_was_taken_comes_to_its_end_too(
@@ -163,7 +168,6 @@ def test_a_stream_of_which_little_was_taken_comes_to_its_end_too(
     start(run)
     while stream._items.waiting:
         time.sleep(0.001)
-    time.sleep(0.05)
     closing.set()
     left.close(timeout=60)
     assert done.acquire(timeout=30)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from streamipc._signals import interrupt_in
+from streamipc._signals import interrupt_in, let_through
 
 if not hasattr(signal, "SIGALRM"):
     pytest.skip("Windows has no such signal", allow_module_level=True)
@@ -110,6 +110,34 @@ def test_so_it_is_where_it_was_made_another_error_of(suppressed: bool) -> None:
 
     assert isinstance(error, ValueError)
     assert isinstance(found, Soft)
+
+
+def test_an_interrupt_that_is_let_through_still_tells_what_it_has_interrupted() -> None:
+    """That may be what another signal has raised."""
+    signal.signal(signal.SIGALRM, plain)
+    first = TimeoutError("of another signal")
+
+    def start() -> None:
+        try:
+            raise first
+        finally:
+            try:
+                interrupted()
+            finally:  # as __exit__() of a lock that is not held
+                raise RuntimeError("release unlocked lock")
+
+    def let_it_through() -> None:
+        try:
+            start()
+        except RuntimeError as error:
+            let_through(error)
+
+    error, found = caught(let_it_through)
+
+    assert isinstance(error, Soft)
+    assert found is error
+    assert error.__context__ is first
+    assert first.__context__ is None
 
 
 def test_no_other_error_is_taken_for_one() -> None:

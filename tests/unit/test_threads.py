@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any
 
 import pytest
 
 from streamipc import IpcPeer
 from streamipc._threads import start_thread
+from streamipc.engine import engine
+from streamipc.engine.tasks import CallTask
+from tests.support.interrupting import signals_raise
 from tests.support.shared_messages import Echo
 
 pytestmark = pytest.mark.skipif(
@@ -146,3 +153,91 @@ if pid == 0:
 sys.exit(os.waitpid(pid, 0)[1])
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+
+
+# What the handler of a signal raises while a thread is started is no lack of threads.
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Have the next thread that the main thread starts, starting, be hit by a signal."""
+    starts = threading.Thread.start, _thread.start_new_thread
+
+    def arm() -> None:
+        def start(thread: threading.Thread) -> None:
+            starts[0](thread)
+            hit()
+
+        def start_new_thread(*arguments: Any) -> None:
+            starts[1](*arguments)
+            hit()
+
+        def hit() -> None:
+            if threading.current_thread() is threading.main_thread():
+                monkeypatch.setattr(threading.Thread, "start", starts[0])
+                monkeypatch.setattr(_thread, "start_new_thread", starts[1])
+                signal.raise_signal(signal.SIGALRM)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        monkeypatch.setattr(_thread, "start_new_thread", start_new_thread)
+
+    return arm
+
+
+COMES_OUT = pytest.raises(RuntimeError, match="of a signal's handler")
+
+
+def test_an_interrupt_comes_out_of_the_pool_whose_new_thread_works_all_the_same(
+    connected: Callable[..., tuple[Any, Any]], signalled: Callable[[], None]
+) -> None:
+    left, _ = connected()
+    pool = left.start()._engine.pool
+    ran = threading.Event()
+    with signals_raise(RuntimeError):
+        signalled()
+        with COMES_OUT:
+            pool.submit_offloaded(CallTask(ran.set, print))
+
+    assert ran.wait(30)
+    assert not pool.spawning_fails
+
+
+def test_an_interrupt_comes_out_of_the_one_who_has_read_the_end_which_comes_about(
+    connected: Callable[..., tuple[Any, Any]], signalled: Callable[[], None]
+) -> None:
+    left, _ = connected()
+    left.start()
+    with signals_raise(RuntimeError):
+        signalled()
+        with COMES_OUT:
+            left._engine.shutdown.stream_ended(None)
+
+    assert left._engine.shutdown.closed.wait(30)
+
+
+def test_an_interrupt_comes_out_of_the_end_of_a_peer(
+    connected: Callable[..., tuple[Any, Any]], signalled: Callable[[], None]
+) -> None:
+    peer = IpcPeer()
+    left, _ = connected(peer)
+    left.start()
+    with signals_raise(RuntimeError):
+        signalled()
+        with COMES_OUT:
+            peer.close()
+
+    assert left._engine.shutdown.closed.wait(30)
+
+
+def test_an_interrupt_comes_out_where_a_stream_is_dropped(
+    connected: Callable[..., tuple[Any, Any]], signalled: Callable[[], None]
+) -> None:
+    left, _ = connected()
+    future = left.request(Echo())
+    with signals_raise(RuntimeError):
+        signalled()
+        with COMES_OUT:
+            engine._drop(future)
+
+    with pytest.raises(CancelledError):
+        future.result(30)

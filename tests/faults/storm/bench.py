@@ -18,12 +18,13 @@ from streamipc import (
     IpcSession,
     JsonMessageSerializer,
     NativeMessageSerializer,
+    RemoteError,
     ResponseFuture,
     ResponseStream,
     SyncIpcSession,
 )
 
-from .messages import Ask, Back, Hold, Note, Post, Report, Tell, Tick
+from .messages import Ask, Back, Fail, Hold, Note, Post, Report, Tell, Tick
 from .processes import ROOT
 
 __all__ = ["TORN", "Bench", "Raised"]
@@ -172,6 +173,13 @@ class Bench:
         self.attempted.add(note.number)
         self.session.notify(note)
         self.sent.append(note.number)
+
+    def get_error(self) -> None:
+        """Have a handler of the child's fail."""
+        try:
+            self.session.call(Fail(), None)
+        except RemoteError:
+            pass
 
     def post(self, count: int) -> None:
         """Have the child post some notifications that no handler takes."""

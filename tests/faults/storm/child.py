@@ -8,7 +8,21 @@ from collections.abc import Iterator
 
 from streamipc import IpcPeer, JsonMessageSerializer, NativeMessageSerializer, RequestContext
 
-from .messages import Ask, Back, Blob, Hold, Item, Items, Never, Note, Post, Report, Tell, Tick
+from .messages import (
+    Ask,
+    Back,
+    Blob,
+    Fail,
+    Hold,
+    Item,
+    Items,
+    Never,
+    Note,
+    Post,
+    Report,
+    Tell,
+    Tick,
+)
 
 serializer = JsonMessageSerializer() if "json" in sys.argv[1:] else NativeMessageSerializer()
 session = IpcPeer(serializer, handler_threads=32, timeout=None).create_stdio_session()
@@ -42,6 +56,11 @@ def hold(msg: Hold) -> int:
 @session.on_request
 def blob(msg: Blob) -> int:
     return len(msg.data)
+
+
+@session.on_request
+def fail(msg: Fail) -> int:
+    raise ValueError("as was asked for" * 100)
 
 
 @session.on_request

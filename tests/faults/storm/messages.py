@@ -8,6 +8,7 @@ __all__ = [
     "Ask",
     "Back",
     "Blob",
+    "Fail",
     "Hold",
     "Item",
     "Items",
@@ -46,6 +47,10 @@ class Blob(Request[int]):
     """Answered with the length of its data."""
 
     data: bytes
+
+
+class Fail(Request[int]):
+    """Answered with an error of a long text."""
 
 
 class Items(Request[int]):

@@ -247,6 +247,9 @@ def main() -> None:
     """Make the trials of a specification."""
     spec = Spec(**json.loads(sys.argv[1]))
     bench = Bench(spec.session, spec.serializer, spec.patience, spec.crowd)
+    # A long text is checked by what is compiled for the first one. That takes some ms, and seconds
+    # where each step is traced: a session that closes then does not wait for the thread that reads.
+    bench.get_error()
     cause: Signals | Finalizers
     if spec.cause == "signal":
         cause = Signals(bench)

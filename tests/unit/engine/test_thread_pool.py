@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +20,6 @@ from handover import (
     io_thread_sleeps,
     send_io_thread_to_sleep,
 )
-from interrupting import signals_raise
 from shared_messages import Echo, Note
 
 from streamipc import IpcPeer, RequestContext, SessionClosedError
@@ -437,30 +435,6 @@ def test_a_thread_whose_start_was_interrupted_is_replaced(
     assert left.call(Quick(), timeout=LONG) == "reply"
     assert running.thread is not late[0]
     assert late[0] not in {one.thread for one in right._engine.pool._threads}
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no such signal")
-def test_what_a_signal_raises_while_a_thread_starts_is_not_taken_for_want_of_threads(
-    connected: Callable[..., tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left, right = connected()
-    right.on_request(Quick)(lambda msg: "reply")
-    right.start()
-    left.start()
-    start_thread = thread_pool.start_thread
-    with signals_raise(RuntimeError) as interrupt:
-
-        def interrupted(thread: threading.Thread) -> None:
-            monkeypatch.undo()
-            interrupt()
-            start_thread(thread)
-
-        monkeypatch.setattr(thread_pool, "start_thread", interrupted)
-        with pytest.raises(RuntimeError, match="of a signal's handler"):
-            left._engine.pool.submit_offloaded(CallTask(lambda: None, print))
-
-    assert not left._engine.pool.spawning_fails
-    assert left.call(Quick(), timeout=LONG) == "reply"
 
 
 def test_a_start_that_was_interrupted_once_the_thread_runs_makes_no_other(

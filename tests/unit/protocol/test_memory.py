@@ -6,7 +6,9 @@ import ctypes
 import gc
 import mmap
 import os
+import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -76,7 +78,7 @@ def test_from_eight_megabytes_on_pages_are_huge(size: int, huge: bool) -> None:
 
 @needs_huge_pages
 def test_those_of_a_large_object_are_and_no_others_with_them() -> None:
-    size = (32 << 20) + 4000
+    size = (256 << 20) + 4000  # no heap has so much to spare
     other = reserve(MEBIBYTE)  # Linux maps what comes next below it
     memory = ReservedBytes(size)
     address = address_of(memory.view)
@@ -95,6 +97,34 @@ def test_the_heap_is_left_as_it_is() -> None:
         memory = ReservedBytes(size)
         assert not mapping_of(memory.view[mmap.PAGESIZE :])[2]
         memory.take()
+
+
+HEAP_WITH_ROOM = """
+from test_memory import ReservedBytes, address_of, mapping_of
+
+bytes(31 << 20)  # what is smaller now comes from the heap
+held = [bytes(20 << 20) for _ in range(2)]
+del held
+memory = ReservedBytes(33 << 20)
+where = mapping_of(memory.view[1 << 12 :])
+memory.take()
+other = ReservedBytes(8 << 20)
+assert where[0] < address_of(other.view) < where[1], "it was not in the heap"
+print(where[2], mapping_of(other.view)[2])
+"""
+
+
+@needs_huge_pages
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have other heaps")
+def test_so_it_is_where_it_has_room_for_a_large_object() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HEAP_WITH_ROOM],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("False False\n", "")
 
 
 def test_large_objects_leave_nothing_in_cycles() -> None:

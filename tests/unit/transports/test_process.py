@@ -610,6 +610,59 @@ def test_a_child_whose_status_is_taken_is_shut_down_soon(start):
     assert transport.shutdown(60) is None
 
 
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="tells of the end and leaves the status")
+@pytest.mark.parametrize("first", ["ours", "Popen"])
+def test_a_status_is_not_lost_while_the_one_who_took_it_waits_for_a_cpu(python, first, monkeypatch):
+    """Who comes meanwhile waits for him, however long that takes."""
+    taken, asked_again = threading.Event(), threading.Event()
+    waitpid = os.waitpid
+
+    def slow(pid, options):
+        if taken.is_set():
+            asked_again.set()
+        answer = waitpid(pid, options)
+        taken.set()
+        asked_again.wait(0.5)
+        return answer
+
+    process = subprocess.Popen(python("raise SystemExit(3)"))
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    ours = _exit.ExitStatus(process)
+    monkeypatch.setattr(os, "waitpid", slow)
+    one = threading.Thread(target=ours.reap if first == "ours" else process.wait)
+    one.start()
+    assert taken.wait(30)
+    other = _exit.ExitStatus(process)
+    other.reap()
+    one.join()
+
+    assert not asked_again.is_set()
+    assert (ours.code, other.code, process.returncode) == (3, 3, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="tells of the end and leaves the status")
+@pytest.mark.parametrize(("first", "code"), [("ours", 3), ("Popen", 0)])
+def test_who_has_interrupted_the_one_who_asks_for_a_status_does_not_wait_for_him(
+    python, first, code, monkeypatch
+):
+    """As a finalizer does, on the same thread. The 0 is Popen's own guess."""
+    monkeypatch.setattr(_exit, "_PATIENCE", 1e6)
+    waitpid = os.waitpid
+
+    def interrupted(pid, options):
+        monkeypatch.setattr(os, "waitpid", waitpid)
+        _exit.ExitStatus(process).reap()
+        return waitpid(pid, options)
+
+    process = subprocess.Popen(python("raise SystemExit(3)"))
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    status = _exit.ExitStatus(process)
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    status.reap() if first == "ours" else process.wait()
+
+    assert process.returncode == code
+
+
 def test_the_status_of_the_users_own_wait_is_true_beside_one_who_reaps_all(start):
     transport = start("import sys; sys.exit(3)")
     assert transport.process.wait(10) == 3
