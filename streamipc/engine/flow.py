@@ -152,6 +152,7 @@ class Flow:
         paused: there is a reason not to read.
         handlers_full: as many handlers as may be wait for the peer.
         bound: bytes that may be held.
+        many: so many small messages may wait without being charged.
         total: bytes that are.
         held: the same, by kind.
     """
@@ -175,7 +176,7 @@ class Flow:
         self.handlers_full = False
         self.bound = max(limits.held_bytes, max_frame_size + (1 << 20))
         self._fold_at = limits.held_bytes // 16
-        self._many = limits.held_bytes // (4 * _PLAIN)
+        self.many = limits.held_bytes // (4 * _PLAIN)
         self.total = 0
         self.held = dict.fromkeys(Kind, 0)
         self._rough: dict[Held, None] = {}
@@ -300,6 +301,10 @@ class Flow:
         """Tell whether what has just come does not fit beside the rest."""
         return self.total > self.bound and self.total > held.bytes
 
+    def is_plain(self, payload: memoryview) -> bool:
+        """Tell whether a small message counts nothing while fewer than ``many`` wait."""
+        return self._is_known and densest(payload) <= _PLAIN - _OVERHEAD
+
     def hold(
         self, kind: Kind, envelope: Envelope, payload: Frame | None, waiting: int
     ) -> Held | None:
@@ -319,7 +324,7 @@ class Flow:
             return None
         if type(payload) is memoryview and self._is_known and size <= _LOOKED_AT:
             charge = _OVERHEAD + densest(payload)
-            if charge <= _PLAIN and waiting < self._many and kind is not _ITEM:
+            if charge <= _PLAIN and waiting < self.many and kind is not _ITEM:
                 return None
         elif payload is not None:
             charge = _OVERHEAD + (_WORST + 1) * size

@@ -118,7 +118,11 @@ class Responder:
         payload = self._connection.frames[0]
         held = None
         # What hold() looks at first, without the call: nearly always.
-        if count >= FEW or type(payload) is not memoryview or len(payload) >= SMALL:
+        if (
+            type(payload) is not memoryview
+            or len(payload) >= SMALL
+            or (count >= FEW and (count >= flow.many or not flow.is_plain(payload)))
+        ):
             held = flow.hold(Kind.REQUEST, request, payload, count)
         handlers = self._host.request_handlers(type(request.message))
         served = IncomingRequest(
