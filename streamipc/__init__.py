@@ -25,12 +25,19 @@ if TYPE_CHECKING:
         SerializationError,
         SessionClosedError,
         UnhandledRequestError,
+        WorkerLostError,
+        WorkersUnavailableError,
     )
     from .futures import ResponseFuture, ResponseStream
     from .handlers import RequestContext, current_request
     from .limits import Limits
     from .messages import ErrorMessage, LogMessage, Message, Request
     from .peer import IpcPeer
+    from .pool.contracts import PoolStats, WorkerInfo
+    from .pool.futures import PoolFuture
+    from .pool.mapping import Replies
+    from .pool.pool import WorkerPool
+    from .pool.streams import PoolStream
     from .protocol.envelopes import CounterIdGenerator, PidHrtimeRequestIdGenerator
     from .serializers.base import MessageSerializer
     from .serializers.json import JsonMessageSerializer
@@ -56,9 +63,13 @@ __all__ = [
     "NativeMessageSerializer",
     "OverloadedError",
     "PidHrtimeRequestIdGenerator",
+    "PoolFuture",
+    "PoolStats",
+    "PoolStream",
     "ProcessSession",
     "ProtocolError",
     "RemoteError",
+    "Replies",
     "Request",
     "RequestCancelledError",
     "RequestContext",
@@ -71,6 +82,10 @@ __all__ = [
     "SyncIpcSession",
     "Transport",
     "UnhandledRequestError",
+    "WorkerInfo",
+    "WorkerLostError",
+    "WorkerPool",
+    "WorkersUnavailableError",
     "current_request",
     "envelopes",
     "python_command",
@@ -88,7 +103,11 @@ _HOMES = {
     "MessageSerializer": "serializers.base",
     "NativeMessageSerializer": "serializers.native",
     "PidHrtimeRequestIdGenerator": "protocol.envelopes",
+    "PoolFuture": "pool.futures",
+    "PoolStats": "pool.contracts",
+    "PoolStream": "pool.streams",
     "ProcessSession": "session",
+    "Replies": "pool.mapping",
     "Request": "messages",
     "RequestContext": "handlers",
     "ResponseFuture": "futures",
@@ -96,6 +115,8 @@ _HOMES = {
     "Stats": "engine.contracts",
     "SyncIpcSession": "sync",
     "Transport": "transports.base",
+    "WorkerInfo": "pool.contracts",
+    "WorkerPool": "pool.pool",
     "current_request": "handlers",
     "python_command": "_python",
 }

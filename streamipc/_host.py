@@ -138,13 +138,14 @@ class SessionHost:
         session, peer = self._session(), self._peer()
         if session is not None and peer is not None:
             peer.forget(session)
-            if not (was_closed or is_exiting()):
-                self._log_death()
         left_out = self._limit.left_out()
         if left_out:
             log_warning(f"{left_out:,} more errors of a session that has ended were not logged")
         for function in [*self._handlers().closes(last=True), *self._peers.closes()]:
             self.call_close(session, function, self.report)
+        # Behind the callbacks: one that has asked for ``session.closed_error`` knows.
+        if session is not None and peer is not None and not (was_closed or is_exiting()):
+            self._log_death()
 
     def _log_death(self) -> None:
         """Log how a child died that we did not end, where no error has told anybody."""

@@ -23,6 +23,8 @@ __all__ = [
     "SerializationError",
     "SessionClosedError",
     "UnhandledRequestError",
+    "WorkerLostError",
+    "WorkersUnavailableError",
 ]
 
 _LONGEST_TRACEBACK = 8 << 10
@@ -94,12 +96,57 @@ class SessionClosedError(IpcError, ConnectionError):
         self.stderr_tail = stderr_tail
 
 
+class WorkerLostError(SessionClosedError):
+    """A worker of a :class:`WorkerPool` died with the request.
+
+    Whether its handler ran is not known (``executed`` is ``None``). ``returncode``, ``signal`` and
+    ``stderr_tail`` are the worker's.
+    """
+
+
+class WorkersUnavailableError(SessionClosedError):
+    """A :class:`WorkerPool` has no worker, and none can be had soon; the request was not started.
+
+    Its workers die as soon as they are started, or none was ready in time. ``returncode``,
+    ``signal`` and ``stderr_tail`` are those of the last one.
+
+    Attributes:
+        retry_after: seconds until the next worker may be started; a web server says it in its
+            ``Retry-After``.
+    """
+
+    def __init__(
+        self,
+        message: str = "no worker is there",
+        *,
+        retry_after: float = 0.0,
+        returncode: int | None = None,
+        signal: str | None = None,
+        stderr_tail: str = "",
+        executed: bool | None = False,
+    ) -> None:
+        super().__init__(
+            message,
+            returncode=returncode,
+            signal=signal,
+            stderr_tail=stderr_tail,
+            executed=executed,
+        )
+        self.retry_after = retry_after
+
+
 class RequestTimeoutError(IpcError, TimeoutError):
     """No reply came in time.
 
     Raised for the request's own deadline, which ends the request, and for the bound
     of one ``result(timeout=...)`` call, which leaves the request alive.
+
+    Attributes:
+        answered: the peer has said so: the request's time was over there, and its handler has
+            ended, or was never started. ``False``: nothing came from the peer.
     """
+
+    answered = False
 
 
 class RequestCancelledError(IpcError):

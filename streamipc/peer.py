@@ -130,6 +130,11 @@ class IpcPeer(Registering):
         """Seconds for which a request waits by default; ``None``: for ever."""
         return self._timeout
 
+    @property
+    def session_type(self) -> type[IpcSession]:
+        """The class of its sessions."""
+        return self._session_type
+
     # Making sessions.
 
     # Each takes ``serializer`` and ``max_frame_size`` for its one session; see the class.

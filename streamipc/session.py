@@ -32,7 +32,7 @@ from .engine.engine import Engine
 from .engine.options import Options
 from .exceptions import SessionClosedError
 from .futures import ResponseFuture, ResponseStream
-from .handlers import current, has_returned
+from .handlers import check_function, current, has_returned
 from .messages import Message, Request
 from .transports.base import Transport
 
@@ -300,6 +300,16 @@ class IpcSession(Registering):
         """
         if not self._registries.add_close(target):
             SessionHost.call_close(self, target)
+        return target
+
+    def on_late(self, target: F, /) -> F:
+        """Register a function to be called when a request is answered that has ended here.
+
+        Its time was over, or it was cancelled. The function is called with the request's ``id``, as
+        the future has it. A cancelled request is answered by a worker of a pool only.
+        """
+        check_function(target, "on_late")
+        self._engine.faults.add_listener(target)
         return target
 
     # Life cycle.

@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = (
     {
+        "_environment",
         "_events",
         "_forks",
         "_log",
@@ -36,6 +37,7 @@ FLOORS = (
     {"futures", "handlers", "engine"},
     {"_arguments", "_host", "_registering", "_terminating", "session", "sync"},
     {"peer"},
+    {"pool"},
 )
 """From the ground up: a file may import from its own floor and from those below it."""
 

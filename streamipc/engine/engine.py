@@ -255,6 +255,7 @@ class Engine:
             errors=self.errors,
             remind_locked=self._remind_locked,
             tracebacks=options.tracebacks,
+            answers_cancelled=adapter.answers_cancelled,
             wait=self.wait,
             look=_nothing if self.caller_runs is None else self.caller_runs.look,
         )
@@ -272,7 +273,9 @@ class Engine:
             wait=self.wait,
             has_threads=threads,
         )
-        self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox)
+        self.faults = Faults(
+            self.control, self.errors, self.outgoing, self.inbox, self.pool
+        )
         short_cuts.update(
             {
                 Response: self.outgoing.try_reply,

@@ -5,17 +5,22 @@ Owns the counts. The leader calls these methods, so there is no lock.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._shown import escaped
 from ..exceptions import SerializationError
+from .tasks import CallTask
 
 if TYPE_CHECKING:
     from ..protocol import events
+    from .caller_runs import CallerRuns
     from .control import ControlSender
     from .errors import ErrorReports
     from .inbox import Inbox
     from .outgoing import Outgoing
+    from .thread_pool import ThreadPool
 
 __all__ = ["Faults"]
 
@@ -27,6 +32,7 @@ class Faults:
         errors: told of what is the peer's fault.
         outgoing: our requests, which may fail for it.
         inbox: gets a notification that only looks like a fault.
+        pool: calls what is the user's.
 
     Attributes:
         late: replies and items whose request had ended.
@@ -34,18 +40,32 @@ class Faults:
     """
 
     def __init__(
-        self, control: ControlSender, errors: ErrorReports, outgoing: Outgoing, inbox: Inbox
+        self,
+        control: ControlSender,
+        errors: ErrorReports,
+        outgoing: Outgoing,
+        inbox: Inbox,
+        pool: ThreadPool | CallerRuns,
     ) -> None:
         self._control = control
         self._errors = errors
         self._outgoing = outgoing
         self._inbox = inbox
+        self._pool = pool
+        self._listeners: tuple[Callable[[Any], object], ...] = ()
         self.late = 0
         self.unreadable = 0
 
     def came_late(self, event: events.Late) -> None:
         """Count a reply, or an item, that nobody waits for any more."""
         self.late += 1
+        if event.is_answer:
+            for listener in self._listeners:
+                self._pool.submit(CallTask(partial(listener, event.id), self._errors.report))
+
+    def add_listener(self, listener: Callable[[Any], object]) -> None:
+        """Have a function called with the id of each request that is answered too late."""
+        self._listeners = (*self._listeners, listener)
 
     def broke_a_rule(self, event: events.Violation) -> None:
         """Report a fault of the peer's."""

@@ -97,6 +97,7 @@ class IncomingRequest:
 
     Attributes:
         cancelled: the caller, or the end of the session, cancelled it.
+        cancelled_by_caller: the former.
     """
 
     # What most requests never change stands here, so that making one costs little.
@@ -108,7 +109,7 @@ class IncomingRequest:
     by_io_thread = False
     has_begun = False  # a handler was called
     was_taken = False  # a notification: a handler did not pass it on
-    cancelled = False
+    cancelled = cancelled_by_caller = False
     _no_more_credit = False
     entered = False  # it stands, or stood, in the queue for its handler
     is_kept = False  # the same, in that for receive()

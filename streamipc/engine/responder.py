@@ -65,11 +65,13 @@ class Responder:
         errors: ErrorReports,
         remind_locked: Callable[[float, Reminder], object],
         tracebacks: bool,
+        answers_cancelled: bool,
         wait: Callable[[Any, float | None], bool],
         look: Callable[[], None],
     ) -> None:
         self.flow = flow
         self.tracebacks = tracebacks
+        self._answers_cancelled = answers_cancelled
         self.session = host.session
         self.encode = connection.encode
         self.wait = wait
@@ -161,6 +163,7 @@ class Responder:
         """The caller waits no more."""
         served = self._served.get(cancel.id)
         if served is not None:
+            served.cancelled_by_caller = True
             self.call_soon(served.cancel())
 
     # What a request asks of us.
@@ -195,6 +198,8 @@ class Responder:
         # One step: of several who would answer, the one that takes it off the table does.
         wanted = self._served.pop(served.id, None) is served  # type: ignore[arg-type]
         if not (frame and wanted) or served.cancelled:
+            if wanted and served.cancelled_by_caller and self._answers_cancelled:
+                self._answer_cancelled(served)
             return
         if not served.by_io_thread:
             try:
@@ -206,6 +211,12 @@ class Responder:
             self._writer.queue(frame)
         else:
             self._writer.offer(frame)
+
+    def _answer_cancelled(self, served: IncomingRequest) -> None:
+        """Tell a worker pool that the handler of a request has ended that it had cancelled."""
+        assert served.id is not None
+        error = RequestCancelledError("the handler has ended")
+        self._control.send(refusal_of(served.id, error, "cancelled"))
 
     def answer_again(self, served: IncomingRequest, frame: list[Buffer]) -> None:
         """Do what is left of :meth:`answer`, which was interrupted."""

@@ -60,6 +60,7 @@ class TransportAdapter:
         pollable: whether the transport can be polled.
         goes_with_peer: this process is there for the peer alone.
         has_nobody: there is nothing to serve.
+        answers_cancelled: cancelled requests are answered as well.
         session_starts: called when the session starts.
         watch: has a function called when the child is dead; ``None``: there is no child.
         shutdown: ends the child, which has so many seconds; ``None``: likewise.
@@ -81,6 +82,7 @@ class TransportAdapter:
         self.pollable = bool(ask("pollable", False))
         self.goes_with_peer = bool(ask("goes_with_peer", False))
         self.has_nobody = bool(ask("has_nobody", False))
+        self.answers_cancelled = bool(ask("answers_cancelled", False))
         self.session_starts: Callable[[], object] = ask("session_starts")
         self.watch: Callable[[Callable[[], None]], object] | None = ask("watch", None)
         self.shutdown: Callable[[float], object] | None = ask("shutdown", None)

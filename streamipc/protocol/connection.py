@@ -332,7 +332,7 @@ class Connection:
     def _response(self, envelope: Response | ErrorResponse) -> Event:
         call = self._take_call(envelope)
         if call is None:
-            return Late(envelope.id)
+            return Late(envelope.id, is_answer=True)
         envelope.call = call
         return envelope
 
@@ -428,7 +428,9 @@ class Connection:
             return ItemFailed(call, error) if call.items is not None else Violation(error)
         if isinstance(envelope, (Response, ErrorResponse)):
             call = self._take_call(envelope)
-            return Late(envelope.id) if call is None else ReplyFailed(call, error)
+            if call is None:
+                return Late(envelope.id, is_answer=True)
+            return ReplyFailed(call, error)
         return Violation(error)
 
 
@@ -526,7 +528,10 @@ def error_from(envelope: ErrorResponse) -> IpcError:
         return RemoteError(error.message, error.type, error.traceback)
     if kind is SessionClosedError:  # the request was refused
         return SessionClosedError(error.message, executed=False)
-    return kind(error.message)
+    made = kind(error.message)
+    if isinstance(made, RequestTimeoutError):
+        made.answered = True
+    return made
 
 
 def refusal_of(id: RequestId, error: IpcError, code: str) -> ErrorResponse:  # noqa: A002

@@ -52,12 +52,13 @@ class ItemFailed:
 
 
 class Late:
-    """A reply, or an item, to a request that has ended here."""
+    """An answer, or an item, to a request that has ended here."""
 
-    __slots__ = ("id",)
+    __slots__ = ("id", "is_answer")
 
-    def __init__(self, id: RequestId) -> None:  # noqa: A002
+    def __init__(self, id: RequestId, is_answer: bool = False) -> None:  # noqa: A002
         self.id = id
+        self.is_answer = is_answer
 
 
 class Violation:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from types import FrameType
 from zlib import crc32
 
+from .._environment import ANSWERS_CANCELLED
+
 __all__ = ["environment_of_child"]
 
 _VARIABLE = "STREAMIPC_STARTED_BY"
@@ -61,7 +63,9 @@ def environment_of_child(env: Mapping[str, str] | None) -> dict[str, str]:
             "streamipc, and starts a child again: this looks as if it went on without end"
         )
     value = os.pathsep.join([str(generation + 1), str(alike), str(me), *_starting_files()])
-    return {**(os.environ if env is None else env), _VARIABLE: value}
+    if env is None:
+        env = {name: text for name, text in os.environ.items() if name != ANSWERS_CANCELLED}
+    return {**env, _VARIABLE: value}
 
 
 def _inherited() -> tuple[int, int, int, list[str]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from .._environment import ANSWERS_CANCELLED
 from .._forks import steady
 from .._signals import Ignoring, let_through
 from ._standard import LineByLine, check_open, flush_output, take_read_ahead
@@ -89,6 +90,7 @@ class StdioTransport(FdTransport):
 
     def __init__(self) -> None:
         global _taken
+        self.answers_cancelled = os.environ.get(ANSWERS_CANCELLED) == "1"
         with steady, _lock:
             if _taken:
                 raise RuntimeError(_taken)

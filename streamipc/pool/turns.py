@@ -1,0 +1,211 @@
+"""Whose turn it is to decide, and who does what was decided.
+
+The scheduler's methods are called under one lock, by whoever has news. News are entries of an inbox:
+what to call, and with what. An entry leaves the inbox when it has been dealt with, so that whoever
+comes next goes on with what was interrupted. A finalizer that has news in the midst of a decision
+leaves them there.
+
+What was decided is done outside of the lock, by the thread that finds it, unless that is the main
+thread: there the handler of a signal may raise between any two lines, and other threads would lose
+their requests. It leaves all but its own to the supervisor: a thread that sleeps until something is
+due, or somebody rings. While requests are in hand it looks four times a second whether an interrupt
+has left anything behind.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .._forks import renew
+from .._threads import make_thread, start_thread
+from .scheduler import Scheduler
+
+__all__ = ["Action", "Turns"]
+
+Action = tuple[Callable[..., object], tuple[Any, ...]]
+"""What is to be called, and with what."""
+
+_LOOK = 0.25
+"""Seconds between two looks at what an interrupt may have left behind."""
+
+_FOREVER = float("inf")
+
+
+class Source(Protocol):
+    """Has what is to be done, once the scheduler has decided it."""
+
+    def has_work(self) -> bool:
+        """Tell whether there is anything."""
+        ...
+
+    def take(self) -> list[Action]:
+        """Hand it over to who will do it. Called under the lock, and never interrupted."""
+        ...
+
+
+class Turns:
+    """See the module's text.
+
+    Args:
+        name: of the supervisor's thread.
+        scheduler: decides.
+        has_threads: whether others may run: else all is done by whoever calls.
+
+    Attributes:
+        lock: guards the scheduler, and what the entries of the inbox change.
+        inbox: what to call under the lock, with what comes before the time.
+        sources: have what is to be done outside of the lock.
+    """
+
+    def __init__(self, name: str, scheduler: Scheduler, has_threads: bool) -> None:
+        self.lock = threading.RLock()
+        self.sources: list[Source] = []
+        self.has_threads = has_threads
+        self._name = name
+        self._scheduler = scheduler
+        self.inbox: deque[Action] = deque()
+        self._owner = 0  # the thread that decides
+        self._is_torn = False  # one that has decided was interrupted
+        self._main = threading.main_thread().ident
+        self._supervisor: threading.Thread | None = None
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wakes_at = 0.0  # when the supervisor looks again
+        self._is_stopped = False
+        self._watchers: list[tuple[Callable[[], bool], threading.Event]] = []
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have ``function(*args, now)`` called under the lock, and what follows from it done."""
+        self.inbox.append((function, args))  # before anything can interrupt it
+        self.take()
+
+    def take(self, mine: Callable[[], Action | None] | None = None) -> None:
+        """Decide what the news mean, and do what follows.
+
+        Args:
+            mine: called under the lock; returns what is for this very thread to do.
+        """
+        me = threading.get_ident()
+        while self._owner != me:  # or this is a finalizer: the outer call goes on with it
+            todo: list[Action] = []
+            with self.lock:
+                self._owner = me
+                try:
+                    self._decide()
+                    own = None if mine is None else mine()
+                    if own is not None:
+                        todo.append(own)
+                    if me != self._main or not self.has_threads:
+                        for source in self.sources:
+                            todo += source.take()
+                finally:
+                    self._owner = 0
+            for function, args in todo:
+                function(*args)
+            mine = None
+            if self.has_threads:
+                self._look_after_supervisor()
+            if not self.inbox:
+                return
+
+    def _decide(self) -> None:
+        scheduler = self._scheduler
+        if self._is_torn:
+            scheduler.mend()
+        self._is_torn = True
+        now = time.monotonic()
+        inbox = self.inbox
+        while inbox:
+            function, args = inbox[0]
+            function(*args, now)
+            inbox.popleft()
+        if now >= scheduler.soonest:
+            scheduler.look(now)
+        for predicate, event in self._watchers:
+            if predicate():
+                event.set()
+        self._is_torn = False
+
+    # Waiting.
+
+    def wait_until(self, predicate: Callable[[], bool], until: float | None) -> bool:
+        """Wait until a predicate is true, which is asked under the lock.
+
+        Args:
+            predicate: what is waited for.
+            until: in :func:`time.monotonic` seconds; ``None``: as long as it takes.
+
+        Returns:
+            Whether it is true.
+        """
+        watcher = (predicate, threading.Event())
+        with self.lock:
+            self._watchers.append(watcher)
+        try:
+            self.take()
+            left = None if until is None else max(0.0, until - time.monotonic())
+            return watcher[1].wait(left)
+        finally:
+            self._watchers.remove(watcher)
+
+    # The supervisor.
+
+    def stop(self) -> None:
+        """End the supervisor's thread."""
+        self._is_stopped = True
+        self._bell.put(None)
+        thread = self._supervisor
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
+
+    def forget_after_fork(self) -> None:
+        """Renew the lock, in a forked process."""
+        renew(self.lock)
+        self._is_stopped = True
+
+    def _look_after_supervisor(self) -> None:
+        """Have the supervisor awake, if there is anything for it."""
+        if self._supervisor is None:
+            self._start_supervisor()
+            return
+        wakes_at = self._wakes_at
+        if (
+            self._scheduler.soonest < wakes_at
+            or (wakes_at == _FOREVER and not self._scheduler.is_quiet)
+            or self._has_work()
+        ):
+            self._bell.put(None)
+
+    def _has_work(self) -> bool:
+        return any([source.has_work() for source in self.sources])
+
+    def _start_supervisor(self) -> None:
+        with self.lock:
+            if self._supervisor is not None or self._is_stopped:
+                return
+            self._supervisor = thread = make_thread(self._supervise, name=self._name)
+        try:
+            start_thread(thread)
+        except BaseException:  # can't start new thread, or an interrupt: the next one tries again
+            self._supervisor = None
+            raise
+
+    def _supervise(self) -> None:
+        while not self._is_stopped:
+            self._wakes_at = 0.0  # from here on nobody has to ring
+            self.take()
+            at = self._scheduler.soonest
+            if not self._scheduler.is_quiet:
+                at = min(at, time.monotonic() + _LOOK)
+            self._wakes_at = at
+            # Whoever came after take() may not have rung: it has seen the 0.
+            if self.inbox or self._has_work() or self._scheduler.soonest < at:
+                continue
+            try:
+                self._bell.get(timeout=None if at == _FOREVER else max(0.0, at - time.monotonic()))
+            except queue.Empty:
+                pass
