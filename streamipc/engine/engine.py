@@ -273,9 +273,7 @@ class Engine:
             wait=self.wait,
             has_threads=threads,
         )
-        self.faults = Faults(
-            self.control, self.errors, self.outgoing, self.inbox, self.pool
-        )
+        self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox, self.pool)
         short_cuts.update(
             {
                 Response: self.outgoing.try_reply,

@@ -39,7 +39,9 @@ from .reentry import is_on_stack
 from .tasks import CallTask
 
 if TYPE_CHECKING:
+    from ..exceptions import SessionClosedError
     from .caller_runs import CallerRuns
+    from .calls import Call
     from .channel import Channel
     from .contracts import Host
     from .errors import ErrorReports
@@ -300,9 +302,15 @@ class Shutdown:
         if self.ended.is_set() and self._claimed:
             return
         self._lifecycle.refuse(what)
-        self._outgoing.fail_pending(
-            lambda call: self._lifecycle.closed_error(f"no reply to {call.name}; {what}")
-        )
+        unread = self._adapter.unread_bytes()
+        executed = False if unread is not None and self._writer.is_all_unread(unread) else None
+
+        def error_of(call: Call) -> SessionClosedError:
+            error = self._lifecycle.closed_error(f"no reply to {call.name}; {what}")
+            error.executed = executed
+            return error
+
+        self._outgoing.fail_pending(error_of)
         self._junk.end_line()
         self._inbox.end_receiving()
         self._responder.end_credit()

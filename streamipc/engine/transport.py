@@ -68,6 +68,7 @@ class TransportAdapter:
         closed_error: returns the error for a session that has ended; takes how.
         silent_error: the same where nothing has come from the peer.
         untold_death: says how a child has died; empty if there is nothing to say.
+        unread_bytes: bytes that the peer has not read, and never will; ``None``: not known.
         stay_redirected: has ``print()`` stay away from the stream of standard output.
         start_pump: starts what copies to and from a transport that blocks.
         wait_for_pump: waits so many seconds until that has written everything; says if it has.
@@ -94,6 +95,7 @@ class TransportAdapter:
             "silent_error", self.closed_error
         )
         self.untold_death: Callable[[], str] = ask("untold_death", str)
+        self.unread_bytes: Callable[[], int | None] = ask("unread_bytes")
         self.stay_redirected: Callable[[], object] = ask("stay_redirected")
         self.start_pump: Callable[[Callable[[Exception], None]], object] = getattr(
             self.endpoint, "start_pump", _nothing

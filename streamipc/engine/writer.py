@@ -160,6 +160,16 @@ class Writer:
         """Tell whether much waits for room: the peer does not read what we write."""
         return self._is_full and self.backlog > _CONGESTED_AT
 
+    def is_all_unread(self, unread: int) -> bool:
+        """Tell whether no frame has been read as a whole.
+
+        Args:
+            unread: bytes that the peer has not read, and never will.
+        """
+        if self.turn or self._log:
+            return False  # somebody is at it
+        return self.frames_sent == 0 or (self._begun is None and unread == self.bytes_sent)
+
     def is_writing(self) -> bool:
         """Tell whether a thread is inside a write, or waits for room."""
         return bool(self.turn) or self._room.locked()

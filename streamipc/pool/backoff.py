@@ -13,9 +13,9 @@ _MOST_DOUBLINGS = 64
 class Backoff:
     """Counts workers in a row that died before they had answered a request.
 
-    The first such death costs no pause: a crash that happens once is no crash loop. Each further one
-    doubles the pause. Half of it is left to chance, so that the workers of many processes do not
-    all start in the same moment.
+    The first such death costs no pause: a crash that happens once is no crash loop. Each further
+    one doubles the pause. Half of it is left to chance, so that the workers of many processes do
+    not all start in the same moment.
 
     Args:
         first: seconds of the first pause.

@@ -128,4 +128,3 @@ class PoolFuture(Future[R], Generic[R]):
     def _look_for_fork() -> None:
         if not at_home[0]:
             look_for_fork()
-

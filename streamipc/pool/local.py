@@ -1,7 +1,7 @@
 """The pool of one process: its parts, put together.
 
-A :class:`WorkerPool` makes one when it is first used, and another one in each process that is forked
-from there: nothing of this is shared with the parent.
+A :class:`WorkerPool` makes one when it is first used, and another one in each process that is
+forked from there: nothing of this is shared with the parent.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -11,11 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
-from .._arguments import DEFAULT, check_message, check_notification, checked_metadata
-from .._arguments import checked_timeout, checked_window
+from .._arguments import (
+    DEFAULT,
+    check_message,
+    check_notification,
+    checked_metadata,
+    checked_timeout,
+    checked_window,
+)
 from .._forks import at_home, forgets, look_for_fork
 from .._registering import Registering
-from ..exceptions import IpcError, RequestTimeoutError, WorkersUnavailableError
+from ..exceptions import IpcError, RequestTimeoutError
 from ..handlers import ExceptionTypes, MessageTypes, current_request
 from ..messages import Message, Request
 from ..peer import IpcPeer
@@ -65,10 +70,10 @@ class WorkerPool:
         words = WorkerPool(python_command("-m", "shop.words"), size=2)
         words.call(SayHello("Riki"), timeout=5).text
 
-    A request is given to the worker that has least to do, ``per_worker`` at a time; the others wait,
-    in order. It ends exactly once: with the reply, with the handler's error, with
-    :class:`RequestTimeoutError` (then its handler is cancelled, and ``kill_grace`` seconds later the
-    worker is killed, if it has not stopped), with :class:`WorkerLostError`, or with
+    A request is given to the worker that has least to do, ``per_worker`` at a time; the others
+    wait, in order. It ends exactly once: with the reply, with the handler's error, with
+    :class:`RequestTimeoutError` (then its handler is cancelled, and ``kill_grace`` seconds later
+    the worker is killed, if it has not stopped), with :class:`WorkerLostError`, or with
     :class:`WorkersUnavailableError`. It is given to one worker only, unless that has certainly not
     started it, or ``retries`` allows it.
 
@@ -277,9 +282,7 @@ class WorkerPool:
             ticket.options = {"on_progress": on_progress, "window": checked_window(window)}
         if len(local.scheduler.waiting) >= self._max_waiting:
             self._wait_for_room(local, ticket)
-        future: PoolFuture[Any] = PoolFuture(
-            message, lambda: local.requests.cancel(ticket), self
-        )
+        future: PoolFuture[Any] = PoolFuture(message, lambda: local.requests.cancel(ticket), self)
         ticket.future = future
         try:
             local.requests.submit(ticket)
@@ -520,7 +523,7 @@ class WorkerPool:
     @overload
     def on_message(self, target: F, /) -> F: ...
     def on_message(self, target: Any = None, /) -> Any:
-        """Register a handler for the notifications of workers; see :meth:`IpcSession.on_message`."""
+        """Register a handler for workers' notifications; see :meth:`IpcSession.on_message`."""
         return self._register("on_message", target)
 
     @overload
@@ -528,7 +531,7 @@ class WorkerPool:
     @overload
     def on_exception(self, target: F, /) -> F: ...
     def on_exception(self, target: Any = None, /) -> Any:
-        """Register a handler for exceptions that no caller gets; see :meth:`IpcSession.on_exception`."""
+        """Register a handler for what no caller gets; see :meth:`IpcSession.on_exception`."""
         return self._register("on_exception", target)
 
     def _register(self, kind: str, target: Any, **options: Any) -> Any:

@@ -31,9 +31,7 @@ class Reports:
         on_event: the user's function; ``None``: there is none.
     """
 
-    def __init__(
-        self, name: str, on_event: Callable[[str, WorkerInfo], object] | None
-    ) -> None:
+    def __init__(self, name: str, on_event: Callable[[str, WorkerInfo], object] | None) -> None:
         self._name = name
         self._on_event = on_event
         self._waiting: deque[tuple[str, WorkerInfo, str]] = deque()

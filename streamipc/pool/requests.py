@@ -7,7 +7,7 @@ future keeps what comes first, for a request may be cancelled at any moment.
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from .._signals import let_through
@@ -18,7 +18,6 @@ from ..exceptions import (
     SessionClosedError,
     WorkerLostError,
 )
-from ..futures import ResponseFuture
 from .children import Child
 from .reports import Counts
 from .scheduler import Reason, Scheduler
@@ -60,6 +59,7 @@ class Requests:
             if action is not None:
                 actions.append(action)
         while scheduler.to_fail:
+            ticket: Any
             ticket, reason = scheduler.to_fail.popleft()
             actions.append((ticket.settle, (None, self._refusal(ticket, reason))))
         while self._to_settle:
@@ -78,7 +78,13 @@ class Requests:
         """Take a new ticket; send it if there is a worker for it."""
         turns = self._turns
         turns.inbox.append((self._scheduler.submit, (ticket,)))
-        turns.take(lambda: self._claim(ticket))
+        turns.take(lambda: self._claim_own(ticket))
+
+    def _claim_own(self, ticket: Ticket) -> Action | None:
+        to_send = self._scheduler.to_send
+        if to_send and to_send[-1] is ticket:
+            to_send.pop()  # or the supervisor would be woken for it
+        return self._claim(ticket)
 
     def send(self, ticket: RequestTicket, worker: Child) -> None:
         """Send a request to the worker that it was given to."""
@@ -99,9 +105,7 @@ class Requests:
             inner.cancel()
         inner.add_done_callback(lambda inner: self._turns.post(self._ended, ticket, worker, inner))
 
-    def _ended(
-        self, ticket: RequestTicket, worker: Child, inner: ResponseFuture[Any], now: float
-    ) -> None:
+    def _ended(self, ticket: RequestTicket, worker: Child, inner: Future[Any], now: float) -> None:
         try:
             error = inner.exception()
         except CancelledError:
@@ -141,8 +145,11 @@ class Requests:
         elif isinstance(error, RequestTimeoutError) and not error.answered:
             counts.timed_out += 1
             self._give_up(ticket, worker, now)
+            error = _timeout_error(ticket, error)
         else:
-            counts.timed_out += isinstance(error, RequestTimeoutError)
+            if isinstance(error, RequestTimeoutError):
+                counts.timed_out += 1
+                error = _timeout_error(ticket, error)
             counts.done += 1
             scheduler.over(ticket, worker, now)
         if goes_on:
@@ -195,15 +202,11 @@ class Requests:
                 return
         worker.came_late.add(id)
 
-    def stream_ended(
-        self, ticket: Ticket, worker: Child, inner: ResponseFuture[Any]
-    ) -> None:
+    def stream_ended(self, ticket: Ticket, worker: Child, inner: Future[Any]) -> None:
         """A stream has ended that a caller has got already: no other worker can have it."""
         self._turns.post(self._stream_ended, ticket, worker, inner)
 
-    def _stream_ended(
-        self, ticket: Ticket, worker: Child, inner: ResponseFuture[Any], now: float
-    ) -> None:
+    def _stream_ended(self, ticket: Ticket, worker: Child, inner: Future[Any], now: float) -> None:
         counts = self._counts
         try:
             error = inner.exception()
@@ -239,6 +242,22 @@ def _ids_of(worker: Child) -> set[Any]:
     """Return the ids of the requests of a worker, as far as they are known here."""
     jobs: Any = worker.jobs
     return {job.inner_id for job in jobs}
+
+
+def _timeout_error(ticket: Ticket, error: RequestTimeoutError) -> RequestTimeoutError:
+    """Return the error that names the time which the user has given.
+
+    The session was given what was left of it when there was a worker.
+    """
+    if ticket.timeout is None:
+        return error  # the peer's own
+    made = RequestTimeoutError(
+        f"no reply to {ticket.name} within {ticket.timeout:g} s: a worker had it, and had not "
+        "answered it by then"
+    )
+    made.answered = error.answered
+    made.__cause__ = error
+    return made
 
 
 def lost_error(error: SessionClosedError) -> WorkerLostError:

@@ -84,7 +84,8 @@ class Scheduler:
         self._kill_grace = kill_grace
         self._wait = wait
         self._most = max_requests
-        self._retiring_at = _NEVER if max_requests is None else max_requests - -(-max_requests // 10)
+        # The new one is started when a tenth is left, so that it is ready in time.
+        self._retiring_at = _NEVER if max_requests is None else max(1, max_requests * 9 // 10)
         self._max_lifetime = max_lifetime
         self._make_worker = make_worker
         self.workers: dict[Worker, None] = {}

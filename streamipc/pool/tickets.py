@@ -1,7 +1,8 @@
 """A job of the scheduler's together with what is asked, and with whoever waits for the answer.
 
-There are two kinds. A :class:`RequestTicket` is sent by whoever finds it a worker, and has a future.
-A :class:`CallTicket` is the turn of a thread that waits for a worker, and then asks it itself.
+There are two kinds. A :class:`RequestTicket` is sent by whoever finds it a worker, and has a
+future. A :class:`CallTicket` is the turn of a thread that waits for a worker, and then asks it
+itself.
 """
 
 from __future__ import annotations

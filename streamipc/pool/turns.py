@@ -1,9 +1,9 @@
 """Whose turn it is to decide, and who does what was decided.
 
-The scheduler's methods are called under one lock, by whoever has news. News are entries of an inbox:
-what to call, and with what. An entry leaves the inbox when it has been dealt with, so that whoever
-comes next goes on with what was interrupted. A finalizer that has news in the midst of a decision
-leaves them there.
+The scheduler's methods are called under one lock, by whoever has news. News are entries of an
+inbox: what to call, and with what. An entry leaves the inbox when it has been dealt with, so that
+whoever comes next goes on with what was interrupted. A finalizer that has news in the midst of a
+decision leaves them there.
 
 What was decided is done outside of the lock, by the thread that finds it, unless that is the main
 thread: there the handler of a signal may raise between any two lines, and other threads would lose
@@ -75,6 +75,7 @@ class Turns:
         self._supervisor: threading.Thread | None = None
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._wakes_at = 0.0  # when the supervisor looks again
+        self._seen = 0  # the number of the last job that it has seen
         self._is_stopped = False
         self._watchers: list[tuple[Callable[[], bool], threading.Event]] = []
 
@@ -195,12 +196,18 @@ class Turns:
             raise
 
     def _supervise(self) -> None:
+        lingers_until = 0.0
         while not self._is_stopped:
             self._wakes_at = 0.0  # from here on nobody has to ring
             self.take()
             at = self._scheduler.soonest
-            if not self._scheduler.is_quiet:
-                at = min(at, time.monotonic() + _LOOK)
+            now = time.monotonic()
+            if not self._scheduler.is_quiet or self._seen != self._scheduler.last_number:
+                self._seen = self._scheduler.last_number
+                lingers_until = now + _LOOK
+            # Also for a while when requests have ended, so that the next one need not wake it.
+            if now < lingers_until:
+                at = min(at, lingers_until)
             self._wakes_at = at
             # Whoever came after take() may not have rung: it has seen the 0.
             if self.inbox or self._has_work() or self._scheduler.soonest < at:

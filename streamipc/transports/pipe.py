@@ -21,7 +21,7 @@ from .._forks import forgets, steady
 from .._signals import Ignoring, consume, let_through
 from ._sigpipe import SIGPIPE, SigpipeHeldBack, disposition_of
 
-__all__ = ["Closable", "FdTransport", "can_poll", "make_raw", "release_after_fork"]
+__all__ = ["Closable", "FdTransport", "can_poll", "is_broken", "make_raw", "release_after_fork"]
 
 _IOV_MAX = 64
 """Buffers handed to one writev(2); Linux allows 1,024, POSIX guarantees 16."""
@@ -44,6 +44,16 @@ system call takes it, poll too, and says that it is not open: a thread that come
 gets an OSError, never somebody else's file."""
 
 _first = itemgetter(0)
+
+
+def is_broken(fd: int) -> bool:
+    """Tell whether nobody can read any more what is written there."""
+    import select
+
+    poll = select.poll()
+    poll.register(fd, 0)  # POLLERR and POLLHUP are always reported (poll(2))
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
 
 _END_OF_STREAM = (errno.EIO, errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 """A terminal whose other side closed gives EIO where a pipe gives 0 (Linux pty(7))."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from ._lineage import environment_of_child
 from ._readahead import flush_pending, take_read_ahead
 from ._stderr import StderrSink, quoted
 from ._watch import ChildWatcher, wait_for_exit
-from .pipe import FdTransport
+from .pipe import FdTransport, is_broken
 
 __all__ = ["ProcessTransport", "start_process", "wrap_process"]
 
@@ -344,6 +345,24 @@ class ProcessTransport(FdTransport):
         return SessionClosedError(
             text + quoted(tail), returncode=code, signal=status.signal_name, stderr_tail=tail
         )
+
+    def unread_bytes(self) -> int | None:
+        """Return how many bytes nobody has read of what was written to the child, and never will.
+
+        ``None``: that is not known, or somebody may still read them.
+        """
+        try:
+            import fcntl
+            import termios
+
+            if not is_broken(self.write_fd):
+                return None
+            count = bytearray(4)
+            fcntl.ioctl(self.write_fd, termios.FIONREAD, count)
+        except (ImportError, OSError) as error:  # it is closed, or no system that tells
+            let_through(error)
+            return None
+        return int.from_bytes(count, sys.byteorder)
 
     def untold_death(self) -> str:
         """Say how the child died, if that was not to be expected and no error has said it.

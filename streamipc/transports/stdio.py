@@ -15,7 +15,7 @@ from .._forks import steady
 from .._signals import Ignoring, let_through
 from ._standard import LineByLine, check_open, flush_output, take_read_ahead
 from ._terminal import Keys, is_by_hand, is_in_foreground, say_what_this_is
-from .pipe import FdTransport, make_raw
+from .pipe import FdTransport, is_broken, make_raw
 
 if TYPE_CHECKING:
     from .base import Transport
@@ -192,13 +192,7 @@ class StdioTransport(FdTransport):
 
     def _is_broken(self, fd: int) -> bool:
         """Tell whether writing there fails because the reader is gone."""
-        if not self.pollable:  # pragma: no cover - Windows
-            return False
-        import select
-
-        poll = select.poll()
-        poll.register(fd, 0)  # POLLERR and POLLHUP are always reported (poll(2))
-        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+        return self.pollable and is_broken(fd)
 
     def _put_back(self) -> None:
         for number, copy in enumerate(self._copies or ()):
