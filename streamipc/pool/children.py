@@ -39,10 +39,11 @@ class Child(Worker):
         came_late: ids of requests whose answers came after they had ended here.
         began: when it was started, in :func:`time.time` seconds.
         error: how it has ended; ``None``: it lives, or its end was wanted.
+        was_ready: it has been ready.
         is_ending: somebody sees to the end of its process.
     """
 
-    __slots__ = ("began", "came_late", "error", "is_ending", "session")
+    __slots__ = ("began", "came_late", "error", "is_ending", "session", "was_ready")
 
     def __init__(self, number: int, now: float) -> None:
         super().__init__(number, now)
@@ -51,6 +52,7 @@ class Child(Worker):
         self.began = time.time()
         self.error: Exception | None = None
         self.is_ending = False
+        self.was_ready = False
 
     @property
     def pid(self) -> int | None:

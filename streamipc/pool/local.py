@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._forks import forgets
 from .._signals import let_through
+from .._threads import make_thread, start_thread
 from ..exceptions import SessionClosedError
 from .children import Child, Launcher
 from .contracts import PoolStats, WorkerInfo
@@ -75,7 +76,8 @@ class LocalPool:
             name, self.turns, scheduler, launcher, reports, self._counts, self._prepare
         )
         self.requests = Requests(self.turns, scheduler, self.staff, self._counts)
-        self.turns.sources += [self.requests, self.staff, reports]
+        self.turns.sources += [self.requests, self.staff]
+        self.turns.supervised.append(reports)
         self._is_closed = False
         _pools.add(self)
         forgets(self)
@@ -96,6 +98,7 @@ class LocalPool:
         Returns:
             The worker, which still has the ticket, and what ``question`` has returned.
         """
+        self.turns.check_wait()
         try:
             self.requests.submit(ticket)
             while True:
@@ -178,8 +181,12 @@ class LocalPool:
         """Take nothing more; see what is asked to its end, then end the workers.
 
         Args:
-            timeout: seconds for all of this.
+            timeout: seconds for all of this. From a thread of the pool's, such as that of
+                ``on_event``, it returns at once, and does it behind that.
         """
+        if self.turns.is_supervisor():
+            start_thread(make_thread(self.close, timeout, name="streamipc-pool-closing"))
+            return
         until = time.monotonic() + timeout
         self.turns.post(self.scheduler.close)
         self.wait_until(lambda: self.scheduler.is_quiet, until - timeout * 0.2)
@@ -196,8 +203,7 @@ class LocalPool:
 
     def abandon(self) -> None:
         """Nobody holds the pool any more; called by a finalizer, so it waits for nothing."""
-        self.turns.inbox.append((self._abandon, ()))
-        self.turns.take()
+        self.turns.post(self._abandon)
 
     def _abandon(self, now: float) -> None:
         self.scheduler.abort(now)
@@ -232,7 +238,7 @@ def close_all() -> None:
     """Start no more workers: the interpreter ends, and the sessions of all are about to."""
     for pool in list(_pools):
         with suppress(Exception):
-            pool.turns.post(pool.scheduler.abort)
+            pool.turns.post(pool.scheduler.let_go)
 
 
 # Registered behind that of the package, so that it is called before: see ``streamipc/__init__.py``.

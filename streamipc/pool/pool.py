@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
@@ -99,7 +100,8 @@ class WorkerPool:
         stderr: as for :meth:`IpcPeer.create_command_session`; or a ``logging.Logger``, which
             gets each line as a record.
         on_event: called with ``"started"``, ``"ready"``, ``"died"``, ``"retired"`` or
-            ``"unavailable"`` and a :class:`WorkerInfo`, for metrics; on a thread of the pool's.
+            ``"unavailable"`` and a :class:`WorkerInfo`, for metrics. It is called on the thread that looks after
+            the workers, so it must not block.
 
     With ``IpcPeer(session_type=SyncIpcSession)`` there is no thread. ``call()``, ``stream()``,
     ``map()`` and what looks after the workers work; workers are started, looked after and killed
@@ -199,12 +201,8 @@ class WorkerPool:
             launcher,
             has_threads=not issubclass(peer.session_type, SyncIpcSession),
             on_event=self._on_event,
-            prepare=self._prepare,
+            prepare=partial(_register_all, self._handlers),  # which does not hold the pool
         )
-
-    def _prepare(self, session: IpcSession) -> None:
-        for register in self._handlers:
-            register(session)
 
     def _open(self) -> LocalPool:
         local = self._here()
@@ -608,9 +606,13 @@ class WorkerPool:
                 return True
             if local.scheduler.taking() == 0:
                 local.turns.post(local.scheduler.start_one)
-            return local.wait_until(
-                lambda: local.scheduler.taking() > 0, time.monotonic() + checked_timeout(timeout)
-            )
+            scheduler = local.scheduler
+
+            def is_settled() -> bool:
+                return scheduler.taking() > 0 or scheduler.is_down(time.monotonic())
+
+            local.wait_until(is_settled, time.monotonic() + checked_timeout(timeout))
+            return scheduler.taking() > 0
         except (IpcError, OSError):
             return False
 
@@ -722,6 +724,11 @@ class WorkerPool:
             f"a {type(self).__name__} belongs to this process and can't be sent to another "
             "(pickled): make one at module level, and import it there"
         )
+
+
+def _register_all(handlers: list[Callable[[IpcSession], object]], session: IpcSession) -> None:
+    for register in handlers:
+        register(session)
 
 
 def _name_of(command: Any) -> str:

@@ -137,8 +137,9 @@ class Requests:
             if error.executed is False:
                 goes_on = scheduler.take_back(ticket, worker, now)
             else:
+                counts.lost += not ticket.has_ended
                 goes_on = scheduler.lost(ticket, worker, now)
-                counts.lost += not goes_on
+                counts.lost -= goes_on
             error = error if goes_on else lost_error(error)
         elif isinstance(error, OverloadedError):
             goes_on = scheduler.take_back(ticket, worker, now)
@@ -183,10 +184,11 @@ class Requests:
 
     def cancel(self, ticket: RequestTicket) -> None:
         """The future of a request was cancelled."""
+        # In this order: whoever is sending it sees that it has ended, or we see what was sent.
+        self.give_up(ticket)
         inner = ticket.inner
         if inner is not None:
             inner.cancel()
-        self.give_up(ticket)
 
     def came_late(self, worker: Child, id: Any) -> None:  # noqa: A002
         """A worker has answered a request that had ended here: its handler is done."""

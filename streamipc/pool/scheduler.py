@@ -113,6 +113,11 @@ class Scheduler:
         return not self._jobs
 
     @property
+    def is_over(self) -> bool:
+        """Whether it is closed, and there is no worker and no job any more."""
+        return self.is_closing and not self.workers and not self._jobs
+
+    @property
     def running(self) -> int:
         """How many jobs workers have."""
         return len(self._jobs) - len(self.waiting)
@@ -407,6 +412,13 @@ class Scheduler:
         for worker in self.workers:
             if worker.state is not State.ENDING:
                 self._end(worker)
+
+    def let_go(self, now: float) -> None:
+        """Fail what waits, and leave the end of all workers to somebody else."""
+        self.abort(now)
+        for worker in self.workers:
+            worker.state = State.ENDING
+        self._idle.clear()
 
     def jobs(self) -> list[Job]:
         """Return all jobs that are not over."""

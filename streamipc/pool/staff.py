@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._signals import let_through
 from .._threads import make_thread, start_thread
-from ..exceptions import SessionClosedError, WorkersUnavailableError
+from ..exceptions import SessionClosedError, WorkerLostError, WorkersUnavailableError
 from .children import Child, Launcher, fate_of
 from .jobs import State
 from .reports import Counts, Reports
@@ -132,6 +132,7 @@ class Staff:
 
     def _is_ready(self, worker: Child, now: float) -> None:
         if worker.state is State.STARTING and worker in self._scheduler.workers:
+            worker.was_ready = True
             self._scheduler.ready(worker, now)
             self._reports.add("ready", worker)
 
@@ -140,7 +141,7 @@ class Staff:
     def _end(self, worker: Child) -> None:
         """End a worker's process and session, and wait for that."""
         if worker.session is not None:
-            is_soft = worker.error is None and not worker.is_killed
+            is_soft = worker.was_ready and worker.error is None and not worker.is_killed
             self._launcher.end(worker.session, self._closing if is_soft else 0.0)
         self._turns.post(self.gone, worker, None)
 
@@ -166,6 +167,7 @@ class Staff:
                 self._reports.add("unavailable", worker)
         elif worker.is_killed:
             counts.killed += 1
+            worker.error = WorkerLostError("it was killed: a request took longer than it might")
             self._reports.add("died", worker, self._obituary(worker))
         else:
             counts.retired += 1

@@ -60,11 +60,13 @@ class Turns:
         lock: guards the scheduler, and what the entries of the inbox change.
         inbox: what to call under the lock, with what comes before the time.
         sources: have what is to be done outside of the lock.
+        supervised: the same, for the supervisor alone.
     """
 
     def __init__(self, name: str, scheduler: Scheduler, has_threads: bool) -> None:
         self.lock = threading.RLock()
         self.sources: list[Source] = []
+        self.supervised: list[Source] = []
         self.has_threads = has_threads
         self._name = name
         self._scheduler = scheduler
@@ -73,6 +75,7 @@ class Turns:
         self._is_torn = False  # one that has decided was interrupted
         self._main = threading.main_thread().ident
         self._supervisor: threading.Thread | None = None
+        self._supervisors_id = 0
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._wakes_at = 0.0  # when the supervisor looks again
         self._seen = 0  # the number of the last job that it has seen
@@ -102,6 +105,9 @@ class Turns:
                         todo.append(own)
                     if me != self._main or not self.has_threads:
                         for source in self.sources:
+                            todo += source.take()
+                    if me == self._supervisors_id or not self.has_threads:
+                        for source in self.supervised:
                             todo += source.take()
                 finally:
                     self._owner = 0
@@ -133,6 +139,19 @@ class Turns:
 
     # Waiting.
 
+    def check_wait(self) -> None:
+        """Refuse to wait in a finalizer, or the handler of a signal, that interrupts a decision.
+
+        Raises:
+            RuntimeError: nobody else can decide meanwhile.
+        """
+        if self._owner == threading.get_ident():
+            raise RuntimeError(
+                "this finalizer, or handler of a signal, has interrupted the pool in the midst of "
+                "a decision, and would have to wait for what it interrupts: use request() and look "
+                "for its result later; or wait in another thread"
+            )
+
     def wait_until(self, predicate: Callable[[], bool], until: float | None) -> bool:
         """Wait until a predicate is true, which is asked under the lock.
 
@@ -143,6 +162,7 @@ class Turns:
         Returns:
             Whether it is true.
         """
+        self.check_wait()
         watcher = (predicate, threading.Event())
         with self.lock:
             self._watchers.append(watcher)
@@ -154,6 +174,10 @@ class Turns:
             self._watchers.remove(watcher)
 
     # The supervisor.
+
+    def is_supervisor(self) -> bool:
+        """Tell whether the calling thread is the supervisor."""
+        return threading.get_ident() == self._supervisors_id
 
     def stop(self) -> None:
         """End the supervisor's thread."""
@@ -171,7 +195,8 @@ class Turns:
     def _look_after_supervisor(self) -> None:
         """Have the supervisor awake, if there is anything for it."""
         if self._supervisor is None:
-            self._start_supervisor()
+            if not self._scheduler.is_over:
+                self._start_supervisor()
             return
         wakes_at = self._wakes_at
         if (
@@ -182,7 +207,7 @@ class Turns:
             self._bell.put(None)
 
     def _has_work(self) -> bool:
-        return any([source.has_work() for source in self.sources])
+        return any([source.has_work() for source in (*self.sources, *self.supervised)])
 
     def _start_supervisor(self) -> None:
         with self.lock:
@@ -196,6 +221,7 @@ class Turns:
             raise
 
     def _supervise(self) -> None:
+        self._supervisors_id = threading.get_ident()
         lingers_until = 0.0
         while not self._is_stopped:
             self._wakes_at = 0.0  # from here on nobody has to ring
@@ -212,6 +238,8 @@ class Turns:
             # Whoever came after take() may not have rung: it has seen the 0.
             if self.inbox or self._has_work() or self._scheduler.soonest < at:
                 continue
+            if self._scheduler.is_over:
+                return
             try:
                 self._bell.get(timeout=None if at == _FOREVER else max(0.0, at - time.monotonic()))
             except queue.Empty:
