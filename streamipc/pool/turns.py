@@ -223,9 +223,11 @@ class Turns:
     def _supervise(self) -> None:
         self._supervisors_id = threading.get_ident()
         lingers_until = 0.0
-        while not self._is_stopped:
+        while True:
             self._wakes_at = 0.0  # from here on nobody has to ring
             self.take()
+            if self._is_stopped:
+                return
             at = self._scheduler.soonest
             now = time.monotonic()
             if not self._scheduler.is_quiet or self._seen != self._scheduler.last_number:
