@@ -303,13 +303,16 @@ class IpcSession(Registering):
         return target
 
     def on_late(self, target: F, /) -> F:
-        """Register a function to be called when a request is answered that has ended here.
+        """Register a function to be told when the peer is done with a request that has ended here.
 
-        Its time was over, or it was cancelled. The function is called with the request's ``id``, as
-        the future has it. A cancelled request is answered by a worker of a pool only.
+        Its time was over, it was cancelled, or whoever asked was interrupted. The peer is done with
+        it when it has answered, or if it never got it. Other peers than the workers of a pool do
+        not answer what was cancelled, unless they are written to do so.
+
+        The function is called with the request's ``id``, as the future has it, and maybe twice.
         """
         check_function(target, "on_late")
-        self._engine.faults.add_listener(target)
+        self._engine.late_answers.add_listener(target)
         return target
 
     # Life cycle.

@@ -57,6 +57,7 @@ from .flow import Flow
 from .inbox import Inbox
 from .io_thread import IoThread
 from .junk import JunkLines
+from .late import LateAnswers
 from .leader import Leader
 from .lifecycle import Lifecycle
 from .lifetimes import park_at_exit
@@ -218,6 +219,7 @@ class Engine:
                 self._other_caller_runs,
             )
         self.errors = ErrorReports(lock, host, self.pool, self.caller_runs, limits.waiting_errors)
+        self.late_answers = LateAnswers(self.pool, self.errors)
         self.control = ControlSender(
             connection.encode,
             self.writer,
@@ -238,6 +240,7 @@ class Engine:
             flow=self.flow,
             pool=self.pool,
             errors=self.errors,
+            late_answers=self.late_answers,
             wait=self.wait,
             drop=_drop if self.caller_runs is None else self.caller_runs.drop,
             check_awaitable=self._check_awaitable,
@@ -273,7 +276,9 @@ class Engine:
             wait=self.wait,
             has_threads=threads,
         )
-        self.faults = Faults(self.control, self.errors, self.outgoing, self.inbox, self.pool)
+        self.faults = Faults(
+            self.control, self.errors, self.outgoing, self.inbox, self.late_answers
+        )
         short_cuts.update(
             {
                 Response: self.outgoing.try_reply,

@@ -5,22 +5,18 @@ Owns the counts. The leader calls these methods, so there is no lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._shown import escaped
 from ..exceptions import SerializationError
-from .tasks import CallTask
 
 if TYPE_CHECKING:
     from ..protocol import events
-    from .caller_runs import CallerRuns
     from .control import ControlSender
     from .errors import ErrorReports
     from .inbox import Inbox
+    from .late import LateAnswers
     from .outgoing import Outgoing
-    from .thread_pool import ThreadPool
 
 __all__ = ["Faults"]
 
@@ -32,7 +28,7 @@ class Faults:
         errors: told of what is the peer's fault.
         outgoing: our requests, which may fail for it.
         inbox: gets a notification that only looks like a fault.
-        pool: calls what is the user's.
+        late_answers: told of an answer that came too late.
 
     Attributes:
         late: replies and items whose request had ended.
@@ -45,14 +41,13 @@ class Faults:
         errors: ErrorReports,
         outgoing: Outgoing,
         inbox: Inbox,
-        pool: ThreadPool | CallerRuns,
+        late_answers: LateAnswers,
     ) -> None:
         self._control = control
         self._errors = errors
         self._outgoing = outgoing
         self._inbox = inbox
-        self._pool = pool
-        self._listeners: tuple[Callable[[Any], object], ...] = ()
+        self._late_answers = late_answers
         self.late = 0
         self.unreadable = 0
 
@@ -60,12 +55,7 @@ class Faults:
         """Count a reply, or an item, that nobody waits for any more."""
         self.late += 1
         if event.is_answer:
-            for listener in self._listeners:
-                self._pool.submit(CallTask(partial(listener, event.id), self._errors.report))
-
-    def add_listener(self, listener: Callable[[Any], object]) -> None:
-        """Have a function called with the id of each request that is answered too late."""
-        self._listeners = (*self._listeners, listener)
+            self._late_answers.tell(event.id)
 
     def broke_a_rule(self, event: events.Violation) -> None:
         """Report a fault of the peer's."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from .._forks import forgets, look_for_fork
 
-__all__ = ["close_all", "is_exiting", "park_at_exit", "track"]
+__all__ = ["before_exit", "close_all", "is_exiting", "park_at_exit", "track"]
 
 _EXIT_SECONDS = 1.0
 """For children to exit by themselves when the interpreter ends with open sessions."""
@@ -42,6 +44,9 @@ class Copied(Protocol):
         """Make this copy inert."""
         ...
 
+
+before_exit: list[Callable[[], object]] = []
+"""Called when the interpreter ends, before its sessions are closed."""
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _exiting = False
@@ -82,6 +87,9 @@ def close_all() -> None:
     global _exiting
     _exiting = True
     look_for_fork()  # copies count as closed: they belong to the parent, and so do its children
+    for function in before_exit:
+        with suppress(Exception):
+            function()
     sessions = [session for session in list(_sessions) if not session.has_closed()]
     for session in sessions:
         # All children see the end of their input first, so that they exit side by side.

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .deadlines import Deadlines
     from .errors import ErrorReports
     from .flow import Flow
+    from .late import LateAnswers
     from .lifecycle import Lifecycle
     from .thread_pool import ThreadPool
     from .writer import Writer
@@ -94,6 +95,7 @@ class Outgoing:
         flow: Flow,
         pool: ThreadPool | CallerRuns,
         errors: ErrorReports,
+        late_answers: LateAnswers,
         wait: Callable[[Any, float | None], bool],
         drop: Callable[[Any], None],
         check_awaitable: Callable[[], None],
@@ -116,6 +118,7 @@ class Outgoing:
         self._write = writer.send
         self._control = control
         self._came_instead = came_instead
+        self._late_answers = late_answers
         self._completing: set[Call] = set()
         self._replied: Call | None = None  # off the table, and not settled yet
         self.unwanted: deque[Call] = deque()
@@ -234,6 +237,8 @@ class Outgoing:
             self.settle(call, None, CANCELLED)
             if call.outcome[0][1] is CANCELLED:
                 self.cancel(call)
+            else:
+                self._late_answers.tell(call.id)
             with suppress(ValueError):  # another thread was at it as well
                 unwanted.remove(call)
 
@@ -243,6 +248,8 @@ class Outgoing:
             # In this order: one who is interrupted does it again.
             if not self._writer.withdraw(call.frame):
                 self._control.send(Cancel(call.id))
+            else:
+                self._late_answers.tell(call.id)
             self._forget(call)
 
     def expire(self, call: Call, known_to_peer: bool = True) -> None:
@@ -261,7 +268,9 @@ class Outgoing:
             # Where the peer has not read for long, cancels would pile up. It knows the
             # deadlines of what it has read, and will see those of what it is going to read.
             heard = known and known_to_peer and not self._writer.withdraw(call.frame)
-            if heard and self._writer.backlog <= _NOT_READ:
+            if not heard and known:
+                self._late_answers.tell(call.id)
+            elif heard and self._writer.backlog <= _NOT_READ:
                 self._control.send(Cancel(call.id))
             self.settle(call, None, error)
         except BaseException:  # an interrupt: nobody else would find the call

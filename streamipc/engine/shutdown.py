@@ -302,12 +302,13 @@ class Shutdown:
         if self.ended.is_set() and self._claimed:
             return
         self._lifecycle.refuse(what)
-        unread = self._adapter.unread_bytes()
-        executed = False if unread is not None and self._writer.is_all_unread(unread) else None
 
         def error_of(call: Call) -> SessionClosedError:
+            # This waits for a child that is dying: until then it may hold what it has not read.
             error = self._lifecycle.closed_error(f"no reply to {call.name}; {what}")
-            error.executed = executed
+            unread = self._adapter.unread_bytes()
+            if unread is not None and self._writer.is_all_unread(unread):
+                error.executed = False
             return error
 
         self._outgoing.fail_pending(error_of)

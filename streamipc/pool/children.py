@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from ..exceptions import (
     IpcError,
     RemoteError,
     RequestTimeoutError,
-    SessionClosedError,
     UnhandledRequestError,
 )
 from .jobs import Worker
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["Child", "Launcher"]
 
 
+_TOLD = 64
+"""Ids that are remembered; a second time comes soon, if it comes."""
+
+
 class Child(Worker):
     """A worker with its session.
 
@@ -39,16 +43,18 @@ class Child(Worker):
         came_late: ids of requests whose answers came after they had ended here.
         began: when it was started, in :func:`time.time` seconds.
         error: how it has ended; ``None``: it lives, or its end was wanted.
+        told: the last of these ids, those that are taken care of too: one may come twice.
         was_ready: it has been ready.
         is_ending: somebody sees to the end of its process.
     """
 
-    __slots__ = ("began", "came_late", "error", "is_ending", "session", "was_ready")
+    __slots__ = ("began", "came_late", "error", "is_ending", "session", "told", "was_ready")
 
     def __init__(self, number: int, now: float) -> None:
         super().__init__(number, now)
         self.session: IpcSession | None = None
         self.came_late: set[Any] = set()
+        self.told: deque[Any] = deque(maxlen=_TOLD)
         self.began = time.time()
         self.error: Exception | None = None
         self.is_ending = False
@@ -142,20 +148,12 @@ class Launcher:
             let_through(error)
 
 
-def fate_of(session: IpcSession | None, error: BaseException | None) -> Exception | None:
-    """Return the error that says how a worker has ended."""
-    if isinstance(error, SessionClosedError) and error.returncode is not None:
-        return error
-    if session is not None:
-        try:
-            return session.closed_error or _plain(error)
-        except IpcError as failure:
-            return failure
-    return _plain(error)
-
-
-def _plain(error: BaseException | None) -> Exception | None:
-    return error if isinstance(error, Exception) else None
+def fate_of(session: IpcSession) -> Exception | None:
+    """Return the error that says how a worker's session has ended."""
+    try:
+        return session.closed_error
+    except IpcError as failure:
+        return failure
 
 
 def _line_logger(logger: logging.Logger) -> Callable[[str], None]:

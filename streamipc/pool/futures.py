@@ -8,6 +8,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Generic, TypeVar
 
 from .._forks import at_home, look_for_fork
+from ..engine.lifetimes import park_at_exit
 from ..exceptions import RequestTimeoutError, fresh
 from ..messages import Message
 
@@ -55,6 +56,7 @@ class PoolFuture(Future[R], Generic[R]):
         error = self.exception(timeout)
         if error is None:
             return super().result()
+        park_at_exit()
         try:
             raise fresh(error)
         finally:

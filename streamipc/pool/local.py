@@ -6,16 +6,15 @@ forked from there: nothing of this is shared with the parent.
 
 from __future__ import annotations
 
-import atexit
 import time
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .._forks import forgets
 from .._signals import let_through
 from .._threads import make_thread, start_thread
+from ..engine.lifetimes import before_exit, park_at_exit
 from ..exceptions import SessionClosedError
 from .children import Child, Launcher
 from .contracts import PoolStats, WorkerInfo
@@ -99,18 +98,25 @@ class LocalPool:
             The worker, which still has the ticket, and what ``question`` has returned.
         """
         self.turns.check_wait()
+        answers: list[T] = []
         try:
             self.requests.submit(ticket)
             while True:
                 worker = self._wait_for_worker(ticket)
-                assert worker.session is not None
                 try:
-                    return worker, question(worker.session)
+                    # The answer is kept in the same step in which it is there. An interrupt may
+                    # come just behind that.
+                    answers.extend(map(question, (worker.session,)))  # type: ignore[arg-type]
+                    return worker, answers[0]
                 except Exception as error:
                     let_through(error)
                     self.requests.failed(ticket, worker, error)
-        except BaseException:  # an interrupt; or it has failed, and this does nothing
-            self.requests.give_up(ticket)
+        except BaseException:
+            # An interrupt; or it has failed, and this does nothing. The first call always happens.
+            self.requests.give_up(ticket, bool(answers))
+            for answer in answers:
+                if hasattr(answer, "cancel"):  # a stream that nobody gets
+                    answer.cancel()
             raise
 
     def _wait_for_worker(self, ticket: CallTicket) -> Child:
@@ -119,6 +125,7 @@ class LocalPool:
                 time.sleep(0.001)
             self.turns.take()
         if ticket.error is not None:
+            park_at_exit()
             raise ticket.error
         worker: Any = ticket.worker
         return worker  # type: ignore[no-any-return]
@@ -237,9 +244,7 @@ class LocalPool:
 def close_all() -> None:
     """Start no more workers: the interpreter ends, and the sessions of all are about to."""
     for pool in list(_pools):
-        with suppress(Exception):
-            pool.turns.post(pool.scheduler.let_go)
+        pool.turns.post(pool.scheduler.let_go)
 
 
-# Registered behind that of the package, so that it is called before: see ``streamipc/__init__.py``.
-atexit.register(close_all)
+before_exit.append(close_all)

@@ -100,8 +100,8 @@ class WorkerPool:
         stderr: as for :meth:`IpcPeer.create_command_session`; or a ``logging.Logger``, which
             gets each line as a record.
         on_event: called with ``"started"``, ``"ready"``, ``"died"``, ``"retired"`` or
-            ``"unavailable"`` and a :class:`WorkerInfo`, for metrics. It is called on the thread that looks after
-            the workers, so it must not block.
+            ``"unavailable"`` and a :class:`WorkerInfo`, for metrics. It is called on the thread
+            that looks after the workers, so it must not block.
 
     With ``IpcPeer(session_type=SyncIpcSession)`` there is no thread. ``call()``, ``stream()``,
     ``map()`` and what looks after the workers work; workers are started, looked after and killed

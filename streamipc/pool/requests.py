@@ -145,7 +145,7 @@ class Requests:
             goes_on = scheduler.take_back(ticket, worker, now)
         elif isinstance(error, RequestTimeoutError) and not error.answered:
             counts.timed_out += 1
-            self._give_up(ticket, worker, now)
+            self._give_up(ticket, worker, False, now)
             error = _timeout_error(ticket, error)
         else:
             if isinstance(error, RequestTimeoutError):
@@ -158,14 +158,14 @@ class Requests:
         else:
             self._to_settle.append((ticket, None, error))
 
-    def give_up(self, ticket: Ticket) -> None:
-        """Nobody wants the answer any more."""
+    def give_up(self, ticket: Ticket, is_answered: bool = False) -> None:
+        """Nobody wants the answer any more, be it there or not."""
         # First of all: it may be an interrupt for which it is given up, and another one may come.
-        self._turns.inbox.append((self._give_up, (ticket, ticket.worker)))
+        self._turns.inbox.append((self._give_up, (ticket, ticket.worker, is_answered)))
         self._turns.take()
 
-    def _give_up(self, ticket: Ticket, worker: Child | None, now: float) -> None:
-        if worker is not None and self._has_answered_late(ticket, worker):
+    def _give_up(self, ticket: Ticket, worker: Child | None, is_answered: bool, now: float) -> None:
+        if worker is not None and (is_answered or self._has_answered_late(ticket, worker)):
             self._scheduler.over(ticket, worker, now)
         else:
             self._scheduler.give_up(ticket, now)
@@ -195,6 +195,9 @@ class Requests:
         self._turns.post(self._came_late, worker, id)
 
     def _came_late(self, worker: Child, id: Any, now: float) -> None:  # noqa: A002
+        if id in worker.told:
+            return
+        worker.told.append(id)
         ended: list[Any] = [job for job in worker.jobs if job.has_ended]
         # Of several calls whose ids are not known it does not matter which one is over.
         known = None if id in _ids_of(worker) else id
@@ -213,7 +216,7 @@ class Requests:
         try:
             error = inner.exception()
         except CancelledError:
-            self._give_up(ticket, worker, now)
+            self._give_up(ticket, worker, False, now)
             return
         if isinstance(error, SessionClosedError):
             counts.lost += 1
@@ -221,7 +224,7 @@ class Requests:
             self._scheduler.drop(ticket, now)
         elif isinstance(error, RequestTimeoutError) and not error.answered:
             counts.timed_out += 1
-            self._give_up(ticket, worker, now)
+            self._give_up(ticket, worker, False, now)
         else:
             self._answered(ticket, worker, now)
 

@@ -97,12 +97,13 @@ class Staff:
             function(*args)
             return
         thread = make_thread(function, *args, name=f"streamipc-pool-{what}")
-        self._threads = {one for one in self._threads if one.is_alive()} | {thread}
         try:
             start_thread(thread)
         except (RuntimeError, MemoryError) as error:  # none to be had
             let_through(error)
             function(*args)
+        else:
+            self._threads = {one for one in self._threads if one.is_alive()} | {thread}
 
     # A start.
 
@@ -119,14 +120,15 @@ class Staff:
                 self._end(worker)
                 return
             self._reports.add("started", worker)
-            session.on_close(lambda: self._session_ended(worker))
+            session.on_close(lambda ended: self._session_ended(worker, ended))
             self._launcher.wait_until_ready(session)
         except Exception as error:
             let_through(error)
+            # First of all: the end of the session would tell something else.
+            self._turns.post(self.gone, worker, error)
             if session is not None:
                 self._launcher.kill(session)
                 self._launcher.end(session, 0.0)
-            self._turns.post(self.gone, worker, fate_of(session, error))
         else:
             self._turns.post(self._is_ready, worker)
 
@@ -145,9 +147,9 @@ class Staff:
             self._launcher.end(worker.session, self._closing if is_soft else 0.0)
         self._turns.post(self.gone, worker, None)
 
-    def _session_ended(self, worker: Child) -> None:
+    def _session_ended(self, worker: Child, session: IpcSession) -> None:
         # Not under the lock: the exit status may take some ms.
-        self._turns.post(self.gone, worker, fate_of(worker.session, None))
+        self._turns.post(self.gone, worker, fate_of(session))
 
     def gone(self, worker: Child, error: Exception | None, now: float) -> None:
         """A worker takes no more; ``error`` says why. May be called more than once for each."""

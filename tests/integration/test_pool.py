@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
-import json
 import logging
 import os
 import pickle
-import subprocess
 import sys
 import threading
 import time
@@ -37,7 +35,6 @@ from pool_messages import (
 from streamipc import (
     IpcPeer,
     JsonMessageSerializer,
-    LogMessage,
     RemoteError,
     RequestTimeoutError,
     SerializationError,
@@ -304,9 +301,7 @@ def test_an_error_ends_a_map_and_cancels_the_rest(pool: WorkerPool) -> None:
 
 
 def test_errors_may_come_in_the_place_of_replies(pool: WorkerPool) -> None:
-    first, second, third = pool.map(
-        [Add(1), Fail("at the second"), Add(2)], return_exceptions=True
-    )
+    first, second, third = pool.map([Add(1), Fail("at the second"), Add(2)], return_exceptions=True)
 
     assert (first, third) == (2, 3)
     assert isinstance(second, RemoteError)
@@ -348,7 +343,7 @@ def test_handlers_serve_all_workers_present_and_to_come(pool: WorkerPool) -> Non
     def fails(msg: Said) -> None:
         raise LookupError(msg.text)
 
-    assert [reply for reply in pool.map([AskBack()] * 4)] == ["the parent"] * 4
+    assert list(pool.map([AskBack()] * 4)) == ["the parent"] * 4
     pool.call(Tell("one"))
     pool.resize(3)
     pool.wait_ready()
@@ -493,12 +488,16 @@ def test_the_end_of_the_block_waits_for_all() -> None:
 
 
 def test_a_block_that_fails_does_not_wait_long() -> None:
-    pool = WorkerPool(COMMAND)
-    with pytest.raises(KeyError), pool:
-        futures = [pool.request(Nap(60)) for _ in range(3)]
-        pool.close(0.2)
-        raise KeyError("in the block")
+    futures = []
 
+    def fail() -> None:
+        with WorkerPool(COMMAND) as pool:
+            futures.extend([pool.request(Nap(60)) for _ in range(3)])
+            pool.close(0.2)
+            raise KeyError("in the block")
+
+    with pytest.raises(KeyError):
+        fail()
     for future in futures:
         with pytest.raises(SessionClosedError):
             future.result()
@@ -535,11 +534,10 @@ def test_it_can_be_closed_from_its_own_event(eventually: Eventually) -> None:
 
 
 def test_a_pool_that_is_dropped_warns_and_ends_its_workers(eventually: Eventually) -> None:
-    pool = WorkerPool(COMMAND)
-    pid = pool.call(Pid())
+    pools = [WorkerPool(COMMAND)]
+    pid = pools[0].call(Pid())
     with pytest.warns(ResourceWarning, match="unclosed <WorkerPool 'pool_child.py'"):
-        del pool
-        gc.collect()
+        pools.clear()
     eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
@@ -576,18 +574,18 @@ def test_a_session_may_be_made_by_a_function() -> None:
     with WorkerPool(connect, peer=peer) as pool:
         assert pool.call(Add(2, 3)) == 5
         assert pool.name == "connect"
-    with WorkerPool(lambda: peer.create_command_session(["/no/such/program"])) as pool:
-        with pytest.raises(SessionClosedError, match="no/such/program"):
-            pool.call(Add(1))
+    pool = WorkerPool(lambda: peer.create_command_session(["/no/such/program"]))
+    with pool, pytest.raises(SessionClosedError, match="no/such/program"):
+        pool.call(Add(1))
 
 
 def test_what_workers_print_may_go_to_a_logger(caplog: pytest.LogCaptureFixture) -> None:
     from pool_messages import Die
 
     logger = logging.getLogger("tests.words")
-    with caplog.at_level(logging.INFO), WorkerPool(COMMAND, stderr=logger) as pool:
-        with pytest.raises(SessionClosedError):
-            pool.call(Die())
+    caplog.set_level(logging.INFO)
+    with WorkerPool(COMMAND, stderr=logger) as pool, pytest.raises(SessionClosedError):
+        pool.call(Die())
     assert ("tests.words", logging.INFO, "about to die") in caplog.record_tuples
 
 
