@@ -1,14 +1,6 @@
 """Every snippet of README.md is executed, and prints what the README says it prints.
 
-How a snippet says what it is, in a comment on the line before its fence:
-
-``<!-- file: FOLDER/NAME -->``
-    A file; ``, continued`` appends to it. Each folder is made as it stands and every file
-    that holds ``# ->`` is run in it: what stands after each ``# ->`` is what it prints.
-``<!-- command: NAME -->``
-    A command for a fresh clone; ``.ci/run`` runs it.
-
-A ``json`` snippet needs no comment: each of its lines is an envelope.
+``support/snippets.py`` tells how a snippet says what it is.
 """
 
 from __future__ import annotations
@@ -18,27 +10,17 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from snippets import Page as Document
 
 from streamipc import IpcPeer, JsonMessageSerializer, Message, Request
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-SNIPPET = re.compile(
-    r"^(?:<!-- (?P<what>file|command): (?P<name>[^,\n]+?)(?P<more>, continued)? -->\n)?"
-    r"```(?P<language>\w*)\n(?P<text>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
-SNIPPETS = [match.groupdict() for match in SNIPPET.finditer(README)]
-FILES: dict[str, str] = {}
-for snippet in SNIPPETS:
-    if snippet["what"] == "file":
-        start = FILES[snippet["name"]] + "\n" if snippet["more"] else ""
-        FILES[snippet["name"]] = start + snippet["text"]
+DOCUMENT = Document(ROOT / "README.md")
+README = DOCUMENT.text
+SNIPPETS = DOCUMENT.snippets
 
 
 # The messages that the JSON snippets speak of.
@@ -65,53 +47,13 @@ class Step(Message, wire_name="messages.Step"):
     of: int
 
 
-RUN = """
-import runpy, sys
-from streamipc.transports import process
-
-process._EXIT_STATUS = 30.0
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
-"""How a program is run: an error waits 80 ms for a dead child's exit status, and does without
-on a machine that takes longer to tell it."""
-
-PRINTS = re.compile(r"# -> ?(.*)$", re.MULTILINE)
-PROGRAMS = [name for name, text in FILES.items() if PRINTS.search(text)]
-
-
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", DOCUMENT.programs)
 def test_readme_program_prints_what_the_readme_says(program: str, tmp_path: Path) -> None:
-    folder, _, file = program.rpartition("/")
-    for name, text in FILES.items():
-        if name.startswith(f"{folder}/"):
-            (tmp_path / name.rpartition("/")[2]).write_text(text, encoding="utf-8")
-
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, file],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-    assert done.stderr == ""
-    assert done.stdout.splitlines() == PRINTS.findall(FILES[program])
-    assert done.returncode == 0
+    DOCUMENT.check_program(program, tmp_path)
 
 
 def test_every_snippet_is_executed() -> None:
-    assert README.count("\n```") == 2 * len(SNIPPETS)
-    executed = {program.rpartition("/")[0] for program in PROGRAMS}
-    for snippet in SNIPPETS:
-        language, what, name = snippet["language"], snippet["what"], snippet["name"]
-        if language in ("python", "js", "javascript"):
-            assert what == "file", snippet["text"]
-            assert name.rpartition("/")[0] in executed, name
-        elif language == "sh":
-            assert what == "command", snippet["text"]
-        else:
-            assert language in ("json", "text"), f"what is done with {language!r}?"
+    DOCUMENT.check_all_are_executed()
 
 
 @pytest.mark.parametrize(
@@ -153,7 +95,7 @@ def test_two_set_up_commands_can_be_pasted() -> None:
         assert checked.returncode == 0, checked.stderr
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+@pytest.mark.parametrize("link", DOCUMENT.links)
 def test_link_leads_to_a_file(link: str) -> None:
     assert (ROOT / link).exists()
 
