@@ -25,12 +25,19 @@ from streamipc import (
     MessageSerializer,
     NativeMessageSerializer,
     PidHrtimeRequestIdGenerator,
+    PoolFuture,
+    PoolStream,
     ProcessSession,
     RemoteError,
+    Replies,
     Request,
     RequestContext,
     ResponseFuture,
     SessionClosedError,
+    WorkerInfo,
+    WorkerLostError,
+    WorkerPool,
+    WorkersUnavailableError,
     python_command,
 )
 
@@ -251,3 +258,53 @@ def handle(error: Exception) -> str:
     if isinstance(error, RemoteError):
         return error.remote_type + error.remote_traceback
     return ""
+
+
+# Worker pools.
+
+pool = WorkerPool(python_command("child.py"), size=2, ready=Stop(), backoff=(0.1, 30.0))
+WorkerPool(lambda: peer.create_command_session(["child"]), max_requests=100, name="words")
+WorkerPool("child", size="two")  # wrong
+WorkerPool(ready="yes", command="child")  # wrong
+assert_type(pool.call(SayHello("x"), timeout=5), Greeting)
+assert_type(pool.call(Greeting("x")), Any)
+pooled = pool.request(SayHello("x"), retries=1)
+assert_type(pooled, PoolFuture[Greeting])
+assert_type(pooled.result(timeout=1), Greeting)
+for done in as_completed([pooled]):
+    assert_type(done.result(), Greeting)
+with pool.stream(SayHello("x")) as pool_stream:
+    assert_type(pool_stream, PoolStream[Greeting])
+    assert_type(pool_stream.result(), Greeting)
+assert_type(pool.map([SayHello("x")], ordered=False), Replies[Greeting])
+for one in pool.map(Sum([Decimal(number)]) for number in range(3)):
+    assert_type(one, int)
+pool.request("hello")  # wrong
+pool.map(["hello"])  # wrong
+pool.call(SayHello("x"), retries="one")  # wrong
+assert_type(pool.workers[0].pid, int | None)
+assert_type(pool.stats.lost, int)
+assert_type(pool.start(), WorkerPool)
+assert_type(pool.check(), bool)
+
+
+@pool.on_request
+def asked_by_worker(msg: SayHello) -> Greeting:
+    return Greeting(msg.name)
+
+
+@pool.on_message(LogMessage)
+def told_by_worker(msg: LogMessage) -> None: ...
+
+
+def event(name: str, info: WorkerInfo) -> None:
+    assert_type(info.state, str)
+
+
+WorkerPool("child", on_event=event)
+try:
+    pool.call(Stop())
+except WorkersUnavailableError as error:
+    assert_type(error.retry_after, float)
+except WorkerLostError as error:
+    assert_type(error.returncode, int | None)
