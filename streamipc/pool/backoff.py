@@ -9,6 +9,10 @@ __all__ = ["Backoff"]
 
 _MOST_DOUBLINGS = 64
 
+_SOUND = 5.0
+"""Seconds that a worker has to live to count as sound, whether or not anybody has asked it anything.
+What dies later is started again so rarely that no pause is needed."""
+
 
 class Backoff:
     """Counts workers in a row that died before they had answered a request.
@@ -19,8 +23,7 @@ class Backoff:
 
     Args:
         first: seconds of the first pause.
-        longest: seconds of the longest one. Also what a worker has to live to count as sound,
-            whether or not anybody has asked it anything.
+        longest: seconds of the longest one.
         most: deaths in a row after which workers are started for those who ask only.
         chance: returns a number from 0 to 1.
 
@@ -51,7 +54,7 @@ class Backoff:
             lived: seconds since the worker was started.
             done: requests that it has answered.
         """
-        return done == 0 and lived < self._longest
+        return done == 0 and lived < _SOUND
 
     def died(self, now: float) -> None:
         """Count an early death."""
