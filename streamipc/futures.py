@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -35,6 +36,23 @@ _CANCELLED = "CANCELLED_AND_NOTIFIED"
 
 _log = logging.getLogger("concurrent.futures")
 """Where that says what a callback has raised."""
+
+
+class _Condition(threading.Condition):
+    """One that the handler of a signal can't have locked for ever.
+
+    Entering the block is one call into C. In the base class it is a function in Python, and what
+    interrupts that, behind its taking the lock, leaves it with nobody who would give it back.
+    """
+
+    __enter__ = property(attrgetter("_lock.__enter__"))
+    __exit__ = property(attrgetter("_lock.__exit__"))
+
+
+def _make_condition() -> threading.Condition:
+    made = threading.Condition()
+    made.__class__ = _Condition
+    return made
 
 
 class ResponseFuture(Future[R], Generic[R]):
@@ -78,7 +96,7 @@ class ResponseFuture(Future[R], Generic[R]):
                 look_for_fork()
             made = self._made_condition
             if made is None:
-                made = self.__dict__.setdefault("_made_condition", threading.Condition())
+                made = self.__dict__.setdefault("_made_condition", _make_condition())
             call = self._call
             if self._state == _PENDING:
                 # In this order: whoever settles the call sees us, or we see the outcome. He also
@@ -215,7 +233,7 @@ class ResponseFuture(Future[R], Generic[R]):
     def renew_after_fork(self) -> None:
         """Replace the locks, in a forked child, where nobody will read the reply."""
         # The old ones may be locked for ever, and as_completed() may go on with its own.
-        self._made_condition = threading.Condition()
+        self._made_condition = _make_condition()
         for waiter in self._waiters:
             waiter.event = threading.Event()
             waiter.lock = threading.Lock()

@@ -10,8 +10,8 @@ __all__ = ["Backoff"]
 _MOST_DOUBLINGS = 64
 
 _SOUND = 5.0
-"""Seconds that a worker has to live to count as sound, whether or not anybody has asked it anything.
-What dies later is started again so rarely that no pause is needed."""
+"""Seconds that a worker has to live to count as sound, whether or not anybody has asked it
+anything. What dies later is started again so rarely that no pause is needed."""
 
 
 class Backoff:

@@ -18,6 +18,7 @@ from ..engine.lifetimes import before_exit, park_at_exit
 from ..exceptions import SessionClosedError
 from .children import Child, Launcher
 from .contracts import PoolStats, WorkerInfo
+from .futures import Owner
 from .reports import Counts, Reports, info_of
 from .requests import Requests
 from .scheduler import Scheduler
@@ -75,6 +76,7 @@ class LocalPool:
             name, self.turns, scheduler, launcher, reports, self._counts, self._prepare
         )
         self.requests = Requests(self.turns, scheduler, self.staff, self._counts)
+        self.owner = Owner(self.requests.cancel)
         self.turns.sources += [self.requests, self.staff]
         self.turns.supervised.append(reports)
         self._is_closed = False
@@ -87,37 +89,47 @@ class LocalPool:
 
     # Waiting for a worker, and asking it.
 
-    def ask(self, ticket: CallTicket, question: Callable[[IpcSession], T]) -> tuple[Child, T]:
-        """Wait for a worker, and ask it; ask another one where that is allowed.
+    def call(self, ticket: CallTicket, question: Callable[[IpcSession], T]) -> T:
+        """Wait for a worker, ask it, and return its answer.
 
         Args:
             ticket: the turn of the calling thread; new.
             question: called with the session of the worker.
-
-        Returns:
-            The worker, which still has the ticket, and what ``question`` has returned.
         """
-        self.turns.check_wait()
         answers: list[T] = []
         try:
-            self.requests.submit(ticket)
-            while True:
-                worker = self._wait_for_worker(ticket)
-                try:
-                    # The answer is kept in the same step in which it is there. An interrupt may
-                    # come just behind that.
-                    answers.extend(map(question, (worker.session,)))  # type: ignore[arg-type]
-                    return worker, answers[0]
-                except Exception as error:
-                    let_through(error)
-                    self.requests.failed(ticket, worker, error)
+            self._ask(ticket, question, answers)
+        finally:
+            # Also if an interrupt has come. Another one may, but not before this.
+            self.turns.inbox.append((self.requests.finish, (ticket, ticket.worker, answers)))
+            self.turns.take()
+        return answers[0]
+
+    def stream(self, ticket: CallTicket, question: Callable[[IpcSession], T]) -> T:
+        """Likewise for a stream, which keeps the worker until it ends."""
+        streams: list[T] = []
+        try:
+            self._ask(ticket, question, streams)
+            return streams[0]
         except BaseException:
-            # An interrupt; or it has failed, and this does nothing. The first call always happens.
-            self.requests.give_up(ticket, bool(answers))
-            for answer in answers:
-                if hasattr(answer, "cancel"):  # a stream that nobody gets
-                    answer.cancel()
+            self.turns.inbox.append((self.requests.finish, (ticket, ticket.worker, ())))
+            self.turns.take()
             raise
+
+    def _ask(
+        self, ticket: CallTicket, question: Callable[[IpcSession], T], answers: list[T]
+    ) -> None:
+        """Wait for a worker, and ask it; ask another one where that is allowed."""
+        self.turns.check_wait()
+        self.requests.submit(ticket)
+        while not answers:
+            worker = self._wait_for_worker(ticket)
+            try:
+                # The answer is kept in the same step in which it is there.
+                answers.extend(map(question, (worker.session,)))  # type: ignore[arg-type]
+            except Exception as error:
+                let_through(error)
+                self.requests.failed(ticket, worker, error)
 
     def _wait_for_worker(self, ticket: CallTicket) -> Child:
         while not ticket.wait(None if self.has_threads else 0.0):

@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar
@@ -21,7 +22,10 @@ from .._arguments import (
 )
 from .._forks import at_home, forgets, look_for_fork
 from .._registering import Registering
+from .._signals import let_through
+from ..engine.calls import Call
 from ..exceptions import IpcError, RequestTimeoutError
+from ..futures import ResponseStream
 from ..handlers import ExceptionTypes, MessageTypes, current_request
 from ..messages import Message, Request
 from ..peer import IpcPeer
@@ -280,8 +284,9 @@ class WorkerPool:
             ticket.options = {"on_progress": on_progress, "window": checked_window(window)}
         if len(local.scheduler.waiting) >= self._max_waiting:
             self._wait_for_room(local, ticket)
-        future: PoolFuture[Any] = PoolFuture(message, lambda: local.requests.cancel(ticket), self)
-        ticket.future = future
+        # A pool that nobody holds closes its workers: so the record of the request holds it.
+        ticket.call = Call(local.owner, ticket, message, timeout=ticket.timeout, keeps=self)  # type: ignore[arg-type]
+        future: PoolFuture[Any] = PoolFuture(ticket.call)
         try:
             local.requests.submit(ticket)
         except BaseException:  # an interrupt: nobody will have the future
@@ -355,12 +360,10 @@ class WorkerPool:
         """Ask a worker, wait, and return the reply: ``request(message, timeout).result()``."""
         local = self._open()
         ticket = CallTicket(*self._asked(message, "call", timeout, retries, metadata))
-        worker, reply = local.ask(
+        return local.call(
             ticket,
             lambda session: session.call(message, ticket.seconds_left(), metadata=metadata),
         )
-        local.requests.answered(ticket, worker)
-        return reply
 
     @overload
     def stream(
@@ -404,17 +407,19 @@ class WorkerPool:
         local = self._open()
         checked_window(window)
         ticket = CallTicket(*self._asked(message, "stream", timeout, 0, metadata))
-        worker, stream = local.ask(
-            ticket,
-            lambda session: session.stream(
+
+        def ask(session: IpcSession) -> ResponseStream[Any]:
+            stream = session.stream(
                 message, ticket.seconds_left(), metadata=metadata, window=window
-            ),
-        )
-        ticket.inner = stream.future
-        stream.future.add_done_callback(
-            lambda inner: local.requests.stream_ended(ticket, worker, inner)
-        )
-        return PoolStream(stream, self)
+            )
+            worker: Any = ticket.worker
+            ticket.inner = stream.future
+            stream.future.add_done_callback(
+                lambda inner: local.requests.stream_ended(ticket, worker, inner)
+            )
+            return stream
+
+        return PoolStream(local.stream(ticket, ask), self)
 
     @overload
     def map(
@@ -467,15 +472,16 @@ class WorkerPool:
         if window is None:
             window = max(4 * self._size * self._per_worker, 16)
 
-        def ask(message: Message) -> PoolFuture[Any]:
+        def ask(message: Message) -> Future[Any]:
             return self.request(message, timeout, retries=retries)
 
-        def ask_now(message: Message) -> PoolFuture[Any]:
-            future: PoolFuture[Any] = PoolFuture(message, lambda: None, self)
+        def ask_now(message: Message) -> Future[Any]:
+            future: Future[Any] = Future()
             try:
-                future.settle(self.call(message, timeout, retries=retries), None)
+                future.set_result(self.call(message, timeout, retries=retries))
             except Exception as error:
-                future.settle(None, error)
+                let_through(error)
+                future.set_exception(error)
             return future
 
         return Replies(

@@ -7,6 +7,7 @@ future keeps what comes first, for a request may be cancelled at any moment.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -117,9 +118,14 @@ class Requests:
         else:
             self._failed(ticket, worker, error, now)
 
-    def answered(self, ticket: Ticket, worker: Child) -> None:
-        """A thread that asks by itself has its answer."""
-        self._turns.post(self._answered, ticket, worker)
+    def finish(
+        self, ticket: Ticket, worker: Child | None, answers: Sequence[Any], now: float
+    ) -> None:
+        """A thread that asks by itself has its answer, or wants none any more."""
+        if answers and worker is not None:
+            self._answered(ticket, worker, now)
+        else:
+            self._give_up(ticket, worker, now)
 
     def _answered(self, ticket: Ticket, worker: Child, now: float) -> None:
         self._scheduler.over(ticket, worker, now)
@@ -145,7 +151,7 @@ class Requests:
             goes_on = scheduler.take_back(ticket, worker, now)
         elif isinstance(error, RequestTimeoutError) and not error.answered:
             counts.timed_out += 1
-            self._give_up(ticket, worker, False, now)
+            self._give_up(ticket, worker, now)
             error = _timeout_error(ticket, error)
         else:
             if isinstance(error, RequestTimeoutError):
@@ -158,14 +164,12 @@ class Requests:
         else:
             self._to_settle.append((ticket, None, error))
 
-    def give_up(self, ticket: Ticket, is_answered: bool = False) -> None:
-        """Nobody wants the answer any more, be it there or not."""
-        # First of all: it may be an interrupt for which it is given up, and another one may come.
-        self._turns.inbox.append((self._give_up, (ticket, ticket.worker, is_answered)))
-        self._turns.take()
+    def give_up(self, ticket: Ticket) -> None:
+        """Nobody wants the answer any more."""
+        self._turns.post(self._give_up, ticket, ticket.worker)
 
-    def _give_up(self, ticket: Ticket, worker: Child | None, is_answered: bool, now: float) -> None:
-        if worker is not None and (is_answered or self._has_answered_late(ticket, worker)):
+    def _give_up(self, ticket: Ticket, worker: Child | None, now: float) -> None:
+        if worker is not None and self._has_answered_late(ticket, worker):
             self._scheduler.over(ticket, worker, now)
         else:
             self._scheduler.give_up(ticket, now)
@@ -216,7 +220,7 @@ class Requests:
         try:
             error = inner.exception()
         except CancelledError:
-            self._give_up(ticket, worker, False, now)
+            self._give_up(ticket, worker, now)
             return
         if isinstance(error, SessionClosedError):
             counts.lost += 1
@@ -224,7 +228,7 @@ class Requests:
             self._scheduler.drop(ticket, now)
         elif isinstance(error, RequestTimeoutError) and not error.answered:
             counts.timed_out += 1
-            self._give_up(ticket, worker, False, now)
+            self._give_up(ticket, worker, now)
         else:
             self._answered(ticket, worker, now)
 

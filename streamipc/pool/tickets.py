@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .futures import PoolFuture
+from ..engine.calls import Call
+from .futures import settle
 from .jobs import Job
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class Ticket(Job):
         self.metadata = metadata
         self.inner: ResponseFuture[Any] | None = None
 
+    def __repr__(self) -> str:
+        return str(self.number)
+
     @property
     def inner_id(self) -> Any:
         """The session's id of the request; ``None``: it was not sent."""
@@ -89,26 +93,25 @@ class RequestTicket(Ticket):
     """Has a future.
 
     Attributes:
-        future: set before anybody else has the ticket.
+        call: what the future shows; set before anybody else has the ticket.
         options: of ``IpcSession.request()`` beside message, time and metadata.
     """
 
-    __slots__ = ("future", "options")
-    future: PoolFuture[Any]
+    __slots__ = ("call", "options")
+    call: Call
     options: dict[str, Any] | None
 
     def send(self, sender: Sender, worker: Child) -> None:
         """Send it."""
-        self.future.is_given = True
         sender.send(self, worker)
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Give the future its outcome."""
-        self.future.settle(value, error)
+        settle(self.call, value, error)
 
     def abandon_after_fork(self, error: BaseException) -> None:
         """Fail."""
-        self.future.abandon_after_fork(error)
+        self.call.abandon_after_fork(error)
 
 
 class CallTicket(Ticket):

@@ -80,7 +80,7 @@ class Turns:
         self._wakes_at = 0.0  # when the supervisor looks again
         self._seen = 0  # the number of the last job that it has seen
         self._is_stopped = False
-        self._watchers: list[tuple[Callable[[], bool], threading.Event]] = []
+        self._watchers: list[tuple[Callable[[], bool], queue.SimpleQueue[None]]] = []
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args, now)`` called under the lock, and what follows from it done."""
@@ -132,9 +132,9 @@ class Turns:
             inbox.popleft()
         if now >= scheduler.soonest:
             scheduler.look(now)
-        for predicate, event in self._watchers:
+        for predicate, news in self._watchers:
             if predicate():
-                event.set()
+                news.put(None)
         self._is_torn = False
 
     # Waiting.
@@ -163,15 +163,19 @@ class Turns:
             Whether it is true.
         """
         self.check_wait()
-        watcher = (predicate, threading.Event())
+        # No Event: see PoolFuture._wait.
+        news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        watcher = (predicate, news)
         with self.lock:
             self._watchers.append(watcher)
         try:
             self.take()
-            left = None if until is None else max(0.0, until - time.monotonic())
-            return watcher[1].wait(left)
+            news.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            return False
         finally:
             self._watchers.remove(watcher)
+        return True
 
     # The supervisor.
 
