@@ -8,8 +8,8 @@ decision leaves them there.
 What was decided is done outside of the lock, by the thread that finds it, unless that is the main
 thread: there the handler of a signal may raise between any two lines, and other threads would lose
 their requests. It leaves all but its own to the supervisor: a thread that sleeps until something is
-due, or somebody rings. While requests are in hand it looks four times a second whether an interrupt
-has left anything behind.
+due, or somebody rings. If doing one thing fails, the others are left for whoever comes next. While
+requests are in hand it looks four times a second whether an interrupt has left anything behind.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ class Turns:
         self._wakes_at = 0.0  # when the supervisor looks again
         self._seen = 0  # the number of the last job that it has seen
         self._is_stopped = False
-        self._watchers: list[tuple[Callable[[], bool], threading.Event]] = []
+        self._watchers: dict[threading.Event, Callable[[], bool]] = {}
+        self._todo: deque[Action] = deque()  # decided, and not begun
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args, now)`` called under the lock, and what follows from it done."""
@@ -91,27 +92,37 @@ class Turns:
             mine: called under the lock; returns what is for this very thread to do.
         """
         me = threading.get_ident()
+        does_all = me != self._main or not self.has_threads
         while self._owner != me:  # or this is a finalizer: the outer call goes on with it
-            todo: list[Action] = []
             with self.lock:
                 self._owner = me
                 try:
                     self._decide()
                     own = None if mine is None else mine()
-                    if own is not None:
-                        todo.append(own)
-                    if me != self._main or not self.has_threads:
+                    if does_all:
                         for source in self.sources:
-                            todo += source.take()
+                            self._todo += source.take()
                 finally:
                     self._owner = 0
-            for function, args in todo:
-                function(*args)
             mine = None
+            if own is not None:
+                function, args = own
+                function(*args)
+            if does_all:
+                self._do()
             if self.has_threads:
                 self._look_after_supervisor()
             if not self.inbox:
                 return
+
+    def _do(self) -> None:
+        """Do what was decided, by this thread or another one."""
+        while True:
+            try:
+                function, args = self._todo.popleft()
+            except IndexError:
+                return
+            function(*args)
 
     def _decide(self) -> None:
         scheduler = self._scheduler
@@ -126,7 +137,7 @@ class Turns:
             inbox.popleft()
         if now >= scheduler.soonest:
             scheduler.look(now)
-        for predicate, event in self._watchers:
+        for event, predicate in [*self._watchers.items()]:
             if predicate():
                 event.set()
         self._is_torn = False
@@ -143,15 +154,14 @@ class Turns:
         Returns:
             Whether it is true.
         """
-        watcher = (predicate, threading.Event())
-        with self.lock:
-            self._watchers.append(watcher)
+        event = threading.Event()
         try:
+            self._watchers[event] = predicate
             self.take()
             left = None if until is None else max(0.0, until - time.monotonic())
-            return watcher[1].wait(left)
+            return event.wait(left)
         finally:
-            self._watchers.remove(watcher)
+            self._watchers.pop(event, None)
 
     # The supervisor.
 
@@ -182,20 +192,31 @@ class Turns:
             self._bell.put(None)
 
     def _has_work(self) -> bool:
-        return any([source.has_work() for source in self.sources])
+        return bool(self._todo) or any([source.has_work() for source in self.sources])
 
     def _start_supervisor(self) -> None:
         with self.lock:
             if self._supervisor is not None or self._is_stopped:
                 return
-            self._supervisor = thread = make_thread(self._supervise, name=self._name)
-        try:
-            start_thread(thread)
-        except BaseException:  # can't start new thread, or an interrupt: the next one tries again
-            self._supervisor = None
-            raise
+            try:
+                self._supervisor = make_thread(self._supervise, name=self._name)
+                start_thread(self._supervisor)
+            except BaseException:  # can't start new thread, or an interrupt
+                self._supervisor = None  # the next one tries again; if it runs, two do no harm
+                raise
 
     def _supervise(self) -> None:
+        try:
+            self._look_after_pool()
+        finally:
+            self._supervisor = None
+            if self._is_stopped:
+                self._bell.put(None)  # for another one, if there is one
+            else:  # what it had to do has failed: another one goes on with the rest
+                time.sleep(_LOOK)
+                self._look_after_supervisor()
+
+    def _look_after_pool(self) -> None:
         lingers_until = 0.0
         while not self._is_stopped:
             self._wakes_at = 0.0  # from here on nobody has to ring
