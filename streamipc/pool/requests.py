@@ -143,6 +143,7 @@ class Requests:
             if error.executed is False:
                 goes_on = scheduler.take_back(ticket, worker, now)
             else:
+                ticket.was_sent = True
                 counts.lost += not ticket.has_ended
                 goes_on = scheduler.lost(ticket, worker, now)
                 counts.lost -= goes_on
@@ -235,15 +236,21 @@ class Requests:
     def _refusal(self, ticket: Ticket, reason: Reason) -> IpcError:
         """Return the error of a ticket that gets no worker."""
         what = f"{ticket.name} was not sent; "
-        if reason is Reason.CLOSED:
-            return self._staff.closed_error(what)
-        if reason is Reason.UNAVAILABLE:
-            return self._staff.unavailable_error(what)
+        if ticket.was_sent:
+            what = f"{ticket.name} was lost with its worker, and was to be sent to another one; "
+        if reason is not Reason.LATE:
+            staff, is_closed = self._staff, reason is Reason.CLOSED
+            error = staff.closed_error(what) if is_closed else staff.unavailable_error(what)
+            if ticket.was_sent:
+                error.executed = None
+            return error
         self._counts.timed_out += 1
         assert ticket.timeout is not None
+        how = "was lost with its worker, and has waited for another one"
+        if not ticket.was_sent:
+            how = "has waited for a worker all that time, and was not sent"
         return RequestTimeoutError(
-            f"no reply to {ticket.name} within {ticket.timeout:g} s: it has waited for a worker "
-            "all that time, and was not sent"
+            f"no reply to {ticket.name} within {ticket.timeout:g} s: it {how}"
         )
 
 

@@ -43,9 +43,10 @@ class Ticket(Job):
 
     Attributes:
         inner: the session's future of the answer; ``None``: it was not sent.
+        was_sent: to a worker that has died with it.
     """
 
-    __slots__ = ("inner", "message", "metadata", "timeout")
+    __slots__ = ("inner", "message", "metadata", "timeout", "was_sent")
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Ticket(Job):
         self.timeout = timeout
         self.metadata = metadata
         self.inner: ResponseFuture[Any] | None = None
+        self.was_sent = False
 
     def __repr__(self) -> str:
         return str(self.number)

@@ -8,8 +8,8 @@ decision leaves them there.
 What was decided is done outside of the lock, by the thread that finds it, unless that is the main
 thread: there the handler of a signal may raise between any two lines, and other threads would lose
 their requests. It leaves all but its own to the supervisor: a thread that sleeps until something is
-due, or somebody rings. While requests are in hand it looks four times a second whether an interrupt
-has left anything behind.
+due, or somebody rings. If doing one thing fails, the others are left for whoever comes next. While
+requests are in hand it looks four times a second whether an interrupt has left anything behind.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ class Turns:
         self._wakes_at = 0.0  # when the supervisor looks again
         self._seen = 0  # the number of the last job that it has seen
         self._is_stopped = False
-        self._watchers: list[tuple[Callable[[], bool], queue.SimpleQueue[None]]] = []
+        self._watchers: dict[queue.SimpleQueue[None], Callable[[], bool]] = {}
+        self._left: deque[Action] = deque()  # to be done by another one: see _do
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args, now)`` called under the lock, and what follows from it done."""
@@ -94,6 +95,7 @@ class Turns:
             mine: called under the lock; returns what is for this very thread to do.
         """
         me = threading.get_ident()
+        does_all = me != self._main or not self.has_threads
         while self._owner != me:  # or this is a finalizer: the outer call goes on with it
             todo: list[Action] = []
             with self.lock:
@@ -101,23 +103,36 @@ class Turns:
                 try:
                     self._decide()
                     own = None if mine is None else mine()
-                    if own is not None:
-                        todo.append(own)
-                    if me != self._main or not self.has_threads:
+                    if does_all:
                         for source in self.sources:
                             todo += source.take()
                     if me == self._supervisors_id or not self.has_threads:
                         for source in self.supervised:
                             todo += source.take()
+                        while self._left:
+                            todo.append(self._left.popleft())
                 finally:
                     self._owner = 0
-            for function, args in todo:
-                function(*args)
             mine = None
+            if own is not None:
+                function, args = own
+                function(*args)
+            if todo:
+                self._do(todo)
             if self.has_threads:
                 self._look_after_supervisor()
             if not self.inbox:
                 return
+
+    def _do(self, todo: list[Action]) -> None:
+        """Do what was decided; if it fails, the rest is left to the supervisor."""
+        rest = iter(todo)
+        try:
+            for function, args in rest:
+                function(*args)
+        except BaseException:
+            self._left.extend(rest)
+            raise
 
     def _decide(self) -> None:
         scheduler = self._scheduler
@@ -132,7 +147,7 @@ class Turns:
             inbox.popleft()
         if now >= scheduler.soonest:
             scheduler.look(now)
-        for predicate, news in self._watchers:
+        for news, predicate in [*self._watchers.items()]:
             if predicate():
                 news.put(None)
         self._is_torn = False
@@ -163,18 +178,16 @@ class Turns:
             Whether it is true.
         """
         self.check_wait()
-        # No Event: see PoolFuture._wait.
+        # No Event: an interrupt has its wait() raise a RuntimeError of its own.
         news: queue.SimpleQueue[None] = queue.SimpleQueue()
-        watcher = (predicate, news)
-        with self.lock:
-            self._watchers.append(watcher)
         try:
+            self._watchers[news] = predicate
             self.take()
             news.get(timeout=None if until is None else max(0.0, until - time.monotonic()))
         except queue.Empty:
             return False
         finally:
-            self._watchers.remove(watcher)
+            self._watchers.pop(news, None)
         return True
 
     # The supervisor.
@@ -211,21 +224,34 @@ class Turns:
             self._bell.put(None)
 
     def _has_work(self) -> bool:
-        return any([source.has_work() for source in (*self.sources, *self.supervised)])
+        sources = (*self.sources, *self.supervised)
+        return bool(self._left) or any([source.has_work() for source in sources])
 
     def _start_supervisor(self) -> None:
         with self.lock:
             if self._supervisor is not None or self._is_stopped:
                 return
-            self._supervisor = thread = make_thread(self._supervise, name=self._name)
-        try:
-            start_thread(thread)
-        except BaseException:  # can't start new thread, or an interrupt: the next one tries again
-            self._supervisor = None
-            raise
+            try:
+                self._supervisor = make_thread(self._supervise, name=self._name)
+                start_thread(self._supervisor)
+            except BaseException:  # can't start new thread, or an interrupt
+                self._supervisor = None  # the next one tries again; if it runs, two do no harm
+                raise
 
     def _supervise(self) -> None:
         self._supervisors_id = threading.get_ident()
+        try:
+            self._look_after_pool()
+        finally:
+            self._supervisor = None
+            if self._is_stopped:
+                self._bell.put(None)  # for another one, if there is one
+            elif not self._scheduler.is_over:
+                # What it had to do has failed: another one goes on with the rest.
+                time.sleep(_LOOK)
+                self._look_after_supervisor()
+
+    def _look_after_pool(self) -> None:
         lingers_until = 0.0
         while True:
             self._wakes_at = 0.0  # from here on nobody has to ring
