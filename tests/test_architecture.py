@@ -249,6 +249,16 @@ def test_imports_point_one_way(file: Path) -> None:
     assert wrong == []
 
 
+def test_pools_stand_on_the_public_api() -> None:
+    """But for the record of a request, which their futures show, and the end of the process."""
+    used = {module for file in (PACKAGE / "pool").glob("*.py") for _, module in imports(file)}
+
+    assert {module for module in used if module.startswith("streamipc.engine")} == {
+        "streamipc.engine.calls",
+        "streamipc.engine.lifetimes",
+    }
+
+
 def name_of(file: Path) -> str:
     return ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
 

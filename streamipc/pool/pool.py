@@ -619,7 +619,8 @@ class WorkerPool:
 
             local.wait_until(is_settled, time.monotonic() + checked_timeout(timeout))
             return scheduler.taking() > 0
-        except (IpcError, OSError):
+        except (IpcError, OSError) as error:
+            let_through(error)
             return False
 
     def resize(self, size: int) -> None:
