@@ -532,7 +532,7 @@ def test_signals_at_any_moment_cost_nobody_else_a_request(
             try:
                 alarm(delay)
                 delay = delay * 1.37 if delay < 0.02 else 0.0002
-                while True:
+                while time.monotonic() < end:  # CPython drops one that comes in a finalizer
                     pool.call(Add(5))
                     futures = [pool.request(Add(number)) for number in range(3)]
                     assert [future.result() for future in futures] == [1, 2, 3]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import inspect
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from calls import make_future
+from interrupting import Interrupt, interrupted_at
 from shared_messages import Greeting
 
 from streamipc import (
@@ -543,3 +545,21 @@ def test_an_item_that_arrives_twice_with_one_mark_counts_once(
 def test_a_stream_that_could_not_be_made_is_dropped_without_a_word() -> None:
     with pytest.raises(TypeError):
         ResponseStream()  # type: ignore[call-arg]
+
+
+def test_an_interrupt_on_the_way_into_the_condition_leaves_it_unlocked(
+    future: ResponseFuture[str],
+) -> None:
+    """Entering a ``threading.Condition`` is Python code: it may end behind its taking the lock."""
+    condition = future._condition
+    came_out = 0
+    for k in range(1, 30):
+        with contextlib.suppress(Interrupt):
+            came_out += interrupted_at(k, ("threading.py", "_base.py"), future.done)
+        free: list[bool] = []
+        other = threading.Thread(target=lambda free=free: free.append(condition.acquire(timeout=5)))
+        other.start()
+        other.join()
+        assert free == [True]
+        condition._at_fork_reinit()  # type: ignore[attr-defined]
+    assert came_out > 0
