@@ -173,15 +173,14 @@ def test_requests_that_wait_survive_the_death_of_all_workers() -> None:
 
 
 def test_a_busy_loop_is_killed_after_its_grace_and_hurts_no_other() -> None:
-    with WorkerPool(COMMAND, size=2, kill_grace=0.2) as pool:
+    # Ready, or on a busy machine its time may be over before the handler has started.
+    with WorkerPool(COMMAND, size=2, ready=Ready(), kill_grace=0.2) as pool:
         pool.wait_ready()
         stuck = pool.request(Spin(600), timeout=0.3)
         others = [pool.request(Add(number)) for number in range(200)]
         assert [future.result() for future in others] == list(range(1, 201))
-        began = time.monotonic()
         with pytest.raises(RequestTimeoutError):
             stuck.result()
-        assert time.monotonic() - began < 5
         spinning = [info.pid for info in pool.workers if info.running]
         assert pool.drain(20)
         assert pool.stats.killed == 1
@@ -190,17 +189,36 @@ def test_a_busy_loop_is_killed_after_its_grace_and_hurts_no_other() -> None:
 
 
 def test_a_cancelled_busy_loop_is_killed_too() -> None:
-    with WorkerPool(COMMAND, kill_grace=0.1) as pool:
-        stuck = pool.request(Spin(600))
-        while not stuck.running():
+    with WorkerPool(COMMAND, ready=Ready(), kill_grace=0.1) as pool:
+        items: list[int] = []
+        stuck = pool.request(Count(10**9), on_progress=items.append)
+        while not items:
             time.sleep(0.001)
-        assert stuck.cancel()
+        busy = pool.request(Spin(600))
+        assert stuck.cancel()  # heeds it
+        while not busy.running():
+            time.sleep(0.001)
+        time.sleep(0.2)
+        assert busy.cancel()
         assert pool.call(Add(1)) == 2
         assert pool.stats.killed == 1
 
 
+def test_a_stream_whose_time_is_over_has_its_worker_killed() -> None:
+    with WorkerPool(COMMAND, ready=Ready(), kill_grace=0.1) as pool:
+        pool.wait_ready()
+        with pytest.raises(RequestTimeoutError):
+            list(pool.stream(Spin(600), timeout=0.3))
+        assert pool.drain(20)
+        assert pool.stats.killed == 1
+        with pytest.raises(RequestTimeoutError):
+            list(pool.stream(Count(10**9), timeout=0.3))
+        assert pool.drain(20)
+        assert pool.stats.killed == 1
+
+
 def test_what_shares_a_worker_with_a_busy_loop_is_lost_with_it() -> None:
-    with WorkerPool(COMMAND, per_worker=2, kill_grace=0.1) as pool:
+    with WorkerPool(COMMAND, per_worker=2, ready=Ready(), kill_grace=0.1) as pool:
         pool.wait_ready()
         beside = pool.request(Nap(600))
         with pytest.raises(RequestTimeoutError):

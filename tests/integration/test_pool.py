@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import gc
 import logging
@@ -35,6 +36,8 @@ from pool_messages import (
 from streamipc import (
     IpcPeer,
     JsonMessageSerializer,
+    Limits,
+    OverloadedError,
     RemoteError,
     RequestTimeoutError,
     SerializationError,
@@ -577,6 +580,74 @@ def test_a_session_may_be_made_by_a_function() -> None:
     pool = WorkerPool(lambda: peer.create_command_session(["/no/such/program"]))
     with pool, pytest.raises(SessionClosedError, match="no/such/program"):
         pool.call(Add(1))
+
+
+def test_a_connection_that_is_lost_is_made_anew(eventually: Eventually) -> None:
+    """Neither side is a child: there is no process to kill."""
+    here, there = IpcPeer(), IpcPeer()
+    may_end = threading.Event()
+
+    @there.on_request
+    def add(msg: Add) -> int:
+        return msg.a + msg.b
+
+    @there.on_request
+    def nap(msg: Nap) -> None:
+        may_end.wait(30)
+
+    def connect() -> Any:
+        to_there, from_here = reversed(os.pipe())
+        to_here, from_there = reversed(os.pipe())
+        there.create_stream_session(to_here, from_here).start()
+        return here.create_stream_session(to_there, from_there)
+
+    with there, WorkerPool(connect, peer=here, kill_grace=0.1) as pool:
+        assert pool.call(Add(1)) == 2
+        assert pool.workers[0].pid is None
+        there.sessions[0].close()
+        eventually(lambda: pool.stats.died == 1)
+        assert pool.call(Add(2)) == 3
+        with pytest.raises(RequestTimeoutError):
+            pool.call(Nap(30), timeout=0.1)
+        assert pool.call(Add(3)) == 4
+        assert pool.stats.killed == 1
+        may_end.set()
+
+
+def test_a_worker_that_holds_too_much_is_not_asked_for_ever() -> None:
+    here = IpcPeer()
+    there = IpcPeer(handler_threads=1, limits=Limits(waiting_requests=1))
+    may_end = threading.Event()
+
+    @there.on_request
+    def nap(msg: Nap) -> str:
+        may_end.wait(30)
+        return "rested"
+
+    def connect() -> Any:
+        to_there, from_here = reversed(os.pipe())
+        to_here, from_there = reversed(os.pipe())
+        there.create_stream_session(to_here, from_here).start()
+        return here.create_stream_session(to_there, from_there)
+
+    with there, WorkerPool(connect, peer=here, per_worker=20) as pool:
+        futures = [pool.request(Nap(30)) for _ in range(20)]
+        refused = concurrent.futures.wait(futures, timeout=30, return_when="FIRST_EXCEPTION").done
+        assert {type(future.exception()) for future in refused} == {OverloadedError}
+        may_end.set()
+        outcomes = {type(future.exception()) for future in futures}
+        assert outcomes == {OverloadedError, type(None)}
+
+
+def test_a_future_can_be_awaited_and_tells_of_itself(pool: WorkerPool) -> None:
+    async def ask() -> int:
+        return await pool.request(Add(2, 3))
+
+    assert asyncio.run(ask()) == 5
+    future = pool.request(Add(1))
+    assert future.result() == 2
+    assert future.id == 2
+    assert repr(future) == "<PoolFuture of pool_messages.Add, request 2: returned int>"
 
 
 def test_what_workers_print_may_go_to_a_logger(caplog: pytest.LogCaptureFixture) -> None:
