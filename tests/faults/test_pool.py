@@ -517,7 +517,7 @@ def test_a_soft_time_limit_comes_out_and_the_pool_goes_on(
         assert pool.drain(10)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_signals_at_any_moment_cost_nobody_else_a_request(
     alarm: Callable[[float], None], seed: int
 ) -> None:
@@ -543,7 +543,7 @@ def test_signals_at_any_moment_cost_nobody_else_a_request(
         for thread in threads:
             thread.start()
         interrupts = 0
-        end = time.monotonic() + 3
+        end = time.monotonic() + 1.5
         delay = 0.0002 + seed * 0.00007
         while time.monotonic() < end:
             futures: list[Any] = []
