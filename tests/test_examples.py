@@ -15,6 +15,16 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ELSEWHERE = {"cancel_and_timeout", "from_asyncio", "live_progress", "stream_large_file"}
 """Run by test_long_examples.py."""
 
+WITH_SERVERS = {
+    "batch_with_progress": "Pillow",
+    "celery_task": "Celery and Redis",
+    "dask_cluster": "Dask",
+    "django_app": "Django and a web server",
+    "flask_app": "Flask and a web server",
+    "ray_actor": "Ray",
+}
+"""Run by tests/servers, and what they need that is not in the extra ``test``."""
+
 PRINTED = {
     "hello": """
 Hello, Riki!
@@ -86,4 +96,9 @@ def test_example_prints(name: str, tmp_path: Path) -> None:
 def test_every_example_is_run() -> None:
     folders = {folder.name for folder in EXAMPLES.iterdir() if any(folder.glob("*.py"))}
 
-    assert folders == set(PRINTED) | ELSEWHERE
+    assert folders == set(PRINTED) | ELSEWHERE | set(WITH_SERVERS)
+    run_with_servers = "".join(
+        file.read_text(encoding="utf-8")
+        for file in (Path(__file__).parent / "servers").glob("*.py")
+    )
+    assert [name for name in WITH_SERVERS if f'"{name}"' not in run_with_servers] == []

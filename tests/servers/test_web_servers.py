@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from web_servers import Answer, Server, gunicorn, missing, uwsgi
+from web_servers import Answer, Server, gunicorn, missing, uwsgi, wrong
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="children are looked for in Linux's /proc"
@@ -29,7 +28,7 @@ GEVENT = ["--gevent", "20", "--gevent-monkey-patch"]
 def case(command: list[str], kinds: Sequence[str] = USED) -> Any:
     """A server that is tried; its name is that of the server and what sets it apart."""
     server = "gunicorn" if "gunicorn" in command else "uwsgi"
-    reason = missing(server)
+    reason = missing("flask", "gevent", server)
     usual = {*gunicorn("gthread"), *uwsgi()}
     options = [part.lstrip("-") for part in command if part not in usual]
     return pytest.param(
@@ -59,17 +58,6 @@ def children_by_worker(answers: Sequence[Answer]) -> dict[str, set[tuple[int, in
     return pairs
 
 
-def wrong(answers: Sequence[Answer], server: Server) -> str:
-    """Say what was not right, for the message of an assertion."""
-    told = Counter(f"{a.kind}: {a.status} {a.body}" for a in answers if not a.right)
-    return "\n".join([*(f"{n} × {text}" for text, n in told.most_common(8)), server.log()])
-
-
-def check_log(server: Server) -> None:
-    for trouble in ("Traceback", "Exception ignored", "ResourceWarning"):
-        assert trouble not in server.log()
-
-
 @pytest.mark.parametrize(
     ("command", "kinds"),
     [
@@ -85,7 +73,7 @@ def test_each_worker_that_imports_the_application_has_its_own_children(
     serve: Serve, command: list[str], kinds: Sequence[str]
 ) -> None:
     with serve(command, kinds) as server:
-        answers = server.load(300)
+        answers = server.ask_sessions(300)
 
         assert all(answer.right for answer in answers), wrong(answers, server)
         for kind, pairs in children_by_worker(answers).items():
@@ -93,7 +81,7 @@ def test_each_worker_that_imports_the_application_has_its_own_children(
             assert len(pairs) == len(set(workers)) == len(set(children)), (kind, pairs)
             assert pairs <= {(parent, pid) for pid, parent in server.children().items()}
 
-    check_log(server)
+    server.check_log()
 
 
 @pytest.mark.parametrize(
@@ -115,14 +103,14 @@ def test_a_forked_worker_says_whose_an_imported_session_is_and_uses_its_own(
     serve: Serve, command: list[str], kinds: Sequence[str]
 ) -> None:
     with serve(command, kinds) as server:
-        answers = server.load(300)
+        answers = server.ask_sessions(300)
 
         for answer in answers:
             assert answer.right if answer.kind == "own" else answer.refused, wrong(answers, server)
         pairs = children_by_worker(answers)["own"]
         assert pairs <= {(parent, pid) for pid, parent in server.children().items()}
 
-    check_log(server)
+    server.check_log()
 
 
 @pytest.mark.parametrize(("command", "kinds"), [case(uwsgi("--lazy-apps", *GEVENT))])
@@ -130,7 +118,7 @@ def test_a_session_imported_before_gevents_patch_says_so_and_one_made_later_answ
     serve: Serve, command: list[str], kinds: Sequence[str]
 ) -> None:
     with serve(command, kinds) as server:
-        answers = server.load(300)
+        answers = server.ask_sessions(300)
 
         for answer in answers:
             said_so = "threads were patched after this session" in answer.body.get("error", "")
@@ -154,16 +142,16 @@ def test_a_worker_that_is_killed_takes_its_children_and_nobody_elses_answers(
         before = server.children()
         victim = next(iter(before.values()))
 
-        answers = server.load(600, meanwhile=lambda: os.kill(victim, signal.SIGKILL))
+        answers = server.ask_sessions(600, meanwhile=lambda: os.kill(victim, signal.SIGKILL))
 
         assert all(answer.right or answer.lost for answer in answers), wrong(answers, server)
         assert sum(answer.right for answer in answers) >= 500, wrong(answers, server)
         theirs = {pid for pid, parent in before.items() if parent == victim}
         server.wait(lambda: theirs.isdisjoint(server.children()), "end of its children")
         server.wait_for_workers(without=[victim])
-        assert all(answer.right for answer in server.load(60))
+        assert all(answer.right for answer in server.ask_sessions(60))
 
-    check_log(server)
+    server.check_log()
 
 
 @pytest.mark.parametrize(
@@ -180,14 +168,16 @@ def test_a_reload_under_load_loses_no_request_and_leaves_no_child(
     with serve(command, kinds) as server:
         before = server.children()
 
-        answers = server.load(600, meanwhile=lambda: server.process.send_signal(signal.SIGHUP))
+        answers = server.ask_sessions(
+            600, meanwhile=lambda: server.process.send_signal(signal.SIGHUP)
+        )
 
         server.wait(lambda: before.keys().isdisjoint(server.children()), "end of the old children")
         server.wait_for_workers(without=before.values())
         assert all(answer.right for answer in answers), wrong(answers, server)
-        assert all(answer.right for answer in server.load(60))
+        assert all(answer.right for answer in server.ask_sessions(60))
 
-    check_log(server)
+    server.check_log()
 
 
 @pytest.mark.parametrize(
@@ -213,7 +203,7 @@ def test_workers_that_end_after_some_requests_lose_none_and_leave_no_child(
         seen: set[int] = set()
 
         def were_replaced() -> bool:
-            answers = server.load(100)
+            answers = server.ask_sessions(100)
             assert all(answer.right for answer in answers), wrong(answers, server)
             seen.update(answer.body["worker"] for answer in answers)
             return len(seen) >= 6
@@ -221,4 +211,4 @@ def test_workers_that_end_after_some_requests_lose_none_and_leave_no_child(
         server.wait(were_replaced, "replacement of workers")
         server.wait(lambda: len({*server.children().values()}) <= 2, "end of the old children")
 
-    check_log(server)
+    server.check_log()

@@ -1,9 +1,9 @@
 """Web servers as people run them: started, loaded, stopped, and looked at afterwards.
 
-    with Server(gunicorn("gthread"), folder, ["imported", "own"]) as server:
-        answers = server.load(300)
+    with WebServer(gunicorn("gthread", application="app:app"), folder) as server:
+        replies = server.load([Reply(f"/factors/{number}") for number in range(100)])
 
-An ``Answer`` is what became of one HTTP request, whatever that was.
+A ``Reply`` is what became of one HTTP request, whatever that was.
 """
 
 from __future__ import annotations
@@ -11,76 +11,104 @@ from __future__ import annotations
 import http.client
 import importlib.util
 import json
-import os
 import queue
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from typing_extensions import Self
+from services import PATIENCE, Service
 
-__all__ = ["Answer", "Server", "gunicorn", "missing", "uwsgi"]
+__all__ = [
+    "CLIENTS",
+    "Answer",
+    "Reply",
+    "Server",
+    "WebServer",
+    "gunicorn",
+    "missing",
+    "uwsgi",
+    "wrong",
+]
 
-APPLICATION = Path(__file__).resolve().parent.parent / "servers" / "app"
-PATIENCE = 60.0
-"""Seconds that a server has to start, to stop, or to come to what is waited for."""
+SESSIONS = (str(Path(__file__).resolve().parent.parent / "servers" / "app"), "application:app")
+"""The application that most of these tests are about: its folder, and its name there."""
 
 WORKERS = 2
 CLIENTS = 8
 UWSGI = Path(sys.executable).with_name("uwsgi")
 
 
-def missing(server: str) -> str | None:
-    """Return why tests with this server can't run here, if so."""
-    needed = ["flask", server] if server != "uwsgi" else ["flask"]
-    if server != "gunicorn":
-        needed.append("gevent")
-    lacking = [name for name in dict.fromkeys(needed) if importlib.util.find_spec(name) is None]
-    if server == "uwsgi" and not UWSGI.exists():
-        lacking.append("uWSGI")
+def missing(*needed: str) -> str | None:
+    """Return why tests with these modules, or uwsgi, can't run here, if so."""
+    found = [*needed]
+    if "uwsgi" in needed and UWSGI.exists():
+        found.remove("uwsgi")
+    lacking = [name for name in found if importlib.util.find_spec(name) is None]
     if lacking:
         return f"not installed: {', '.join(lacking)} (pip install 'streamipc[servers]')"
     return None
 
 
-def gunicorn(worker_class: str, *options: str) -> list[str]:
+def gunicorn(worker_class: str, *options: str, application: Sequence[str] = SESSIONS) -> list[str]:
+    """Return the command of a server, for ``WebServer``."""
+    where, name = application
     return [
-        *(sys.executable, "-m", "gunicorn", "--bind", "unix:socket"),
+        *(sys.executable, "-m", "gunicorn", "--bind", "unix:{folder}/socket"),
         *("--workers", str(WORKERS), "--worker-class", worker_class),
         *("--threads", "4") * (worker_class == "gthread"),
-        *("--pythonpath", str(APPLICATION), "--worker-tmp-dir", "."),
+        *("--chdir", where, "--worker-tmp-dir", "{folder}"),
         *options,
-        "application:app",
+        name,
     ]
 
 
-def uwsgi(*options: str) -> list[str]:
+def uwsgi(*options: str, application: Sequence[str] = SESSIONS) -> list[str]:
+    """Return the command of a server, for ``WebServer``."""
+    where, name = application
     return [
         *(str(UWSGI), "--master", "--need-app", "--die-on-term", "--disable-logging"),
-        *("--processes", str(WORKERS), "--http-socket", "socket"),
-        *("--virtualenv", sys.prefix, "--pythonpath", str(APPLICATION)),
-        *("--module", "application:app"),
+        *("--processes", str(WORKERS), "--http-socket", "{folder}/socket"),
+        *("--virtualenv", sys.prefix, "--chdir", where),
+        *("--module", name),
         *options,
     ]
 
 
-@dataclass
-class Answer:
-    kind: str
-    payload: str
-    status: int = 0
-    """0: there was no answer, and ``body`` says why."""
+class Reply:
+    """One HTTP request, and what became of it.
 
-    body: dict[str, Any] = field(default_factory=dict)
+    Attributes:
+        status: 0: there was no reply, and ``body`` says why.
+        lost: whether the connection broke, as it does where a worker is killed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.body: dict[str, Any] = {}
+        self.lost = False
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the answer to what was asked."""
+        return self.status == 200
+
+
+class Answer(Reply):
+    """Of ``tests/servers/app``, by a session of one kind."""
+
+    def __init__(self, kind: str, payload: str) -> None:
+        super().__init__(f"/{kind}/{payload}")
+        self.kind = kind
+        self.payload = payload
 
     @property
     def right(self) -> bool:
@@ -90,10 +118,11 @@ class Answer:
     def refused(self) -> bool:
         return self.status == 503 and "this session belongs to process" in self.body["error"]
 
-    @property
-    def lost(self) -> bool:
-        """Whether the connection broke, as it does where a worker is killed."""
-        return self.body.get("lost", False)
+
+def wrong(replies: Sequence[Reply], server: Service) -> str:
+    """Say what was not right, for the message of an assertion."""
+    told = Counter(f"{r.path.split('/')[1]}: {r.status} {r.body}" for r in replies if not r.right)
+    return "\n".join([*(f"{n} × {text}" for text, n in told.most_common(8)), server.log()])
 
 
 class _Connection(http.client.HTTPConnection):
@@ -107,8 +136,89 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-class Server:
-    """A server with ``tests/servers/app``, started here, stopped at the end of ``with``.
+R = TypeVar("R", bound=Reply)
+
+
+class WebServer(Service):
+    """A server that listens at ``socket`` in its folder, whose path must be short.
+
+    Args:
+        command: by ``gunicorn()`` or ``uwsgi()``.
+        folder: stands where that says ``{folder}``.
+        environment: as for ``Service``.
+    """
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
+        command = [word.replace("{folder}", str(folder)) for word in command]
+        super().__init__(command, folder, environment=environment)
+
+    def load(
+        self, questions: Sequence[R], meanwhile: Callable[[], object] | None = None
+    ) -> list[R]:
+        """Ask all of this, from several threads at a time; return it when all was answered.
+
+        Args:
+            questions: new ones.
+            meanwhile: called when half of them have been answered.
+        """
+        waiting: queue.SimpleQueue[R] = queue.SimpleQueue()
+        for question in questions:
+            waiting.put(question)
+        answers: list[R] = []
+        half = threading.Event()
+        deadline = time.monotonic() + PATIENCE
+
+        def client() -> None:
+            with suppress(queue.Empty):
+                while True:
+                    question = waiting.get_nowait()
+                    if time.monotonic() < deadline:
+                        self.ask(question)
+                    else:
+                        question.body = {"error": "others took too long: not asked"}
+                    answers.append(question)
+                    if len(answers) >= len(questions) / 2:
+                        half.set()
+
+        threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        half.wait()
+        if meanwhile is not None:
+            meanwhile()
+        for thread in threads:
+            thread.join()
+        assert len(answers) == len(questions)
+        return answers
+
+    def ask(self, question: R) -> R:
+        """Send a request; fill in what comes of it."""
+        connection = _Connection(self._folder / "socket")
+        try:
+            connection.request("GET", question.path, headers={"Connection": "close"})
+            response = connection.getresponse()
+            text = response.read()
+            question.headers = dict(response.getheaders())
+            question.status = response.status
+            question.body = json.loads(text)
+        except TimeoutError:
+            question.body = {"error": "no answer in time"}
+        except (OSError, http.client.HTTPException) as error:
+            question.status = 0
+            question.body = {"error": repr(error)}
+            # EAGAIN: the server accepts nobody and its backlog is full.
+            question.lost = not isinstance(error, BlockingIOError)
+        except ValueError:
+            question.body = {"error": text.decode(errors="replace")}
+        finally:
+            connection.close()
+        return question
+
+
+class Server(WebServer):
+    """A server with ``tests/servers/app``.
 
     Args:
         command: by ``gunicorn()`` or ``uwsgi()``.
@@ -117,154 +227,38 @@ class Server:
     """
 
     def __init__(self, command: Sequence[str], folder: Path, kinds: Sequence[str]) -> None:
+        super().__init__(command, folder, {"SESSIONS": ",".join(kinds)})
         self.kinds = kinds
-        self._folder = folder
-        self._mark = f"mark-{uuid.uuid4()}"
-        with open(folder / "log", "wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env={
-                    **os.environ,
-                    "CHILD_MARK": self._mark,
-                    "SESSIONS": ",".join(kinds),
-                    "PYTHONUNBUFFERED": "1",
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
 
-    def __enter__(self) -> Self:
-        try:
-            self.wait_for_workers()
-        except BaseException:
-            self._kill()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self.stop()
-        finally:
-            self._kill()
+    def wait_until_ready(self) -> None:
+        self.wait_for_workers()
 
     def wait_for_workers(self, without: Collection[int] = ()) -> None:
         """Wait until as many workers as there should be have answered, not counting some."""
         seen: set[int] = set()
 
         def all_answered() -> bool:
-            answers = self.load(CLIENTS, ["own"])
+            answers = self.ask_sessions(CLIENTS, ["own"])
             seen.update(answer.body["worker"] for answer in answers if answer.right)
             return len(seen.difference(without)) >= WORKERS
 
         self.wait(all_answered, "answer from every worker")
 
-    def load(
+    def ask_sessions(
         self,
         count: int,
         kinds: Sequence[str] = (),
-        meanwhile: Callable[[], object] = lambda: None,
+        meanwhile: Callable[[], object] | None = None,
     ) -> list[Answer]:
-        """Send requests from several threads at a time, no payload twice; return all answers.
+        """Send requests, no payload twice; return all answers.
 
         Args:
             count: of all requests.
             kinds: which sessions are asked, in turn; all of them if none is named.
-            meanwhile: called when half of the requests have been answered.
+            meanwhile: as for ``load()``.
         """
-        waiting: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        for number in range(count):
-            kind = (kinds or self.kinds)[number % len(kinds or self.kinds)]
-            waiting.put(Answer(kind, str(uuid.uuid4())))
-        answers: list[Answer] = []
-        half = threading.Event()
-        deadline = time.monotonic() + PATIENCE
-
-        def client() -> None:
-            with suppress(queue.Empty):
-                while True:
-                    answer = waiting.get_nowait()
-                    if time.monotonic() < deadline:
-                        self.ask(answer)
-                    else:
-                        answer.body = {"error": "others took too long: not asked"}
-                    answers.append(answer)
-                    if len(answers) >= count / 2:
-                        half.set()
-
-        threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        half.wait()
-        meanwhile()
-        for thread in threads:
-            thread.join()
-        assert len(answers) == count
-        return answers
-
-    def ask(self, question: Answer) -> None:
-        """Send a request; fill in what comes of it."""
-        connection = _Connection(self._folder / "socket")
-        try:
-            connection.request(
-                "GET", f"/{question.kind}/{question.payload}", headers={"Connection": "close"}
-            )
-            response = connection.getresponse()
-            text = response.read()
-            question.status = response.status
-            question.body = json.loads(text)
-        except TimeoutError:
-            question.body = {"error": "no answer in time"}
-        except (OSError, http.client.HTTPException) as error:
-            # EAGAIN: the server accepts nobody and its backlog is full.
-            lost = not isinstance(error, BlockingIOError)
-            question.status = 0
-            question.body = {"error": repr(error), "lost": lost}
-        except ValueError:
-            question.body = {"error": text.decode(errors="replace")}
-        finally:
-            connection.close()
-
-    def children(self) -> dict[int, int]:
-        """Return the children that applications of this server started, each with its parent."""
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError, IndexError):
-                if self._mark.encode() in (folder / "cmdline").read_bytes():
-                    status = (folder / "stat").read_text().rpartition(")")[2].split()
-                    found[int(folder.name)] = int(status[1])
-        return found
-
-    def wait(self, condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert self.process.poll() is None, f"the server has ended\n{self.log()}"
-            assert time.monotonic() < deadline, f"no {what} in {PATIENCE:g} s\n{self.log()}"
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        """Stop the server as its users do; nothing may be left of it."""
-        self.process.terminate()
-        try:
-            status = self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the server does not stop\n{self.log()}") from None
-        deadline = time.monotonic() + PATIENCE
-        while self.children() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert self.children() == {}, self.log()
-        assert status == 0, self.log()
-
-    def log(self) -> str:
-        return (self._folder / "log").read_text(errors="replace")
-
-    def _kill(self) -> None:
-        for pid in self.children():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        asked = kinds or self.kinds
+        questions = [
+            Answer(asked[number % len(asked)], str(uuid.uuid4())) for number in range(count)
+        ]
+        return self.load(questions, meanwhile)

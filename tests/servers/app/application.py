@@ -19,7 +19,6 @@ CHILD = [
     # Under uWSGI sys.executable is uWSGI.
     os.path.join(sys.prefix, "bin", "python"),
     os.path.join(os.path.dirname(os.path.abspath(__file__)), "child.py"),
-    os.environ["CHILD_MARK"],
 ]
 
 app = Flask(__name__)
