@@ -45,8 +45,8 @@ class _Condition(threading.Condition):
     interrupts that, behind its taking the lock, leaves it with nobody who would give it back.
     """
 
-    __enter__ = property(attrgetter("_lock.__enter__"))
-    __exit__ = property(attrgetter("_lock.__exit__"))
+    __enter__: Any = property(attrgetter("_lock.__enter__"))
+    __exit__: Any = property(attrgetter("_lock.__exit__"))
 
 
 def _make_condition() -> threading.Condition:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 from .._arguments import (
     DEFAULT,
@@ -429,9 +429,20 @@ class WorkerPool:
         timeout: float | None = DEFAULT,
         ordered: bool = True,
         window: int | None = None,
-        return_exceptions: bool = False,
+        return_exceptions: Literal[False] = False,
         retries: int | None = None,
     ) -> Replies[R]: ...
+    @overload
+    def map(
+        self,
+        messages: Iterable[Request[R]],
+        *,
+        timeout: float | None = DEFAULT,
+        ordered: bool = True,
+        window: int | None = None,
+        return_exceptions: bool,
+        retries: int | None = None,
+    ) -> Replies[R | Exception]: ...
     @overload
     def map(
         self,

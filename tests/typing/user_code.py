@@ -277,6 +277,7 @@ with pool.stream(SayHello("x")) as pool_stream:
     assert_type(pool_stream, PoolStream[Greeting])
     assert_type(pool_stream.result(), Greeting)
 assert_type(pool.map([SayHello("x")], ordered=False), Replies[Greeting])
+assert_type(pool.map([SayHello("x")], return_exceptions=True), Replies[Greeting | Exception])
 for one in pool.map(Sum([Decimal(number)]) for number in range(3)):
     assert_type(one, int)
 pool.request("hello")  # wrong
