@@ -178,7 +178,8 @@ def open_joblib(size: int) -> Iterator[Pool]:
     from joblib.externals.loky import get_reusable_executor
 
     where, answer = joblib.delayed(functions.where), joblib.delayed(functions.answer)
-    with joblib.Parallel(n_jobs=size) as parallel:
+    parallel: Any = joblib.Parallel(n_jobs=size)
+    with parallel:
         yield Pool(
             started(size, lambda: parallel(where(WARM) for _ in range(size))),
             collect=lambda result: result,
