@@ -9,4 +9,5 @@ other libraries; those that are not installed are listed as missing.
     contestants/   the parent's half of each library, behind one small interface
     children/      the child's half, started by path
     workloads/     what is measured, and the goals
+    bad_days.py    no figures: what becomes of pools whose workers die or hang
 """

@@ -70,14 +70,14 @@ class Entry:
         name: as it stands in the table.
         measure: does it once and returns the figures.
         role: ``"ours"``, ``"ours too"`` (in another setting), ``"peer"`` or ``"limit"``.
-        needs: the module without which it can't run.
+        needs: the modules without which it can't run, with spaces between.
         lacks: what it does not do that streamipc does here.
     """
 
     name: str
     measure: Callable[[Size], Sample]
     role: str = "peer"
-    needs: str | None = None
+    needs: str = ""
     lacks: str = ""
 
 
@@ -159,11 +159,11 @@ def measure_workload(workload: Workload, size: Size, rounds: int) -> list[Result
     """Measure all entries of a workload, in turns."""
     results = [Result(entry) for entry in workload.entries]
     for result in results:
-        needs = result.entry.needs
-        if needs is not None and importlib.util.find_spec(needs) is None:
-            result.missing = f"{needs} is not installed"
+        for name in result.entry.needs.split():
+            if importlib.util.find_spec(name) is None:
+                result.missing = f"{name} is not installed"
     runnable = [result for result in results if result.missing is None]
-    for number in range(rounds):
+    for number in range(rounds if runnable else 0):
         turn = number % len(runnable)
         for result in runnable[turn:] + runnable[:turn]:
             if result.error is not None:

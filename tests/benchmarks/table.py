@@ -15,7 +15,10 @@ from .runner import Goal, Metric, Result, Verdict, Workload
 NOTABLE = 0.05
 """Load by others, from which on the table mentions it."""
 
-DISTRIBUTIONS = ("execnet", "rpyc", "python-lsp-jsonrpc", "Pyro5", "numpy")
+DISTRIBUTIONS = (
+    *("execnet", "rpyc", "python-lsp-jsonrpc", "Pyro5", "numpy"),
+    *("joblib", "loky", "pebble"),
+)
 
 
 def lines(

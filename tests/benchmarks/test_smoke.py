@@ -22,7 +22,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[2]
 
-ALWAYS = {
+ALWAYS: dict[str, set[str]] = {
     "call": {"streamipc", "raw pipe", "multiprocessing.Pipe", "ProcessPoolExecutor"},
     "call-spin0": {"streamipc", "raw pipe", "ProcessPoolExecutor"},
     "call-unbound": {"streamipc", "raw pipe", "ProcessPoolExecutor"},
@@ -42,6 +42,19 @@ ALWAYS = {
     "idle": {"streamipc"},
     "pending-10000": {"streamipc", "none pending"},
     "slow-handlers": {"streamipc", "threads, no messages"},
+    "pool-tiny": {
+        *("streamipc", "map()", "per_worker=16"),
+        *("two sessions in turn", "…, one request at a time"),
+        *("ProcessPoolExecutor", "multiprocessing.Pool.imap()", "… Pool.apply_async()"),
+    },
+    "pool-call": {
+        *("streamipc", "a session", "ProcessPoolExecutor", "multiprocessing.Pool.apply()"),
+    },
+    "pool-bulk-in": set(),
+    "pool-bulk-both": set(),
+    "pool-idle": {
+        *("streamipc", "a sleeping process", "ProcessPoolExecutor", "multiprocessing.Pool"),
+    },
 }
 """What needs nothing but the standard library, by workload."""
 
@@ -87,7 +100,8 @@ def test_there_is_no_workload_that_this_test_does_not_know(
 def test_every_goal_is_judged_where_there_is_something_to_compare_with(
     run: tuple[str, dict[str, Any]],
 ) -> None:
-    skipped = set() if importlib.util.find_spec("numpy") else {"bulk-numpy"}
+    needs_numpy = {"bulk-numpy", "pool-bulk-in", "pool-bulk-both"}
+    skipped = set() if importlib.util.find_spec("numpy") else needs_numpy
     unjudged = [
         f"{name}: {goal['goal']}"
         for name, workload in run[1].items()

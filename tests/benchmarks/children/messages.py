@@ -55,6 +55,19 @@ class Weigh(Request[int], wire_name="bench.Weigh"):
     data: Any
 
 
+class GiveBack(Request[Any], wire_name="bench.GiveBack"):
+    """Something large; the reply is the same."""
+
+    data: Any
+
+
+class Run(Request[Any], wire_name="bench.Run"):
+    """A function of :mod:`functions` by name, and its arguments."""
+
+    name: str
+    arguments: tuple[Any, ...]
+
+
 class Trace(Request[None], wire_name="bench.Trace"):
     """Start to watch the memory in use."""
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 
+import functions
 import memory
 from messages import (
     Answer,
@@ -18,10 +19,12 @@ from messages import (
     CallBack,
     Count,
     Expect,
+    GiveBack,
     Go,
     Hold,
     Measured,
     Peak,
+    Run,
     Sleep,
     Tell,
     Told,
@@ -97,7 +100,17 @@ def count(msg: Count) -> Iterator[int]:
 
 @session.on_request
 def weigh(msg: Weigh) -> int:
-    return getattr(msg.data, "nbytes", None) or len(msg.data)
+    return functions.weigh(msg.data)
+
+
+@session.on_request
+def give_back(msg: GiveBack) -> object:
+    return msg.data
+
+
+@session.on_request
+def run(msg: Run) -> object:
+    return getattr(functions, msg.name)(*msg.arguments)
 
 
 before = 0

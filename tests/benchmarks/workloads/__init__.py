@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..runner import Workload
-from . import bulk, calls, concurrent, crowds, one_way, start
+from . import bulk, calls, concurrent, crowds, one_way, pools, start
 
 WORKLOADS: tuple[Workload, ...] = (
     *calls.WORKLOADS,
@@ -12,4 +12,5 @@ WORKLOADS: tuple[Workload, ...] = (
     *bulk.WORKLOADS,
     *start.WORKLOADS,
     *crowds.WORKLOADS,
+    *pools.WORKLOADS,
 )
