@@ -244,6 +244,7 @@ class LocalPool:
 
     def forget_after_fork(self) -> None:
         """Let go of everything, in a forked process: the workers are the parent's."""
+        _pools.discard(self)
         self.turns.forget_after_fork()
         error = SessionClosedError(
             "this request belongs to the process from which this one was forked"

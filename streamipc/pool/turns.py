@@ -80,11 +80,14 @@ class Turns:
         self._wakes_at = 0.0  # when the supervisor looks again
         self._seen = 0  # the number of the last job that it has seen
         self._is_stopped = False
+        self._is_forked = False
         self._watchers: dict[queue.SimpleQueue[None], Callable[[], bool]] = {}
         self._left: deque[Action] = deque()  # to be done by another one: see _do
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have ``function(*args, now)`` called under the lock, and what follows from it done."""
+        if self._is_forked:
+            return
         self.inbox.append((function, args))  # before anything can interrupt it
         self.take()
 
@@ -94,6 +97,8 @@ class Turns:
         Args:
             mine: called under the lock; returns what is for this very thread to do.
         """
+        if self._is_forked:
+            return
         me = threading.get_ident()
         does_all = me != self._main or not self.has_threads
         while self._owner != me:  # or this is a finalizer: the outer call goes on with it
@@ -205,9 +210,11 @@ class Turns:
             thread.join(1.0)
 
     def forget_after_fork(self) -> None:
-        """Renew the lock, in a forked process."""
+        """Do nothing any more, in a forked process."""
+        # Not even wake anybody: who waits there is a thread that does not exist, and from Python
+        # 3.13 on a queue crashes over that.
+        self._is_forked = self._is_stopped = True
         renew(self.lock)
-        self._is_stopped = True
 
     def _look_after_supervisor(self) -> None:
         """Have the supervisor awake, if there is anything for it."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .._forks import steady
-from .._signals import Ignoring, let_through
+from .._signals import Ignoring, consume, let_through
 from ..exceptions import SessionClosedError
 from ._command import Path, StderrOption, check_stderr, checked_command, explained
 from ._exit import ExitStatus
@@ -23,6 +23,9 @@ from .pipe import FdTransport, is_broken
 __all__ = ["ProcessTransport", "start_process", "wrap_process"]
 
 _RESERVED = ("stdin", "stdout", "bufsize", "text", "encoding", "errors", "universal_newlines")
+
+_PIPES = 5
+"""As much as a start needs: four, of which one tells of a failed exec, and the null device."""
 
 _EXIT_STATUS = 0.08
 """Seconds. A dying process closes its pipes a moment before its status can be had; where
@@ -87,6 +90,7 @@ def start_process(
     pipe: Any = subprocess.PIPE if piped else stderr
     environment = environment_of_child(env)
     with steady:
+        _check_descriptors()
         try:
             process: subprocess.Popen[Any] = _popen_class()(
                 command,
@@ -113,6 +117,19 @@ def start_process(
                     end.close()
             process.wait()
             raise
+
+
+def _check_descriptors() -> None:
+    """Raise now if there are too few: ``Popen`` leaves its first pipe open if it gets no second.
+
+    https://github.com/python/cpython/issues/87474, in the older ones of the supported versions.
+    """
+    taken: list[int] = []
+    try:
+        for _ in range(_PIPES):
+            taken.extend(os.pipe())
+    finally:
+        consume(map(os.close, map(taken.pop, [-1] * len(taken))))
 
 
 def _popen_class() -> Any:
