@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._environment import ANSWERS_CANCELLED
-from .._signals import let_through
+from .._signals import Ignoring
 from ..exceptions import (
-    IpcError,
     RemoteError,
     RequestTimeoutError,
     UnhandledRequestError,
@@ -130,30 +129,17 @@ class Launcher:
     @staticmethod
     def end(session: IpcSession, timeout: float) -> None:
         """End a process and its session; ``timeout``: seconds for it to go by itself."""
-        try:
+        with Ignoring(Exception):  # of a session type of the user's own
             session.close(timeout)
-        except Exception as error:  # of a session type of the user's own
-            let_through(error)
 
     @staticmethod
     def kill(session: IpcSession) -> None:
         """Kill a process; a session that has none is closed."""
-        kill = getattr(session, "kill", None)
-        try:
-            if kill is not None:
-                kill()
+        with Ignoring(Exception):  # it belongs to another user, for one
+            if hasattr(session, "kill"):
+                session.kill()
             else:
                 session.close(0)
-        except Exception as error:  # it belongs to another user, for one
-            let_through(error)
-
-
-def fate_of(session: IpcSession) -> Exception | None:
-    """Return the error that says how a worker's session has ended."""
-    try:
-        return session.closed_error
-    except IpcError as failure:
-        return failure
 
 
 def _line_logger(logger: logging.Logger) -> Callable[[str], None]:

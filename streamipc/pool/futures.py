@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from .._forks import at_home, look_for_fork
+from .._forks import look_for_fork
 from ..engine.calls import CANCELLED, Call
 from ..exceptions import RequestTimeoutError
 from ..futures import ResponseFuture
@@ -36,8 +36,7 @@ class PoolFuture(ResponseFuture[R], Generic[R]):
 
     def done(self) -> bool:
         """Tell whether it is over."""
-        if not at_home[0]:
-            look_for_fork()
+        look_for_fork()
         return bool(self._call.outcome)
 
     def cancelled(self) -> bool:
@@ -80,15 +79,15 @@ class Owner:
 
     def wait(self, awaited: Any, end: float | None) -> bool:
         """Wait until ``awaited`` is ready, at most until ``end``."""
-        if not at_home[0]:
-            look_for_fork()
+        look_for_fork()
         # No Condition: an interrupt has its wait() raise a RuntimeError of its own.
         waker = threading.Lock()
         waker.acquire()
         awaited.wakers.append(waker)
         try:
-            if not awaited.ready():  # or whoever settles it sees us
-                waker.acquire(timeout=-1 if end is None else max(0.0, end - time.monotonic()))
+            # Whoever settles it from here on sees us.
+            left = -1.0 if end is None else max(0.0, end - time.monotonic())
+            waker.acquire(timeout=0.0 if awaited.ready() else left)
         finally:
             awaited.wakers.remove(waker)
         return bool(awaited.ready())

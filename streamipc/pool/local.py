@@ -23,7 +23,7 @@ from .reports import Counts, Reports, info_of
 from .requests import Requests
 from .scheduler import Scheduler
 from .staff import Staff
-from .tickets import CallTicket, Ticket
+from .tickets import CallTicket
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -249,9 +249,9 @@ class LocalPool:
         error = SessionClosedError(
             "this request belongs to the process from which this one was forked"
         )
-        for job in self.scheduler.jobs():
-            if isinstance(job, Ticket):
-                job.abandon_after_fork(error)
+        tickets: list[Any] = [*self.scheduler.jobs()]
+        for ticket in tickets:
+            ticket.abandon_after_fork(error)
 
 
 def close_all() -> None:

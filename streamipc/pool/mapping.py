@@ -68,15 +68,12 @@ class Replies(Iterator[R], Generic[R]):
                 error = future.exception()
                 self._sent.remove(future)
             self._send(1)
-            if error is None:
-                return future.result()
-            if self._return_exceptions:
+            if error is not None and self._return_exceptions:
                 return error  # type: ignore[return-value]
-            future.result()  # raises
+            return future.result()
         except BaseException:
             self.close()
             raise
-        raise AssertionError("the future has an error, and has raised none")
 
     def close(self) -> None:
         """Cancel what is on its way."""

@@ -564,8 +564,7 @@ class WorkerPool:
 
     def _add(self, register: Callable[[IpcSession], object]) -> None:
         self._handlers.append(register)
-        if not at_home[0]:
-            look_for_fork()
+        look_for_fork()
         local = self._local_pool
         if local is not None:
             for _, session in local.sessions():
@@ -674,8 +673,7 @@ class WorkerPool:
                 have not exited get SIGTERM, and soon after SIGKILL.
         """
         timeout = checked_timeout(timeout)
-        if not at_home[0]:
-            look_for_fork()
+        look_for_fork()
         self._is_closed = True
         local = self._local_pool
         if local is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .._signals import let_through
 from .._threads import make_thread, start_thread
 from ..exceptions import SessionClosedError, WorkerLostError, WorkersUnavailableError
-from .children import Child, Launcher, fate_of
+from .children import Child, Launcher
 from .jobs import State
 from .reports import Counts, Reports
 from .scheduler import Scheduler
@@ -149,7 +149,7 @@ class Staff:
 
     def _session_ended(self, worker: Child, session: IpcSession) -> None:
         # Not under the lock: the exit status may take some ms.
-        self._turns.post(self.gone, worker, fate_of(session))
+        self._turns.post(self.gone, worker, session.closed_error)
 
     def gone(self, worker: Child, error: Exception | None, now: float) -> None:
         """A worker takes no more; ``error`` says why. May be called more than once for each."""

@@ -81,11 +81,9 @@ class Ticket(Job):
 
     def send(self, sender: Sender, worker: Child) -> None:
         """Have it sent to the worker that it was given to."""
-        raise NotImplementedError
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         """Tell whoever waits for it."""
-        raise NotImplementedError
 
     def abandon_after_fork(self, error: BaseException) -> None:
         """Fail in a forked process, where nobody answers it."""

@@ -368,18 +368,15 @@ class ProcessTransport(FdTransport):
 
         ``None``: that is not known, or somebody may still read them.
         """
-        try:
+        with Ignoring(ImportError, OSError):  # it is closed, or a system that does not tell
             import fcntl
             import termios
 
-            if not is_broken(self.write_fd):
-                return None
-            count = bytearray(4)
-            fcntl.ioctl(self.write_fd, termios.FIONREAD, count)
-        except (ImportError, OSError) as error:  # it is closed, or no system that tells
-            let_through(error)
-            return None
-        return int.from_bytes(count, sys.byteorder)
+            if is_broken(self.write_fd):
+                count = bytearray(4)
+                fcntl.ioctl(self.write_fd, termios.FIONREAD, count)
+                return int.from_bytes(count, sys.byteorder)
+        return None
 
     def untold_death(self) -> str:
         """Say how the child died, if that was not to be expected and no error has said it.

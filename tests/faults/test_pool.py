@@ -348,6 +348,21 @@ def all_descriptors() -> list[int]:
     return taken
 
 
+def test_no_thread_is_to_be_had_for_a_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamipc.pool import staff
+
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with WorkerPool(COMMAND) as pool:
+        assert pool.drain()  # its supervisor is there
+        monkeypatch.setattr(staff, "start_thread", fail)
+        assert pool.call(Add(1)) == 2
+        pool.restart()
+        while pool.stats.retired == 0:
+            assert pool.call(Add(1)) == 2
+
+
 def test_no_process_is_to_be_had_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     from streamipc.transports import process
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -22,6 +23,7 @@ from streamipc import (
 )
 from streamipc.protocol.connection import error_from
 from streamipc.protocol.envelopes import ErrorResponse
+from streamipc.transports.pipe import FdTransport
 
 CHILD = [sys.executable, str(Path(__file__).resolve().parents[1] / "support" / "pool_child.py")]
 ANSWERS = {**os.environ, "STREAMIPC_ANSWERS_CANCELLED": "1"}
@@ -149,3 +151,33 @@ def test_what_another_process_may_still_read_is_not_known_either(peer: IpcPeer) 
             session.call(Pid())
         assert caught.value.executed is None
         session.close(0)
+
+
+def test_a_handler_that_ends_after_its_cancellation_is_told_of_once(
+    eventually: Eventually,
+) -> None:
+    class Answering(FdTransport):
+        answers_cancelled = True
+
+    here, there = IpcPeer(), IpcPeer()
+    may_end = threading.Event()
+    late: list[Any] = []
+
+    @there.on_request
+    def wait(msg: Nap) -> str:
+        may_end.wait(30)
+        return "too late"
+
+    to_there, from_here = reversed(os.pipe())
+    to_here, from_there = reversed(os.pipe())
+    with (
+        there.create_session(Answering(from_here, to_here)),
+        here.create_stream_session(to_there, from_there) as session,
+    ):
+        session.on_late(late.append)
+        future = session.request(Nap(1))
+        eventually(lambda: there.sessions[0].stats.running == 1)
+        future.cancel()
+        may_end.set()
+        eventually(lambda: late == [future.id])
+        assert session.stats.late == 1

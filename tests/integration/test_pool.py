@@ -38,6 +38,7 @@ from streamipc import (
     JsonMessageSerializer,
     Limits,
     OverloadedError,
+    ProtocolError,
     RemoteError,
     RequestTimeoutError,
     SerializationError,
@@ -130,7 +131,7 @@ def test_what_can_not_be_sent_takes_no_worker(pool: WorkerPool) -> None:
     class Unsendable:
         pass
 
-    for ask in (pool.call, lambda message: pool.request(message).result()):
+    for ask in (pool.call, pool.stream, lambda message: pool.request(message).result()):
         with pytest.raises(SerializationError):
             ask(Echo(Unsendable()))
     assert pool.call(Add(1)) == 2
@@ -379,6 +380,14 @@ def test_a_broadcast_reaches_all_workers(pool: WorkerPool) -> None:
     assert pool.call(Heard()) == ["to all"]
     with pytest.raises(TypeError):
         pool.broadcast(Add(1))
+
+
+def test_a_broadcast_that_fails_tells_where() -> None:
+    with WorkerPool(COMMAND, peer=IpcPeer(max_frame_size=1024)) as pool:
+        pool.wait_ready()
+        ((info, error),) = pool.broadcast(Said("x" * 2000)).items()
+        assert info.pid == pool.workers[0].pid
+        assert isinstance(error, ProtocolError)
 
 
 # Looking after workers.
@@ -663,7 +672,7 @@ def test_what_workers_print_may_go_to_a_logger(caplog: pytest.LogCaptureFixture)
 def test_sessions_without_threads_can_be_pooled() -> None:
     threads = threading.active_count()
     peer = IpcPeer(session_type=SyncIpcSession)
-    with WorkerPool(COMMAND, size=2, peer=peer, kill_grace=0.1) as pool:
+    with WorkerPool(COMMAND, size=2, peer=peer, kill_grace=0.5) as pool:
         pool.on_request(name)
         assert pool.call(Add(2, 3)) == 5
         assert pool.call(AskBack()) == "the parent"
@@ -678,6 +687,8 @@ def test_sessions_without_threads_can_be_pooled() -> None:
         for _ in range(3):  # each takes a worker, which is killed
             with pytest.raises(RequestTimeoutError):
                 pool.call(Nap(30, heeds=False), timeout=0.1)
+        assert pool.drain(0) is False
+        assert pool.drain(20) is True
         assert pool.call(Add(1)) == 2
         assert pool.stats.killed >= 1
 
