@@ -20,6 +20,7 @@ from ..exceptions import (
     RequestTimeoutError,
     UnhandledRequestError,
 )
+from ..session import ProcessSession
 from .jobs import Worker
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class Launcher:
     def kill(session: IpcSession) -> None:
         """Kill a process; a session that has none is closed."""
         with Ignoring(Exception):  # it belongs to another user, for one
-            if hasattr(session, "kill"):
+            if isinstance(session, ProcessSession):
                 session.kill()
             else:
                 session.close(0)
