@@ -693,6 +693,16 @@ def test_sessions_without_threads_can_be_pooled() -> None:
         assert pool.stats.killed >= 1
 
 
+def test_without_threads_a_call_waits_for_a_worker_that_is_to_be_killed() -> None:
+    peer = IpcPeer(session_type=SyncIpcSession)
+    with WorkerPool(COMMAND, peer=peer, ready=Ready(), kill_grace=0.3) as pool:
+        pool.wait_ready()
+        with pytest.raises(RequestTimeoutError):
+            pool.call(Nap(30, heeds=False), timeout=0.1)
+        assert pool.call(Add(1)) == 2
+        assert pool.stats.killed == 1
+
+
 @pytest.mark.parametrize(
     ("wrong", "error"),
     [

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from streamipc._signals import interrupt_in, let_through
+from streamipc._signals import begin_with, interrupt_in, let_through
 
 if not hasattr(signal, "SIGALRM"):
     pytest.skip("Windows has no such signal", allow_module_level=True)
@@ -188,3 +188,13 @@ print("told")
         [sys.executable, "-c", program], timeout=60, stdout=subprocess.PIPE, check=True
     )
     assert done.stdout.decode().strip() == "told"
+
+
+def test_an_error_tells_of_one_that_it_has_taken_the_place_of() -> None:
+    earlier, error, cause = KeyError("earlier"), ValueError("later"), TypeError("cause")
+    error.__context__ = cause
+    begin_with(earlier, error)
+    begin_with(earlier, error)  # it does already
+
+    assert cause.__context__ is earlier
+    assert earlier.__context__ is None
