@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
+from .handlers import current, has_returned
 from .messages import Message, Request
 from .protocol.envelopes import MAX_METADATA, MAX_WINDOW
 
@@ -14,7 +16,9 @@ __all__ = [
     "check_notification",
     "checked_metadata",
     "checked_timeout",
+    "checked_whole",
     "checked_window",
+    "seconds_for",
 ]
 
 
@@ -57,6 +61,30 @@ def checked_timeout(timeout: Any) -> float:
 
 _LONGEST = 1e8
 """Seconds: three years. Locks and poll(2) refuse numbers not much larger."""
+
+
+def seconds_for(timeout: float | None, default: float | None) -> float | None:
+    """Return a request's time: by default its peer's.
+
+    Or what remains of the request that the calling code handles, if that is less.
+    """
+    if timeout is not DEFAULT:
+        return None if timeout is None else checked_timeout(timeout)
+    handled = current.get()
+    if handled is None or handled.deadline is None or has_returned(handled):
+        return default
+    remaining = max(0.0, handled.deadline - time.monotonic())
+    return remaining if default is None else min(default, remaining)
+
+
+def checked_whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return a whole number from ``least`` to ``most``, which may be ``None`` for any."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a whole number, not {value!r}")
+    if value < least or (most is not None and value > most):
+        range_ = f"{least} or more" if most is None else f"from {least:,} to {most:,}"
+        raise ValueError(f"{name} must be {range_}, not {value:,}")
+    return value
 
 
 def checked_window(window: Any) -> int:

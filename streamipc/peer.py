@@ -14,7 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from ._arguments import check_message, check_notification, checked_timeout
+from ._arguments import check_message, check_notification, checked_timeout, checked_whole
 from ._forks import forgets, look_for_fork, renew
 from ._patches import check_patches
 from ._registering import Registering
@@ -96,8 +96,8 @@ class IpcPeer(Registering):
         _check_serializer(serializer)
         if id_generator is not None and not callable(id_generator):
             raise TypeError(f"id_generator must be callable, not {id_generator!r}")
-        _check_whole("max_frame_size", max_frame_size, 1024, _MAX_FRAME)
-        _check_whole("handler_threads", handler_threads, 1, 1 << 16)
+        checked_whole("max_frame_size", max_frame_size, 1024, _MAX_FRAME)
+        checked_whole("handler_threads", handler_threads, 1, 1 << 16)
         if not (isinstance(session_type, type) and issubclass(session_type, IpcSession)):
             raise TypeError(f"session_type must be a subclass of IpcSession, not {session_type!r}")
         if limits is not None and not isinstance(limits, Limits):
@@ -319,7 +319,7 @@ class IpcPeer(Registering):
         if serializer is not None:
             _check_serializer(serializer)
         if max_frame_size is not None:
-            _check_whole("max_frame_size", max_frame_size, 1024, _MAX_FRAME)
+            checked_whole("max_frame_size", max_frame_size, 1024, _MAX_FRAME)
         return self._options.replaced(serializer, max_frame_size)
 
     def _create_process_session(self, transport: Any, options: Options) -> ProcessSession:
@@ -552,10 +552,3 @@ def _notify(notify: Callable[..., object], message: Message, deadline: float) ->
 
 def _tell_nobody(message: Message, *_: Any, **__: Any) -> None:
     check_message(message, "notify")
-
-
-def _check_whole(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} must be from {least:,} to {most:,}, not {value:,}")

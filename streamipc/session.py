@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-import time
 import types
 import warnings
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from ._arguments import (
     checked_metadata,
     checked_timeout,
     checked_window,
+    seconds_for,
 )
 from ._host import SessionHost
 from ._registering import Registering
@@ -32,7 +32,7 @@ from .engine.engine import Engine
 from .engine.options import Options
 from .exceptions import SessionClosedError
 from .futures import ResponseFuture, ResponseStream
-from .handlers import check_function, current, has_returned
+from .handlers import check_function
 from .messages import Message, Request
 from .transports.base import Transport
 
@@ -136,7 +136,7 @@ class IpcSession(Registering):
         """
         if not isinstance(message, Message):
             check_message(message, "request")
-        timeout = self._seconds(timeout)
+        timeout = seconds_for(timeout, self._peer._timeout)
         if metadata:
             metadata = checked_metadata(metadata)
         outgoing = self._outgoing
@@ -189,7 +189,7 @@ class IpcSession(Registering):
                 raise
         if not isinstance(message, Message):
             check_message(message, "call")
-        timeout = self._seconds(timeout)
+        timeout = seconds_for(timeout, self._peer._timeout)
         if metadata:
             metadata = checked_metadata(metadata)
         return self._outgoing.call(message, timeout, metadata)
@@ -236,7 +236,7 @@ class IpcSession(Registering):
         streams: list[ResponseStream[Any]] = []
         self._outgoing.request(
             message,
-            self._seconds(timeout),
+            seconds_for(timeout, self._peer._timeout),
             checked_metadata(metadata),
             self,
             window,
@@ -463,21 +463,6 @@ class IpcSession(Registering):
         if cls is IpcSession:
             return ProcessSession
         return types.new_class(cls.__name__, (cls, ProcessSession))
-
-    def _seconds(self, timeout: float | None) -> float | None:
-        """Return a request's time.
-
-        By default it is the peer's, or what remains of the request that the calling code
-        handles, if that is less.
-        """
-        if timeout is not DEFAULT:
-            return None if timeout is None else checked_timeout(timeout)
-        default = self._peer._timeout
-        handled = current.get()
-        if handled is None or handled.deadline is None or has_returned(handled):
-            return default
-        remaining = max(0.0, handled.deadline - time.monotonic())
-        return remaining if default is None else min(default, remaining)
 
 
 class ProcessSession(IpcSession):

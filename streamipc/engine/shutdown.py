@@ -303,12 +303,16 @@ class Shutdown:
             return
         self._lifecycle.refuse(what)
 
+        executed: list[bool | None] = []  # of all, once the first is asked for
+
         def error_of(call: Call) -> SessionClosedError:
             # This waits for a child that is dying: until then it may hold what it has not read.
             error = self._lifecycle.closed_error(f"no reply to {call.name}; {what}")
-            unread = self._adapter.unread_bytes()
-            if unread is not None and self._writer.is_all_unread(unread):
-                error.executed = False
+            if not executed:
+                unread = self._adapter.unread_bytes()
+                known = unread is not None and self._writer.is_all_unread(unread)
+                executed.append(False if known else None)
+            error.executed = executed[0]
             return error
 
         self._outgoing.fail_pending(error_of)

@@ -76,7 +76,6 @@ class Worker:
         given: requests that it was given.
         started: in :func:`time.monotonic` seconds.
         retire_at: the same; ``None``: it is never too old.
-        is_replaced: a worker was started that takes its place.
         is_killed: it was told to end because a request took too long.
     """
 
@@ -84,7 +83,6 @@ class Worker:
         "done",
         "given",
         "is_killed",
-        "is_replaced",
         "jobs",
         "number",
         "retire_at",
@@ -100,5 +98,4 @@ class Worker:
         self.given = 0
         self.started = now
         self.retire_at: float | None = None
-        self.is_replaced = False
         self.is_killed = False

@@ -18,7 +18,9 @@ from .._arguments import (
     check_notification,
     checked_metadata,
     checked_timeout,
+    checked_whole,
     checked_window,
+    seconds_for,
 )
 from .._forks import at_home, forgets, look_for_fork
 from .._registering import Registering
@@ -26,7 +28,7 @@ from .._signals import let_through
 from ..engine.calls import Call
 from ..exceptions import IpcError, RequestTimeoutError
 from ..futures import ResponseStream
-from ..handlers import ExceptionTypes, MessageTypes, current_request
+from ..handlers import ExceptionTypes, MessageTypes
 from ..messages import Message, Request
 from ..peer import IpcPeer
 from ..session import IpcSession
@@ -153,16 +155,18 @@ class WorkerPool:
         self._ready = ready
         self._stderr = stderr
         self._on_event = on_event
-        self._size = _whole("size", size, 0)
-        self._per_worker = _whole("per_worker", per_worker, 1)
-        self._retries = _whole("retries", retries, 0)
-        self._max_waiting = _whole("max_waiting", max_waiting, 1)
-        self._max_requests = None if max_requests is None else _whole("max_requests", max_requests)
+        self._size = checked_whole("size", size, 0)
+        self._per_worker = checked_whole("per_worker", per_worker, 1)
+        self._retries = checked_whole("retries", retries, 0)
+        self._max_waiting = checked_whole("max_waiting", max_waiting, 1)
+        self._max_requests = (
+            None if max_requests is None else checked_whole("max_requests", max_requests, 1)
+        )
         self._max_lifetime = None if max_lifetime is None else checked_timeout(max_lifetime)
         self._start_timeout = checked_timeout(start_timeout)
         self._wait = checked_timeout(wait)
         self._kill_grace = checked_timeout(kill_grace)
-        self._backoff = (first, longest, _whole("max_early_deaths", max_early_deaths))
+        self._backoff = (first, longest, checked_whole("max_early_deaths", max_early_deaths, 1))
         self._handlers: list[Callable[[IpcSession], object]] = []
         forgets(self)
 
@@ -317,19 +321,10 @@ class WorkerPool:
             check_message(message, method)
         return (
             message,
-            self._seconds(timeout),
-            self._retries if retries is None else _whole("retries", retries, 0),
+            seconds_for(timeout, self._here().peer.timeout),
+            self._retries if retries is None else checked_whole("retries", retries, 0),
             checked_metadata(metadata) if metadata else None,
         )
-
-    def _seconds(self, timeout: float | None) -> float | None:
-        if timeout is not DEFAULT:
-            return None if timeout is None else checked_timeout(timeout)
-        default = self._here().peer.timeout
-        context = current_request()
-        if context is None or context.deadline is None:
-            return default
-        return min(_or_forever(default), context.time_remaining())
 
     @overload
     def call(
@@ -638,7 +633,7 @@ class WorkerPool:
 
         Those that are too many end when they have answered what they have.
         """
-        self._size = _whole("size", size, 0)
+        self._size = checked_whole("size", size, 0)
         local = self._open()
         local.turns.post(local.scheduler.resize, self._size)
 
@@ -753,15 +748,3 @@ def _name_of(command: Any) -> str:
         return str(getattr(command, "__name__", type(command).__name__))
     words = [command] if isinstance(command, (str, bytes, os.PathLike)) else command
     return os.path.basename(os.fsdecode(words[-1])) if words else "workers"
-
-
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be {least} or more, not {value}")
-    return value
-
-
-def _or_forever(seconds: float | None) -> float:
-    return float("inf") if seconds is None else seconds
